@@ -1,0 +1,1 @@
+//! CPU back end of sparkc: module to program, packed weights and one-file executable.

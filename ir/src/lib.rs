@@ -1,0 +1,1 @@
+//! The typed intermediate representation of sparkc: types, ops, graphs, text form, verifier and reference interpreter.

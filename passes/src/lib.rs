@@ -1,0 +1,1 @@
+//! Target-independent passes of sparkc: pass manager, canonicalisation, e-graph rewriting and quantisation.

@@ -1,0 +1,1 @@
+//! Wafer placement plans: target description, plan format, codec, dump and an independent legality verifier.

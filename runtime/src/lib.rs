@@ -1,0 +1,1 @@
+//! What ships inside sparkc executables: kernels, threads, tokenizer, sampling and the generation loop.

@@ -1,0 +1,2 @@
+//! The sparkc command line.
+fn main() {}
