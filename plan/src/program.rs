@@ -1,0 +1,398 @@
+//! Instructions: what one PE executes, in order, each to its end before the next starts.
+//!
+//! All operands are slices of the template's buffers; the two control registers `token` and `pos`
+//! are read by the instructions that say so. Arithmetic is f32, one rounding per operation (no fused
+//! multiply-add), in the order documented here; that order *is* the plan's numerics.
+//! Results are rounded to the destination's storage when written.
+//!
+//! An instruction may write a slice that it also reads only where this says "in place": the
+//! destination is then exactly the same slice.
+//!
+//! Does not describe time: see [`crate::target`] for cycles per instruction.
+
+use serde::{Deserialize, Serialize};
+
+use crate::buffer::BufferId;
+use crate::index::Affine;
+use crate::route::Color;
+
+/// A number of elements: `constant + per_kv_token * T`.
+///
+/// T is the number of cached tokens of this PE's row that the current token attends to, the
+/// current one included (see [`crate::KvLayout::tokens`]); it varies by row and position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Len {
+    /// Elements whatever the position.
+    pub constant: u32,
+    /// Elements per cached token.
+    pub per_kv_token: u32,
+}
+
+impl Len {
+    /// `n` elements.
+    pub fn of(n: u32) -> Self {
+        Len { constant: n, per_kv_token: 0 }
+    }
+
+    /// `n` elements per cached token of the row.
+    pub fn kv(n: u32) -> Self {
+        Len { constant: 0, per_kv_token: n }
+    }
+
+    /// The number of elements with `kv_tokens` cached tokens.
+    pub fn elements(self, kv_tokens: u32) -> u64 {
+        u64::from(self.constant) + u64::from(self.per_kv_token) * u64::from(kv_tokens)
+    }
+}
+
+/// `len` consecutive elements of a buffer, from element `offset` in row-major order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slice {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// First element.
+    pub offset: u32,
+    /// How many.
+    pub len: Len,
+}
+
+/// A sub-matrix of a buffer: `rows` x `cols` elements from (`row`, `col`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Matrix {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// First row.
+    pub row: u32,
+    /// First column.
+    pub col: u32,
+    /// Number of rows.
+    pub rows: u32,
+    /// Number of columns.
+    pub cols: u32,
+}
+
+/// Element-wise functions of one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum UnaryOp {
+    /// -x
+    Neg,
+    /// 1/x
+    Recip,
+    /// e^x
+    Exp,
+    /// 1 / (1 + e^-x)
+    Sigmoid,
+    /// x / (1 + e^-x)
+    Silu,
+    /// max(x, 0)
+    Relu,
+    /// x/2 * (1 + erf(x / sqrt 2))
+    GeluErf,
+    /// x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
+    GeluTanh,
+    /// tanh(x)
+    Tanh,
+    /// 1 / sqrt(x / count + eps): from a sum of squares to the RMSNorm factor
+    RsqrtMean {
+        /// Elements that were summed.
+        count: u32,
+        /// Added to the mean.
+        eps: f32,
+    },
+}
+
+/// Element-wise functions of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BinaryOp {
+    /// a + b
+    Add,
+    /// a - b
+    Sub,
+    /// a * b
+    Mul,
+    /// a / b
+    Div,
+    /// max(a, b)
+    Max,
+    /// e^(a - b): softmax against its maximum; e^(-inf - finite) = 0
+    ExpSub,
+}
+
+/// The second operand of a binary instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Operand {
+    /// Element by element: as long as the first operand.
+    Slice(Slice),
+    /// The same constant for every element.
+    Scalar(f32),
+    /// One value per segment: the first operand's n elements are `len` equal, consecutive segments
+    /// and element i uses value `i / (n / len)`. `len` must be constant and divide n for every T.
+    PerSegment(Slice),
+}
+
+/// Reductions of a slice to one value per segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ReduceOp {
+    /// x0 + x1 + ... from left to right starting at +0; empty: 0
+    Sum,
+    /// x0^2 + x1^2 + ... from left to right starting at +0; empty: 0
+    SumSquares,
+    /// max from left to right starting at -inf; empty: -inf
+    Max,
+}
+
+/// What a received element does to the local one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Combine {
+    /// received
+    Store,
+    /// local + received
+    Add,
+    /// max(local, received)
+    Max,
+    /// The slice is pairs (value, index): keeps the pair with the larger value, and of equal values the
+    /// smaller index. Even length.
+    ArgMax,
+}
+
+/// How elements travel. Half formats round to nearest even when sent and put two elements in a
+/// wavelet (an odd last one travels alone); the receiver widens to f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireFormat {
+    /// One element per wavelet.
+    F32,
+    /// Two elements per wavelet.
+    F16,
+    /// Two elements per wavelet.
+    BF16,
+}
+
+impl WireFormat {
+    /// Wavelets that carry `elements` elements.
+    pub fn wavelets(self, elements: u64) -> u64 {
+        match self {
+            WireFormat::F32 => elements,
+            WireFormat::F16 | WireFormat::BF16 => elements.div_ceil(2),
+        }
+    }
+}
+
+/// Which way the tokens lie in a pinned table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TableAxis {
+    /// One row per token: dst\[j\] = table\[token - base\]\[j\].
+    Rows,
+    /// One column per token: dst\[j\] = table\[j\]\[token - base\].
+    Cols,
+}
+
+/// Heads of an attention computation on one PE. A query head h = g * q_per_kv + j uses KV head g.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttentionShape {
+    /// KV heads (or pieces of KV heads) on this PE.
+    pub kv_heads: u32,
+    /// Query heads per KV head.
+    pub q_per_kv: u32,
+    /// Elements of each head that this PE holds.
+    pub dim: u32,
+}
+
+/// One instruction. `slot(t)`, T and the tokens of a row are those of [`crate::KvLayout`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Instr {
+    /// dst\[i\] = value
+    Fill {
+        /// Destination.
+        dst: Slice,
+        /// The value.
+        value: f32,
+    },
+    /// dst\[i\] = src\[i\]
+    Copy {
+        /// Destination, as long as `src`.
+        dst: Slice,
+        /// Source.
+        src: Slice,
+    },
+    /// dst\[i\] = op(src\[i\]); in place allowed
+    Unary {
+        /// The function.
+        op: UnaryOp,
+        /// Destination, as long as `src`.
+        dst: Slice,
+        /// Source.
+        src: Slice,
+    },
+    /// dst\[i\] = op(a\[i\], b\[i\]); `dst` may be the slice `a` or the slice operand `b`
+    Binary {
+        /// The function.
+        op: BinaryOp,
+        /// Destination, as long as `a`.
+        dst: Slice,
+        /// First operand.
+        a: Slice,
+        /// Second operand.
+        b: Operand,
+    },
+    /// dst\[s\] = op over the s-th of `dst.len` equal, consecutive segments of `src`.
+    /// `dst.len` is constant and divides the length of `src` for every T.
+    Reduce {
+        /// The reduction.
+        op: ReduceOp,
+        /// One element per segment.
+        dst: Slice,
+        /// Source.
+        src: Slice,
+    },
+    /// y\[n\] = sum over k ascending of x\[k\] * w\[k\]\[n\], starting from 0 or, with `accumulate`,
+    /// from y\[n\]. x has `w.rows` elements, y has `w.cols`.
+    Gemv {
+        /// Destination.
+        y: Slice,
+        /// Vector.
+        x: Slice,
+        /// Matrix.
+        w: Matrix,
+        /// Start from the old y.
+        accumulate: bool,
+    },
+    /// Rotary embedding at `pos`, in place. `data` is `heads` heads, each `2 * half` elements: the
+    /// `half` first members of the pairs, then their partners. With f32 a = pos * inv_freq\[i\],
+    /// c = cos(a) * scale, s = sin(a) * scale:
+    /// (u, v) = (data\[i\], data\[half + i\]) becomes (u*c - v*s, v*c + u*s).
+    Rope {
+        /// `heads * 2 * half` elements.
+        data: Slice,
+        /// Heads.
+        heads: u32,
+        /// Pairs per head on this PE.
+        half: u32,
+        /// `half` inverse frequencies of the pairs of this PE (pinned).
+        inv_freq: Slice,
+        /// Factor on cosine and sine (YaRN's attention factor), 1.0 for plain RoPE.
+        scale: f32,
+    },
+    /// Row `token` of a pinned table where this PE holds it, else zeros: with i = token - base,
+    /// when 0 <= i < extent of `axis` in `table` and token < `limit`. `dst` is as long as the
+    /// other axis of `table`.
+    Gather {
+        /// Destination.
+        dst: Slice,
+        /// The table.
+        table: Matrix,
+        /// Which axis counts tokens.
+        axis: TableAxis,
+        /// First token on this PE.
+        base: Affine,
+        /// Tokens in the vocabulary.
+        limit: u32,
+    },
+    /// Where this PE's row owns token `pos`: cache\[slot(pos)\] = src. Else nothing (same time).
+    KvAppend {
+        /// A buffer of role `KvCache`: `slots` rows of `src.len` elements.
+        cache: BufferId,
+        /// Elements of this token.
+        src: Slice,
+    },
+    /// dst\[h*T + i\] = sum over d ascending of q\[h*dim + d\] * k\[slot(t_i)\]\[g*dim + d\], t_i the i-th
+    /// attended token of this row, ascending. Partial scores when the head is spread over PEs.
+    Scores {
+        /// Heads.
+        shape: AttentionShape,
+        /// `Len::kv(kv_heads * q_per_kv)` elements.
+        dst: Slice,
+        /// `kv_heads * q_per_kv * dim` elements.
+        q: Slice,
+        /// Key cache, `kv_heads * dim` elements per token.
+        k: BufferId,
+    },
+    /// dst\[h*dim + d\] = sum over i ascending of p\[h*T + i\] * v\[slot(t_i)\]\[g*dim + d\]; zeros when T = 0.
+    AttendValues {
+        /// Heads.
+        shape: AttentionShape,
+        /// `kv_heads * q_per_kv * dim` elements.
+        dst: Slice,
+        /// `Len::kv(kv_heads * q_per_kv)` elements.
+        p: Slice,
+        /// Value cache, `kv_heads * dim` elements per token.
+        v: BufferId,
+    },
+    /// dst = (value, index) of the largest of the src\[i\] with base + i < limit; of equal values the
+    /// smallest index; (-inf, limit) when there is none. The index is stored as f32: exact below 2^24.
+    ArgMax {
+        /// Two elements.
+        dst: Slice,
+        /// Candidates.
+        src: Slice,
+        /// Global index of src\[0\] on this PE.
+        base: Affine,
+        /// Number of candidates in all.
+        limit: u32,
+    },
+    /// Emits src in order on `color`. Ends when the last wavelet has left; never waits for receivers.
+    Send {
+        /// A color whose route here has input `Ramp`.
+        color: Color,
+        /// What to send.
+        src: Slice,
+        /// How.
+        wire: WireFormat,
+    },
+    /// For i ascending: waits for element i on `color`, dst\[i\] = combine(dst\[i\], element).
+    Recv {
+        /// A color whose route here has output `Ramp`.
+        color: Color,
+        /// Destination, as long as what was sent.
+        dst: Slice,
+        /// What arrives does this.
+        combine: Combine,
+        /// How it was sent.
+        wire: WireFormat,
+    },
+    /// Streaming combine-and-forward, wavelet by wavelet: for i ascending waits for element i on
+    /// `input`, r = combine(local\[i\], element), emits r on `output`; with `store` also local\[i\] = r.
+    /// With `Combine::Store` it is a software forward (a turn between two colors).
+    Relay {
+        /// A color whose route here has output `Ramp`.
+        input: Color,
+        /// Another color, whose route here has input `Ramp`.
+        output: Color,
+        /// Local operand; its length is the message's.
+        local: Slice,
+        /// How.
+        combine: Combine,
+        /// Keep the result here too.
+        store: bool,
+        /// Format of both messages.
+        wire: WireFormat,
+    },
+}
+
+impl Instr {
+    /// The color received from and the color sent to, with the length of the message.
+    pub fn communication(&self) -> Option<Communication> {
+        let (input, output, slice, wire) = match *self {
+            Instr::Send { color, src, wire } => (None, Some(color), src, wire),
+            Instr::Recv { color, dst, wire, .. } => (Some(color), None, dst, wire),
+            Instr::Relay { input, output, local, wire, .. } => {
+                (Some(input), Some(output), local, wire)
+            }
+            _ => return None,
+        };
+        Some(Communication { input, output, len: slice.len, wire })
+    }
+}
+
+/// What a communicating instruction does to the fabric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Communication {
+    /// Color received from.
+    pub input: Option<Color>,
+    /// Color sent to.
+    pub output: Option<Color>,
+    /// Elements of the message.
+    pub len: Len,
+    /// Format of the message.
+    pub wire: WireFormat,
+}

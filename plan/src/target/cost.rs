@@ -1,0 +1,126 @@
+//! Cycles of instructions: the part of the machine model that the compiler and the simulator share.
+//!
+//! A local instruction takes `instruction_cycles` and its vector operations, rounded up to a whole
+//! cycle once per instruction. Costs are computed in thousandths of a cycle with integers, so they
+//! are the same on every host.
+//!
+//! A communicating instruction costs `message_cycles` here; what it waits for, and its wavelets, are
+//! the simulator's subject: a Send started at cycle s puts wavelet i (from 1) on the ramp at
+//! `s + message_cycles + i`; a wavelet on the ramp at t enters its router at t + T_R, each hop takes h,
+//! the way up takes T_R again; a Recv or Relay finishes wavelet i at `max(arrival_i, end_(i-1), start +
+//! message_cycles) + wavelet_cycles`, and a Relay puts its result on the ramp in that very cycle.
+
+use crate::buffer::Storage;
+use crate::program::{BinaryOp, Instr, Operand, UnaryOp};
+use crate::target::{Core, Target, VectorCost};
+use crate::template::Template;
+
+/// A vector cost of n elements in thousandths of a cycle.
+fn millis(cost: VectorCost, n: u64) -> u64 {
+    if n == 0 {
+        return 0;
+    }
+    let fixed = |v: f64| (v * 1000.0).round() as u64;
+    let groups = n.div_ceil(u64::from(cost.lanes.max(1)));
+    fixed(cost.setup).saturating_add(fixed(cost.per_group).saturating_mul(groups))
+}
+
+/// Cycles of `instr` on a PE whose row attends to `kv_tokens` tokens; for a communicating
+/// instruction the software start only.
+pub fn instruction_cycles(
+    target: &Target,
+    template: &Template,
+    instr: &Instr,
+    kv_tokens: u32,
+) -> u64 {
+    let core = &target.core;
+    if instr.communication().is_some() {
+        return u64::from(core.message_cycles);
+    }
+    let work = local_millis(core, template, instr, kv_tokens);
+    u64::from(core.instruction_cycles).saturating_add(work.div_ceil(1000))
+}
+
+/// Storage of a buffer, f32 when the id is out of range (`verify` reports it).
+fn storage(template: &Template, buffer: crate::BufferId) -> Storage {
+    template.buffers.get(buffer.0 as usize).map_or(Storage::F32, |b| b.storage)
+}
+
+fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32) -> u64 {
+    let n = |len: crate::Len| len.elements(kv_tokens);
+    match *instr {
+        Instr::Fill { dst, .. } => millis(core.vector, n(dst.len)),
+        Instr::Copy { dst, .. } => millis(core.vector, n(dst.len)),
+        Instr::Unary { op, dst, .. } => unary_millis(core, op, n(dst.len)),
+        Instr::Binary { op, dst, b, .. } => {
+            let len = n(dst.len);
+            let cost = match op {
+                BinaryOp::Div | BinaryOp::ExpSub => core.special,
+                _ => core.vector,
+            };
+            segmented(
+                cost,
+                len,
+                match b {
+                    Operand::PerSegment(s) => n(s.len),
+                    _ => 1,
+                },
+            )
+        }
+        Instr::Reduce { dst, src, .. } => segmented(core.vector, n(src.len), n(dst.len)),
+        Instr::Gemv { w, .. } => {
+            let row = millis(core.mac(storage(template, w.buffer)), u64::from(w.cols));
+            row.saturating_mul(u64::from(w.rows))
+        }
+        Instr::Rope { heads, half, .. } => {
+            let pairs = u64::from(heads) * u64::from(half);
+            // Sine and cosine once per pair of a head, then six vector operations over all pairs.
+            millis(core.special, u64::from(half)) * 2 + millis(core.vector, pairs) * 6
+        }
+        Instr::Gather { dst, .. } => millis(core.vector, n(dst.len)),
+        Instr::KvAppend { src, .. } => millis(core.vector, n(src.len)),
+        Instr::Scores { shape, k, .. } => {
+            // One dot product per head and token.
+            let dots = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(kv_tokens);
+            dots * millis(core.mac(storage(template, k)), u64::from(shape.dim))
+        }
+        Instr::AttendValues { shape, v, .. } => {
+            let rows = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(kv_tokens);
+            rows * millis(core.mac(storage(template, v)), u64::from(shape.dim))
+        }
+        Instr::ArgMax { src, .. } => millis(core.vector, n(src.len)),
+        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => 0,
+    }
+}
+
+/// `segments` vector operations of equal length over `n` elements together.
+fn segmented(cost: VectorCost, n: u64, segments: u64) -> u64 {
+    let segments = segments.max(1);
+    segments * millis(cost, n / segments)
+}
+
+fn unary_millis(core: &Core, op: UnaryOp, n: u64) -> u64 {
+    match op {
+        UnaryOp::Neg | UnaryOp::Relu => millis(core.vector, n),
+        UnaryOp::Recip | UnaryOp::Exp | UnaryOp::RsqrtMean { .. } => millis(core.special, n),
+        // exp, add, reciprocal.
+        UnaryOp::Sigmoid | UnaryOp::Tanh => 2 * millis(core.special, n) + millis(core.vector, n),
+        UnaryOp::Silu => 2 * millis(core.special, n) + 2 * millis(core.vector, n),
+        UnaryOp::GeluErf | UnaryOp::GeluTanh => {
+            2 * millis(core.special, n) + 5 * millis(core.vector, n)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_round_up_once() {
+        let cost = VectorCost { setup: 3.0, per_group: 1.2, lanes: 4 };
+        assert_eq!(millis(cost, 0), 0);
+        assert_eq!(millis(cost, 1), 4200);
+        assert_eq!(millis(cost, 9), 6600);
+    }
+}

@@ -1,0 +1,156 @@
+//! Templates: what one distinct block does on a rectangle of PEs, for any number of regions.
+//!
+//! Invariant of a legal plan: in each phase every position is covered by exactly one role.
+
+use serde::{Deserialize, Serialize};
+
+use crate::buffer::Buffer;
+use crate::index::Predicate;
+use crate::pin::{Pin, WeightUse};
+use crate::program::{Instr, Len};
+use crate::route::Route;
+
+/// The program, memory map, weights and routes of one distinct block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Template {
+    /// Unique name, e.g. `layer`, `embedding`.
+    pub name: String,
+    /// Columns of every region of this template.
+    pub width: u32,
+    /// Rows of every region of this template.
+    pub height: u32,
+    /// (cw, ch): see [`crate::index`]. Both at least 1.
+    pub cell: (u32, u32),
+    /// Weights that pins refer to by index.
+    pub weights: Vec<WeightUse>,
+    /// SRAM map, the same on every PE.
+    pub buffers: Vec<Buffer>,
+    /// Which weight slices lie where.
+    pub pins: Vec<Pin>,
+    /// Static routes, valid in all phases.
+    pub routes: Vec<Route>,
+    /// The KV cache's distribution, when the block has one.
+    pub kv: Option<KvLayout>,
+    /// What is done for each token, in order. At least one.
+    pub phases: Vec<Phase>,
+}
+
+/// How cached tokens are spread over the rows of a region.
+///
+/// Token t belongs to row `first_row + t % rows` and lies in slot `(t / rows) % slots` there. The
+/// token at `pos` attends to tokens `pos+1-window ..= pos` (all from 0 without a window).
+/// Without a window `rows * slots >= context`; with one `rows * slots >= min(window, context)`:
+/// older tokens are overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KvLayout {
+    /// First row of the region that caches tokens.
+    pub first_row: u32,
+    /// Rows that cache tokens.
+    pub rows: u32,
+    /// Tokens each row can hold.
+    pub slots: u32,
+    /// Sliding window: how many tokens, the current one included, are attended.
+    pub window: Option<u32>,
+}
+
+impl KvLayout {
+    /// The attended tokens of row `y` at position `pos`: (first token, count T); the i-th is
+    /// `first + i * rows`. (0, 0) on rows without a cache.
+    pub fn tokens(&self, y: u32, pos: u32) -> (u32, u32) {
+        let Some(row) = y.checked_sub(self.first_row).filter(|&r| r < self.rows) else {
+            return (0, 0);
+        };
+        let oldest = self.window.map_or(0, |w| (pos + 1).saturating_sub(w));
+        // Smallest t >= oldest with t % rows == row.
+        let first = oldest + (row + self.rows - oldest % self.rows) % self.rows;
+        if first > pos { (0, 0) } else { (first, (pos - first) / self.rows + 1) }
+    }
+
+    /// Whether row `y` owns token `pos`.
+    pub fn owns(&self, y: u32, pos: u32) -> bool {
+        y.checked_sub(self.first_row).is_some_and(|r| r < self.rows && pos % self.rows == r)
+    }
+
+    /// The slot of token `t` on its row.
+    pub fn slot(&self, t: u32) -> u32 {
+        t / self.rows % self.slots
+    }
+
+    /// The largest T any row can see at position `pos`.
+    pub fn max_tokens(&self, pos: u32) -> u32 {
+        let attended = self.window.map_or(pos + 1, |w| w.min(pos + 1));
+        attended.div_ceil(self.rows.max(1))
+    }
+}
+
+/// A named step of the program. Its flows are sent and received within it, except those that cross
+/// the region's border.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Unique in the template: appears in reports, e.g. `qkv.reduce`.
+    pub name: String,
+    /// Closed form of its communication for timing level L0; `None` for a phase without any.
+    pub comm: Option<CommShape>,
+    /// Predicates partition the rectangle; a role with an empty program is idle.
+    pub roles: Vec<Role>,
+}
+
+/// The parameters of `T = C + h*L + (2 T_R + 1) * D` for a phase (Luczynski et al., HPDC 2024, with
+/// contention C, distance L and depth D added instead of overlapped: exact for chains, broadcasts, and
+/// trees whose rounds follow one another).
+///
+/// Several messages one after another on the critical path add up in each parameter. The first
+/// example of each row is P PEs in a line, B wavelets:
+///
+/// | collective | serial | hops | depth |
+/// |---|---|---|---|
+/// | multicast | B | P-1 | 1 |
+/// | chain reduce | B | P-1 | P-1 |
+/// | tree reduce | B log2 P | P-1 | log2 P |
+/// | two-phase reduce, groups of S | 2B | P-1 | S-1 + P/S-1 |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommShape {
+    /// What it is, e.g. `reduce two-phase y`; appears in reports.
+    pub kind: String,
+    /// C: wavelets through the busiest core of the critical path (element count of f32 messages).
+    pub serial: Len,
+    /// L: hops along the critical path.
+    pub hops: u32,
+    /// D: dependent messages along the critical path.
+    pub depth: u32,
+}
+
+/// What the PEs of one predicate execute in one phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    /// For reports: `root`, `relay`, `leaf`, `idle`, ...
+    pub name: String,
+    /// Where.
+    pub predicate: Predicate,
+    /// What, in order.
+    pub program: Vec<Instr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kv_rows_partition_the_attended_tokens() {
+        for window in [None, Some(1), Some(5), Some(7), Some(40)] {
+            let kv = KvLayout { first_row: 2, rows: 4, slots: 16, window };
+            for pos in 0..40 {
+                let mut seen = Vec::new();
+                for y in 0..8 {
+                    let (first, n) = kv.tokens(y, pos);
+                    assert!(n <= kv.max_tokens(pos));
+                    seen.extend((0..n).map(|i| first + i * kv.rows));
+                    assert!((0..n).all(|i| kv.owns(y, first + i * kv.rows)));
+                }
+                seen.sort_unstable();
+                let oldest = window.map_or(0, |w| (pos + 1).saturating_sub(w));
+                assert_eq!(seen, (oldest..=pos).collect::<Vec<_>>(), "pos {pos} window {window:?}");
+            }
+        }
+    }
+}
