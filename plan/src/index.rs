@@ -65,8 +65,8 @@ impl Clause {
     }
 }
 
-/// A set of positions: the conjunction of all clauses on x, all clauses on y, and an optional
-/// diagonal. Without clauses it holds everywhere.
+/// A set of positions: the conjunction of all clauses on x, all clauses on y, and optional
+/// ranges of x - y and x + y. Without any of them it holds everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Predicate {
     /// Conjunction over x.
@@ -74,7 +74,11 @@ pub struct Predicate {
     /// Conjunction over y.
     pub y: Vec<Clause>,
     /// When present: `x as i64 - y as i64` is in `from..to`. For turning rows into columns.
+    #[serde(default)]
     pub diagonal: Option<(i64, i64)>,
+    /// When present: `x as i64 + y as i64` is in `from..to`. The same in a mirrored region.
+    #[serde(default)]
+    pub antidiagonal: Option<(i64, i64)>,
 }
 
 impl Predicate {
@@ -85,12 +89,19 @@ impl Predicate {
 
     /// Whether it holds at (x, y).
     pub fn holds(&self, x: u32, y: u32) -> bool {
-        self.holds_x(x)
-            && self.holds_y(y)
-            && self.diagonal.is_none_or(|(from, to)| {
-                let d = i64::from(x) - i64::from(y);
-                from <= d && d < to
-            })
+        self.holds_x(x) && self.holds_y(y) && self.holds_diagonals(x, y)
+    }
+
+    /// Whether the diagonal and the anti-diagonal range pass.
+    pub fn holds_diagonals(&self, x: u32, y: u32) -> bool {
+        let within = |range: Option<(i64, i64)>, v: i64| range.is_none_or(|(a, b)| a <= v && v < b);
+        let (x, y) = (i64::from(x), i64::from(y));
+        within(self.diagonal, x - y) && within(self.antidiagonal, x + y)
+    }
+
+    /// Whether x and y can be tested separately: no diagonal range.
+    pub fn is_separable(&self) -> bool {
+        self.diagonal.is_none() && self.antidiagonal.is_none()
     }
 
     /// Whether every clause on x passes.

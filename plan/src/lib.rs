@@ -8,7 +8,8 @@
 //!                       phases -> roles (predicate on the position) -> instructions
 //! ```
 //!
-//! What one PE holds and does is a pure function of the plan, expanded lazily;
+//! What one PE holds and does is a pure function of the plan, expanded lazily
+//! ([`expand`]);
 //! 900,000 PEs are never a list. Reading order: [`target`], [`geometry`], [`index`], [`template`],
 //! [`buffer`], [`pin`], [`route`], [`program`], [`plan`](mod@plan).
 //!
@@ -20,9 +21,11 @@
 //! a PE waits only where it receives. A color at a router is a FIFO with exactly one input port, so
 //! a plan is a Kahn process network: its results do not depend on timing.
 //!
-//! Two control registers are set on every PE before its program starts: `token` (the id of the
-//! token fed in) and `pos` (its position, 0-based). SRAM persists from token to token (weights, KV
-//! cache); every buffer is zero before the first token, except where weights are pinned.
+//! Three control registers are set on every PE before its program starts: `token` (the id of the
+//! token fed in), `pos` (its position, 0-based) and `length` (tokens of the sequence known so far:
+//! the larger of the prompt's length and pos + 1). Buffers of role `Weights` and `KvCache` persist from
+//! token to token; a cache is zero before the first token. Any other buffer has undefined content when
+//! its live range begins: a program writes before it reads (the simulator fills in NaN).
 //! Prefill feeds prompt tokens one after another through the same program, in a pipeline of
 //! regions; decode feeds the last token's argmax.
 //!
@@ -32,6 +35,7 @@
 
 pub mod buffer;
 pub mod claims;
+pub mod expand;
 pub mod geometry;
 pub mod index;
 pub mod pin;
@@ -43,6 +47,7 @@ pub mod template;
 
 pub use buffer::{Buffer, BufferId, Role as BufferRole, Storage};
 pub use claims::{Bound, Claims, PhaseClaim, SramClaim};
+pub use expand::{PlanMap, TemplateMap, Tile};
 pub use geometry::{Axis, Orientation, Point, Port, Ports, Rect};
 pub use index::{Affine, Clause, Predicate, Span, Term};
 pub use pin::{Gain, Pin, WeightUse};
@@ -51,8 +56,8 @@ pub use plan::{
     WeightData, WeightDecl, WeightId, Wire,
 };
 pub use program::{
-    AttentionShape, BinaryOp, Combine, Instr, Len, Matrix, Operand, ReduceOp, Slice, TableAxis,
-    UnaryOp, WireFormat,
+    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, Matrix, Operand, ReduceOp, Slice,
+    TableAxis, UnaryOp, WireFormat,
 };
 pub use route::{Color, Route};
 pub use target::Target;

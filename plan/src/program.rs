@@ -198,6 +198,24 @@ pub struct AttentionShape {
     pub dim: u32,
 }
 
+/// Dynamic NTK scaling (`rope_type = "dynamic"` of Hugging Face). When the `length` register is
+/// above `original`, pair p of a head (of `dim / 2` pairs) has the inverse frequency
+/// `1 / base^(2p / dim)`, base = theta * (factor * length / original - (factor - 1))^(dim / (dim - 2)),
+/// computed in f64 and rounded to f32.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DynamicRope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Scaling factor.
+    pub factor: f64,
+    /// Positions the model was trained on.
+    pub original: u32,
+    /// Rotated elements of a whole head.
+    pub dim: u32,
+    /// Number p of this PE's first pair in its head.
+    pub first_pair: Affine,
+}
+
 /// One instruction. `slot(t)`, T and the tokens of a row are those of [`crate::KvLayout`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Instr {
@@ -272,6 +290,9 @@ pub enum Instr {
         inv_freq: Slice,
         /// Factor on cosine and sine (YaRN's attention factor), 1.0 for plain RoPE.
         scale: f32,
+        /// Frequencies that depend on the length of the sequence, instead of `inv_freq` when the
+        /// `length` register exceeds `original`; `None` for every other kind of scaling.
+        dynamic: Option<DynamicRope>,
     },
     /// Row `token` of a pinned table where this PE holds it, else zeros: with i = token - base,
     /// when 0 <= i < extent of `axis` in `table` and token < `limit`. `dst` is as long as the
