@@ -1,1 +1,34 @@
-//! Target-independent passes of sparkc: pass manager, canonicalisation, e-graph rewriting and quantisation.
+//! Target-independent passes of sparkc: from the graph a front end wrote to the one a back end wants.
+//!
+//! [`optimize`] runs the pipeline of an optimisation level; [`run`] runs any pipeline string. The
+//! manager verifies after every pass. Rewrites carry a numeric [`Tier`] and are loaded only when it
+//! is allowed. What is cheap is asked of a [`CostModel`], which back ends implement: this crate
+//! knows no target, no file format and does no IO.
+//!
+//! Reading order: [`pipeline`], [`registry`](passes), `manager`, the passes, then `egraph/README.md`.
+
+mod cost;
+mod cse;
+mod dce;
+mod emit;
+mod error;
+mod manager;
+mod optimize;
+pub mod pipeline;
+mod registry;
+mod report;
+#[cfg(test)]
+mod testing;
+mod tier;
+
+pub use cost::{
+    Call, Cost, CostModel, NeutralCost, Operand, graph_cost, is_movement, module_cost, type_bytes,
+    weight_bytes,
+};
+pub use error::PassError;
+pub use manager::{Changed, OptionInfo, Pass, PassCx, PassInfo, PassOptions, RunOptions, run};
+pub use optimize::{Options, optimize};
+pub use pipeline::Level;
+pub use registry::{find as find_pass, passes};
+pub use report::{PassReport, QuantizedTensor, Report, RewriteUse, SearchReport, Warning};
+pub use tier::{Tier, UnknownTier};

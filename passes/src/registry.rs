@@ -1,0 +1,39 @@
+//! The one table of passes: help text, `--passes`, `sparkc passes` and timing names come from it.
+//!
+//! To add a pass: a file with a type that implements `Pass`, and a row here.
+
+use crate::manager::PassInfo;
+use crate::{PassError, Tier, cse, dce};
+
+static PASSES: &[PassInfo] = &[
+    PassInfo {
+        name: "cse",
+        summary: "Keeps one copy of each pure expression.",
+        tier: Tier::Exact,
+        options: &[],
+        build: |_| Ok(Box::new(cse::Cse)),
+    },
+    PassInfo {
+        name: "dce",
+        summary: "Removes nodes that nobody uses and caches that nobody reads.",
+        tier: Tier::Exact,
+        options: &[],
+        build: |_| Ok(Box::new(dce::Dce)),
+    },
+];
+
+/// Every pass, in the order in which they are explained to users.
+pub fn passes() -> &'static [PassInfo] {
+    PASSES
+}
+
+/// The pass of this name.
+///
+/// # Errors
+/// [`PassError::UnknownPass`] with the names there are.
+pub fn find(name: &str) -> Result<&'static PassInfo, PassError> {
+    PASSES.iter().find(|p| p.name == name).ok_or_else(|| PassError::UnknownPass {
+        name: name.to_string(),
+        known: PASSES.iter().map(|p| p.name).collect::<Vec<_>>().join(", "),
+    })
+}
