@@ -1,0 +1,472 @@
+//! The command line as clap types: the contract with users.
+//!
+//! Reading order: [`Cli`], [`Command`], then the arguments of each subcommand in the order of the
+//! help. Long help and examples are in [`help`]. Invariant: names and meanings are only added to,
+//! never changed; `tests/cases/help` shows every screen.
+//! Does not check anything that needs a file: that is the commands'.
+
+pub mod help;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compiles language models ahead of time: one model in, a wafer placement plan and one native
+/// executable out, both with the same logits.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sparkc",
+    bin_name = "sparkc",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = help::SPARKC
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Colours in messages and tables
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile a model to an executable, a wafer plan and a map
+    #[command(after_help = help::COMPILE)]
+    Compile(CompileArgs),
+    /// Compile if needed, then write text with the executable
+    #[command(after_help = help::RUN)]
+    Run(RunArgs),
+    /// Execute a wafer plan: the tokens it produces and the time it takes
+    #[command(after_help = help::SIMULATE)]
+    Simulate(SimulateArgs),
+    /// Run a model in the reference interpreter
+    #[command(after_help = help::EVAL)]
+    Eval(EvalArgs),
+    /// Show what is inside a model, a plan or an executable
+    #[command(after_help = help::INSPECT)]
+    Inspect(InspectArgs),
+    /// Prove a plan legal, independently of the compiler that made it
+    #[command(after_help = help::VERIFY)]
+    Verify(VerifyArgs),
+    /// Run chosen passes on a .spark file and print the result
+    #[command(after_help = help::OPT)]
+    Opt(OptArgs),
+    /// List the passes and the rewrites
+    #[command(after_help = help::PASSES)]
+    Passes(PassesArgs),
+    /// List the wafers sparkc knows, or show one
+    #[command(after_help = help::TARGETS)]
+    Targets(TargetsArgs),
+    /// Print a shell's completion script
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(CompletionsArgs),
+}
+
+/// What decides the meaning and shape of a compiled model.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct ModelArgs {
+    /// Directory with config.json and *.safetensors, a .safetensors file with config.json beside
+    /// it, a .spark file, or a bare config.json (shapes only)
+    pub model: PathBuf,
+    /// Weights of a .spark MODEL
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+}
+
+/// Options that choose what the compiler makes.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct BuildArgs {
+    /// Wafer: a preset (see `sparkc targets`) or a TOML file
+    #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
+    pub target: String,
+    /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
+    #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
+    pub quant: Quant,
+    /// Longest sequence in tokens, prompt included [default: the model's, at most 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// What rewrites may do to the numbers
+    #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
+    pub numerics: Numerics,
+}
+
+/// Weight-only quantisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Quant {
+    /// As in the file
+    None,
+    /// Groups of 32 along K, 8 bits each and one f16 scale
+    Q8,
+    /// Groups of 32 along K, 4 bits each and one f16 scale
+    Q4,
+}
+
+/// The loosest kind of rewrite allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Numerics {
+    /// The same bits, given the order of accumulation
+    Exact,
+    /// The order of accumulation may change
+    Reassoc,
+    /// A stored value may be rounded differently
+    Reround,
+    /// Quantisation and the like
+    Lossy,
+}
+
+/// One artefact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Emit {
+    /// model: the native executable
+    Cpu,
+    /// model.wplan: the program of every tile
+    Wafer,
+    /// map.html: the wafer to look at
+    Map,
+    /// model.spark: the optimised IR
+    Ir,
+}
+
+/// `sparkc compile`.
+#[derive(Args, Debug)]
+pub struct CompileArgs {
+    /// Model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Directory to write [default: ./NAME.sparkc]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// What to build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Artefacts to write [default: all that the model allows]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub emit: Vec<Emit>,
+    /// Pack the weights into model.wplan, so that it can be simulated without the model
+    #[arg(long)]
+    pub embed_weights: bool,
+    /// Compile everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the report as one JSON object instead of the summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The next token: greedy unless a temperature is given.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct SamplingArgs {
+    /// Always take the most likely token
+    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p"])]
+    pub greedy: bool,
+    /// Sampling temperature; 0 is greedy
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temp: Option<f32>,
+    /// Sample among the K most likely tokens
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Option<u32>,
+    /// Sample among the most likely tokens that make up probability P
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub top_p: Option<f32>,
+    /// Seed of the sampler
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+}
+
+/// `sparkc run`: the flags after MODEL are those of the executable.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Model to compile, or directory that `sparkc compile` wrote
+    #[arg(value_name = "MODEL|DIR")]
+    pub model: PathBuf,
+    /// Text to continue
+    pub prompt: Option<String>,
+    /// Most tokens to generate
+    #[arg(short, value_name = "N")]
+    pub n: Option<u32>,
+    /// Sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// Put the prompt into the model's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// Prompt as token ids
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt")]
+    pub tokens: Option<Vec<u32>>,
+    /// Write the logits of every prompt position to a safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    /// Measure prompt and generation speed
+    #[arg(long)]
+    pub bench: bool,
+    /// Describe the executable
+    #[arg(long)]
+    pub info: bool,
+    /// Print one JSON object: text, tokens, prompt_tokens, timings
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc simulate`.
+#[derive(Args, Debug)]
+pub struct SimulateArgs {
+    /// Directory that `sparkc compile` wrote, or a .wplan file
+    #[arg(value_name = "DIR|PLAN", required_unless_present = "kernel")]
+    pub plan: Option<PathBuf>,
+    /// Prompt as token ids
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
+    pub tokens: Vec<u32>,
+    /// Tokens to generate after the prompt
+    #[arg(short, default_value_t = 0, value_name = "N")]
+    pub n: u32,
+    /// Sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Write the logits of every prompt position to a safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    /// How closely time is modelled: 0 closed forms, 1 bursts, 2 wavelets of one tile per role,
+    /// 3 every wavelet of every tile
+    #[arg(long, default_value_t = 1, value_name = "0|1|2|3",
+          value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub level: u8,
+    /// Time only, no numbers: needs no weights
+    #[arg(long, conflicts_with = "logits")]
+    pub timing_only: bool,
+    /// Write a trace that ui.perfetto.dev opens
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Where the model is, when neither the plan nor DIR leads to its weights
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Kernel.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Print one JSON object: also cycles, tokens_per_second, breakdown
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc simulate --kernel`: one kernel on a bare region.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "One kernel on a bare region, for calibration")]
+pub struct KernelArgs {
+    /// Kernel to time instead of a plan
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["plan", "tokens", "logits"])]
+    pub kernel: Option<String>,
+    /// Wafer the region lies on: a preset or a TOML file
+    #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
+    pub target: String,
+    /// Width and height of the region in tiles
+    #[arg(long, default_value = "16x16", value_name = "WxH", value_parser = extent)]
+    pub region: (u32, u32),
+    /// Rows of the activations
+    #[arg(long, default_value_t = 1, value_name = "M")]
+    pub m: u32,
+    /// Inner extent of the product
+    #[arg(long, default_value_t = 256, value_name = "K")]
+    pub k: u32,
+    /// Columns of the result; of a collective, elements per tile
+    #[arg(long = "cols", default_value_t = 256, value_name = "N")]
+    pub cols: u32,
+}
+
+/// `sparkc eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompt as token ids
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", required_unless_present = "prompt")]
+    pub tokens: Vec<u32>,
+    /// Prompt as text, through the model's tokenizer
+    #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
+    pub prompt: Option<String>,
+    /// Tokens to generate after the prompt
+    #[arg(short, default_value_t = 0, value_name = "N")]
+    pub n: u32,
+    /// Sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Write the logits of every prompt position to a safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    /// Print one JSON object: text, tokens, prompt_tokens, timings
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Model, .wplan, .spark, executable, or directory that `sparkc compile` wrote
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// Weights of a .spark file
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Draw the wafer in the terminal
+    #[arg(long)]
+    pub map: bool,
+    /// What one tile holds and does
+    #[arg(long, value_name = "X,Y", value_parser = coordinates)]
+    pub tile: Option<(u32, u32)>,
+    /// One region of the plan
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Rewrites used, where, and what each saved on each target
+    #[arg(long)]
+    pub rewrites: bool,
+    /// Write the map as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write the map as one offline HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Wafer, numerics, quantisation and context when PATH is a model.
+    #[command(flatten)]
+    pub build: BuildArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc verify`.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// A .wplan file, or directory that `sparkc compile` wrote
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc opt`.
+#[derive(Args, Debug)]
+pub struct OptArgs {
+    /// A .spark file
+    #[arg(value_name = "FILE.spark")]
+    pub file: PathBuf,
+    /// Passes, comma-separated, with options in braces; or O0, O1, O2
+    #[arg(long, value_name = "LIST")]
+    pub passes: String,
+    /// Print the IR after every pass, to stderr
+    #[arg(long)]
+    pub print_after: bool,
+    /// What rewrites may do to the numbers
+    #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
+    pub numerics: Numerics,
+    /// Weights, for passes that read them
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Write here instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object: the IR and what each pass did
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc passes`.
+#[derive(Args, Debug)]
+pub struct PassesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc targets`.
+#[derive(Args, Debug)]
+pub struct TargetsArgs {
+    /// Show this target as the TOML that --target reads
+    pub name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// Shell
+    pub shell: clap_complete::Shell,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(t) if t.is_finite() && t >= 0.0 => Ok(t),
+        _ => Err("a temperature is a number of at least 0".to_string()),
+    }
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
+        _ => Err("a probability here is above 0 and at most 1".to_string()),
+    }
+}
+
+fn coordinates(text: &str) -> Result<(u32, u32), String> {
+    pair(text, ',').ok_or_else(|| "expected X,Y, as in 12,40".to_string())
+}
+
+fn extent(text: &str) -> Result<(u32, u32), String> {
+    pair(text, 'x')
+        .filter(|&(w, h)| w > 0 && h > 0)
+        .ok_or_else(|| "expected WxH, as in 16x16".to_string())
+}
+
+fn pair(text: &str, separator: char) -> Option<(u32, u32)> {
+    let (a, b) = text.split_once(separator)?;
+    Some((a.trim().parse().ok()?, b.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_teaches_by_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("sparkc {}", command.get_name());
+            assert!(help.contains(&example), "help of `{}` has no example", command.get_name());
+        }
+    }
+
+    #[test]
+    fn pairs_are_read_strictly() {
+        assert_eq!(extent("4x3"), Ok((4, 3)));
+        assert!(extent("0x3").is_err());
+        assert_eq!(coordinates("4,3"), Ok((4, 3)));
+        assert!(coordinates("4").is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! The examples under each subcommand's help. Every line that starts with `sparkc` is a command that
+//! parses; a test proves it.
+
+/// Under `sparkc --help`.
+pub const SPARKC: &str = "\
+Start here:
+  sparkc compile models/tinypy        everything, into ./tinypy.sparkc
+  tinypy.sparkc/model \"def \"          text from the executable
+  sparkc simulate tinypy.sparkc --tokens 1,2,3 -n 8
+                                      the same tokens from the simulated wafer
+  sparkc inspect tinypy.sparkc --map  where the model lives
+
+Exit codes: 0 ok, 1 bad input, 2 usage, 3 does not fit, 4 resource limit, 70 bug in sparkc,
+130 interrupted. Data goes to stdout, everything else to stderr.";
+
+/// `compile`.
+pub const COMPILE: &str = "\
+Writes a directory, complete or not at all:
+  model         executable: program, packed weights and tokenizer in one file
+  model.wplan   wafer plan: the program of every tile
+  map.html      the wafer to look at, offline
+  model.spark   the optimised IR
+  report.json   sizes, rewrites, predicted speed, memory
+  source        link to MODEL, where `sparkc simulate` finds the weights
+
+Examples:
+  sparkc compile models/tinypy
+  sparkc compile models/tinypy --quant q8 -o small.sparkc
+  sparkc compile Llama-3.1-8B/config.json --target wse3 --context 4096
+                                      shapes only: plan and map, no executable
+  sparkc compile models/tinypy --emit wafer,map --dry-run
+  sparkc compile tiny.spark --weights tiny.safetensors";
+
+/// `run`.
+pub const RUN: &str = "\
+A model is compiled into ./NAME.sparkc first, unless that is newer than the model. Flags after MODEL
+are those of the executable; `DIR/model --help` says more.
+
+Examples:
+  sparkc run models/tinypy \"def fibonacci(\" -n 64
+  sparkc run tinypy.sparkc \"class \" --temp 0.8 --top-k 40 --seed 7
+  sparkc run tinypy.sparkc --bench --threads 2
+  sparkc run tinypy.sparkc --tokens 1,2,3 --logits out.safetensors --json";
+
+/// `simulate`.
+pub const SIMULATE: &str = "\
+The simulator knows nothing of how the plan was made. Weights are looked for in --model, in the plan
+(compile --embed-weights), then where DIR/source points.
+
+Examples:
+  sparkc simulate tinypy.sparkc --tokens 1,2,3 -n 32
+  sparkc simulate tinypy.sparkc --tokens 1,2,3 --timing-only --level 2 --json
+  sparkc simulate tinypy.sparkc/model.wplan --model models/tinypy --tokens 1 --logits out.safetensors
+  sparkc simulate tinypy.sparkc --tokens 1,2 --trace trace.json
+  sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --cols 4096";
+
+/// `eval`.
+pub const EVAL: &str = "\
+Slow and obvious: what every other way of running the model is compared with.
+
+Examples:
+  sparkc eval models/tinypy --tokens 1,2,3 -n 8
+  sparkc eval models/tinypy --prompt \"def \" -n 16
+  sparkc eval models/tinypy --tokens 1,2,3 --logits expected.safetensors --json";
+
+/// `inspect`.
+pub const INSPECT: &str = "\
+Examples:
+  sparkc inspect models/tinypy             architecture, sizes, tensors
+  sparkc inspect models/tinypy --rewrites  what the optimiser does, per target
+  sparkc inspect tinypy.sparkc --map       the wafer in the terminal
+  sparkc inspect tinypy.sparkc --tile 3,7  what one tile holds and does
+  sparkc inspect tinypy.sparkc/model.wplan --svg map.svg --html map.html
+  sparkc inspect tinypy.sparkc/model       the executable";
+
+/// `verify`.
+pub const VERIFY: &str = "\
+Checks that every weight element is pinned once, SRAM holds at every step, no two live flows share a
+color on a router, every receive has its send, and no tiles wait for each other in a circle.
+Exit code 0: legal. 1: not legal, or not a plan; every violation is listed.
+
+Examples:
+  sparkc verify tinypy.sparkc
+  sparkc verify tinypy.sparkc/model.wplan --json";
+
+/// `opt`.
+pub const OPT: &str = "\
+Examples:
+  sparkc opt tinypy.sparkc/model.spark --passes canonicalize,dce
+  sparkc opt layer.spark --passes O2 --print-after -o layer-opt.spark";
+
+/// `passes`.
+pub const PASSES: &str = "\
+Examples:
+  sparkc passes
+  sparkc passes --json";
+
+/// `targets`.
+pub const TARGETS: &str = "\
+Examples:
+  sparkc targets
+  sparkc targets wse3 > my-wafer.toml     a starting point for --target my-wafer.toml";
+
+/// `completions`.
+pub const COMPLETIONS: &str = "\
+Examples:
+  sparkc completions bash > ~/.local/share/bash-completion/completions/sparkc
+  sparkc completions zsh > ~/.zfunc/_sparkc
+  sparkc completions fish > ~/.config/fish/completions/sparkc.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_example_parses() {
+        let screens = [
+            SPARKC,
+            COMPILE,
+            RUN,
+            SIMULATE,
+            EVAL,
+            INSPECT,
+            VERIFY,
+            OPT,
+            PASSES,
+            TARGETS,
+            COMPLETIONS,
+        ];
+        let mut examples = 0;
+        for line in screens.iter().flat_map(|s| s.lines()) {
+            let Some(command) = line.strip_prefix("  sparkc ") else { continue };
+            Cli::try_parse_from(words(command)).unwrap_or_else(|e| panic!("{line}: {e}"));
+            examples += 1;
+        }
+        assert!(examples > 20);
+    }
+
+    /// Words as a shell splits them: quotes, a redirection ends them, so do two blanks (a remark).
+    fn words(command: &str) -> Vec<String> {
+        let command = command.split(" > ").next().unwrap_or(command);
+        let command = command.split("  ").next().unwrap_or(command);
+        let mut words = vec!["sparkc".to_string()];
+        for (i, part) in command.split('"').enumerate() {
+            if i % 2 == 1 {
+                words.push(part.to_string());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_string));
+            }
+        }
+        words
+    }
+}

@@ -1,0 +1,142 @@
+//! Errors for people: what, where, why in numbers, what to try; and the exit code.
+//!
+//! An error is a chain: what the command was doing, then what the library found. The library's error
+//! decides code, exit and advice; [`explain`] is the one place that knows all error types.
+//! Does not word the errors themselves: a library says what it found, with its numbers.
+
+use std::error::Error;
+use std::io;
+
+use super::Style;
+use crate::exit::{Exit, Fault};
+
+/// What is known of an error beyond its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// How the process ends.
+    pub exit: Exit,
+    /// Stable code of the library's error.
+    pub code: Option<String>,
+    /// What to try.
+    pub advice: Option<String>,
+}
+
+impl Explained {
+    fn new(exit: Exit) -> Self {
+        Explained { exit, code: None, advice: None }
+    }
+
+    fn advise(self, advice: &str) -> Self {
+        Explained { advice: Some(advice.to_string()), ..self }
+    }
+}
+
+/// Exit, code and advice of an error, from the first cause in the chain that is understood.
+pub fn explain(error: &anyhow::Error) -> Explained {
+    error.chain().find_map(explain_cause).unwrap_or_else(|| Explained::new(Exit::BadInput))
+}
+
+fn explain_cause(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if let Some(fault) = cause.downcast_ref::<Fault>() {
+        return Some(Explained { exit: fault.exit, code: None, advice: fault.advice.clone() });
+    }
+    if let Some(io) = cause.downcast_ref::<io::Error>() {
+        return Some(explain_io(io));
+    }
+    None
+}
+
+fn explain_io(error: &io::Error) -> Explained {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::BrokenPipe => Explained::new(Exit::Ok),
+        Kind::StorageFull | Kind::QuotaExceeded => Explained::new(Exit::ResourceLimit)
+            .advise("free some space, or write elsewhere with -o"),
+        Kind::FileTooLarge => {
+            Explained::new(Exit::ResourceLimit).advise("raise the file size limit (`ulimit -f`)")
+        }
+        Kind::OutOfMemory => Explained::new(Exit::ResourceLimit)
+            .advise("free some memory, or use a smaller --context or --quant q8"),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Explained::new(Exit::BadInput)
+            .advise("check the permissions, or write elsewhere with -o"),
+        Kind::NotFound => Explained::new(Exit::BadInput).advise("check the path"),
+        _ => Explained::new(Exit::BadInput),
+    }
+}
+
+/// The text for standard error; empty when there is nothing to say (a closed pipe).
+pub fn render(error: &anyhow::Error, colored: bool) -> String {
+    let explained = explain(error);
+    if explained.exit == Exit::Ok {
+        return String::new();
+    }
+    let label = match &explained.code {
+        Some(code) => format!("error[{code}]:"),
+        None => "error:".to_string(),
+    };
+    let mut messages: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        // thiserror enums that wrap a source often repeat it in their own message.
+        let message = cause.to_string();
+        if messages.last().is_none_or(|last: &String| !last.contains(&message)) {
+            messages.push(message);
+        }
+    }
+    let mut text = String::new();
+    for (i, message) in messages.iter().enumerate() {
+        let head =
+            if i == 0 { Style::Error.paint(&label, colored) } else { "  because:".to_string() };
+        text.push_str(&format!("{head} {}\n", message.replace('\n', "\n  ")));
+    }
+    if let Some(advice) = explained.advice {
+        text.push_str(&format!("  {} {advice}\n", Style::Advice.paint("try:", colored)));
+    }
+    if explained.exit == Exit::Internal {
+        text.push_str(BUG);
+    }
+    text
+}
+
+/// Under every message about a bug.
+const BUG: &str =
+    "  This is a bug in sparkc, not in your model. Please report the command and this text.\n";
+
+/// The text of a panic: a bug, with the place in the source.
+pub fn render_panic(message: &str, place: Option<String>, colored: bool) -> String {
+    let label = Style::Error.paint("internal error:", colored);
+    let place = place.map(|p| format!("  at {p}\n")).unwrap_or_default();
+    format!("{label} {message}\n{place}{BUG}")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    fn fails() -> anyhow::Error {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        Err::<(), _>(full).context("cannot write `x.sparkc/model`").unwrap_err()
+    }
+
+    #[test]
+    fn a_full_disk_says_what_why_and_what_to_try() {
+        let text = render(&fails(), false);
+        assert_eq!(explain(&fails()).exit, Exit::ResourceLimit);
+        assert!(text.starts_with("error: cannot write `x.sparkc/model`\n  because: "), "{text}");
+        assert!(text.contains("try: free some space"), "{text}");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_silent_and_fine() {
+        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(render(&error, false), "");
+        assert_eq!(explain(&error).exit, Exit::Ok);
+    }
+
+    #[test]
+    fn a_bug_is_called_one() {
+        let error = anyhow::Error::from(Fault::internal("arena overlaps"));
+        assert!(render(&error, false).contains("bug in sparkc"));
+    }
+}
