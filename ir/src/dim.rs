@@ -111,6 +111,34 @@ impl Dim {
         usize::try_from(sum).ok()
     }
 
+    /// Whether no step makes it negative, as far as a simple argument shows: with R = 1 + r,
+    /// T = R + t and r, t, C >= 0 no coefficient is negative. `T - R` and `C + T - 1` pass,
+    /// `T - 2` does not; a degree above 8 never passes.
+    pub fn is_nonnegative(&self) -> bool {
+        let one = Dim::from(1);
+        let r = &one + &Dim::symbol(Symbol::R);
+        let t = &r + &Dim::symbol(Symbol::T);
+        let mut sum = Dim::from(0);
+        for (monomial, coefficient) in &self.terms {
+            if monomial.iter().map(|&e| usize::from(e)).sum::<usize>() > 8 {
+                return false;
+            }
+            let mut term = Dim::from_terms(vec![([0; 3], *coefficient)]);
+            for (symbol, exponent) in Symbol::ALL.into_iter().zip(monomial) {
+                let factor = match symbol {
+                    Symbol::T => t.clone(),
+                    Symbol::C => Dim::symbol(Symbol::C),
+                    Symbol::R => r.clone(),
+                };
+                for _ in 0..*exponent {
+                    term = &term * &factor;
+                }
+            }
+            sum = &sum + &term;
+        }
+        sum.terms.iter().all(|t| t.1 >= 0)
+    }
+
     /// The coefficients, each with the exponents of T, C and R; sorted.
     pub fn terms(&self) -> &[(Monomial, i64)] {
         &self.terms
@@ -202,5 +230,17 @@ mod tests {
         let step = Bindings { t: 3, c: 5, r: 1 };
         assert_eq!((&t + &c).eval(&step), Some(8));
         assert_eq!((&t - &c).eval(&step), None);
+    }
+
+    #[test]
+    fn signs_are_proven_from_the_ranges_of_the_symbols() {
+        let [t, c, r] = Symbol::ALL.map(Dim::from);
+        let n = Dim::from;
+        for dim in [&t - &r, &(&c + &t) - &n(1), &t * &(&t - &r), n(0), &(&t * &t) - &t] {
+            assert!(dim.is_nonnegative(), "{dim}");
+        }
+        for dim in [&t - &n(2), &r - &t, &c - &n(1), &n(0) - &n(1), &t - &c] {
+            assert!(!dim.is_nonnegative(), "{dim}");
+        }
     }
 }

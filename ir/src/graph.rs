@@ -143,6 +143,11 @@ impl Graph {
         self.values.len()
     }
 
+    /// Size of the node arena: every `NodeId` index is below it.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The node that defines a value, unless it is a parameter.
     pub fn producer(&self, value: ValueId) -> Option<(NodeId, &Node)> {
         match self.value(value).def {
@@ -177,13 +182,16 @@ impl Graph {
         counts
     }
 
-    /// Which values are compile-time constants: functions of weights and constants only. Indexed by
-    /// `ValueId`.
+    /// Which values are compile-time constants: functions of weights and constants only, whatever
+    /// the step. Indexed by `ValueId`.
     pub fn compile_time_constants(&self) -> Vec<bool> {
         let mut cc = vec![false; self.values.len()];
         for (_, node) in self.nodes() {
             let leaf = matches!(node.op, Op::Weight { .. } | Op::Const(_));
+            // Dynamic rope looks at C + T.
+            let steady = !matches!(&node.op, Op::Rope(spec) if spec.is_dynamic());
             let computed = node.op.info().pure
+                && steady
                 && !node.operands.is_empty()
                 && node.operands.iter().all(|v| cc[v.index()]);
             for &result in &node.results {

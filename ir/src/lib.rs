@@ -55,13 +55,19 @@
 
 mod builder;
 mod dim;
+pub mod eval;
 mod graph;
 mod index;
 mod infer;
 mod module;
 mod op;
 mod rope;
+#[cfg(test)]
+mod testing;
+mod text;
 mod types;
+mod verify;
+mod weights;
 
 pub use builder::Builder;
 pub use dim::{Bindings, Dim, Symbol};
@@ -74,12 +80,5 @@ pub use op::{
 };
 pub use rope::{RopeScaling, RopeSpec};
 pub use types::{CacheType, TensorType, Type};
-
-/// Where weight bytes come from: a lookup by name, lazy and by mapping in the front end.
-pub trait WeightSource: Sync {
-    /// The tensor called `name`, as stored.
-    ///
-    /// # Errors
-    /// A sentence saying why there is none (missing, unreadable).
-    fn load(&self, name: &str) -> Result<tensor::Tensor, String>;
-}
+pub use verify::{MAX_LAYERS, MAX_RANK, Rule, Violation, Violations, verify, verify_graph};
+pub use weights::{WeightMap, WeightSource};

@@ -95,6 +95,14 @@ impl RopeSpec {
         plain.enumerate().map(|(i, f)| self.stretch(i, f) as f32).collect()
     }
 
+    /// `(cos, sin)` of the angle `position * frequency`, times the attention factor. The angle is
+    /// rounded to f32 as the reference does; cosine and sine are computed in f64 and rounded once.
+    pub fn rotation(&self, position: i32, frequency: f32) -> (f32, f32) {
+        let angle = f64::from(position as f32 * frequency);
+        let factor = self.attention_factor();
+        (angle.cos() as f32 * factor, angle.sin() as f32 * factor)
+    }
+
     /// The frequency of pair `i` after scaling, from the unscaled one.
     fn stretch(&self, i: usize, frequency: f64) -> f64 {
         match self.scaling {

@@ -1,0 +1,220 @@
+//! The properties of a module: roles of its graphs, blocks and repeats, weights.
+
+use std::collections::BTreeMap;
+
+use tensor::DType;
+
+use super::graph::{self, spell};
+use super::{Rule, Violation};
+use crate::{CacheType, Dim, Graph, Module, Op, ParamKind, Symbol, TensorType, Type};
+
+/// All violations of `module`.
+pub(super) fn check(module: &Module) -> Vec<Violation> {
+    let mut found = Vec::new();
+    if module.context == 0 || i32::try_from(module.context).is_err() {
+        report(&mut found, Rule::Context, "", "", format!("context is {}", module.context));
+    }
+    names(module, &mut found);
+    for block in &module.blocks {
+        if graph::check(block, None, &mut found) {
+            block_results(block, &mut found);
+        }
+    }
+    if graph::check(&module.main, Some(module), &mut found) {
+        signature(&module.main, &mut found);
+        unused(module, &mut found);
+    }
+    weight_names(module, &mut found);
+    weight_types(module, &mut found);
+    found
+}
+
+fn report(
+    found: &mut Vec<Violation>,
+    rule: Rule,
+    graph: &str,
+    place: impl Into<String>,
+    why: impl Into<String>,
+) {
+    found.push(Violation { rule, graph: graph.into(), place: place.into(), why: why.into() });
+}
+
+fn names(module: &Module, found: &mut Vec<Violation>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for graph in module.graphs() {
+        if !crate::text::is_identifier(&graph.name) {
+            let why = format!("{:?} is not an identifier", graph.name);
+            report(found, Rule::GraphNames, "", "", why);
+        }
+        if !seen.insert(&graph.name) {
+            report(found, Rule::GraphNames, &graph.name, "", "two graphs have this name");
+        }
+    }
+    if module.main.name != "main" {
+        report(found, Rule::GraphNames, &module.main.name, "", "the entry is called @main");
+    }
+}
+
+/// A cache before a step: C tokens; after it: C + T.
+fn is_entering(cache: &CacheType) -> bool {
+    cache.len == Dim::from(Symbol::C)
+}
+
+fn successor(cache: &CacheType) -> Type {
+    let len = &Dim::from(Symbol::C) + &Dim::from(Symbol::T);
+    Type::Cache(CacheType { len, ..cache.clone() })
+}
+
+/// States enter with C tokens; what they must be when they are returned.
+fn returned_states(graph: &Graph, found: &mut Vec<Violation>) -> Vec<Type> {
+    let mut types = Vec::new();
+    for param in graph.params().iter().filter(|p| p.kind == ParamKind::State) {
+        let Type::Cache(cache) = graph.ty(param.value) else { continue };
+        if !is_entering(cache) {
+            let why = format!("enters with {} tokens, not C", cache.len);
+            report(found, Rule::BlockResults, &graph.name, spell(graph, param.value), why);
+        }
+        types.push(successor(cache));
+    }
+    types
+}
+
+fn block_results(block: &Graph, found: &mut Vec<Violation>) {
+    let carries = block.params().iter().filter(|p| p.kind == ParamKind::Carry);
+    let mut expected: Vec<Type> = carries.map(|p| block.ty(p.value).clone()).collect();
+    if expected.is_empty() {
+        report(found, Rule::BlockResults, &block.name, "", "a block carries at least one value");
+    }
+    for param in block.params() {
+        let stacked = block.ty(param.value).as_cache().is_some_and(|c| c.layers.is_some());
+        if stacked {
+            let place = spell(block, param.value);
+            report(found, Rule::Parameters, &block.name, place, "a block holds one layer's cache");
+        }
+    }
+    expected.extend(returned_states(block, found));
+    results_are(block, &expected, found);
+}
+
+/// Reports where the last results of `graph` are not of the `expected` types.
+fn results_are(graph: &Graph, expected: &[Type], found: &mut Vec<Violation>) {
+    let results: Vec<&Type> = graph.results.iter().map(|&v| graph.ty(v)).collect();
+    if results.len() != expected.len() {
+        let why = format!("returns {} values, {} expected", results.len(), expected.len());
+        return report(found, Rule::BlockResults, &graph.name, "", why);
+    }
+    for (i, (given, wanted)) in results.into_iter().zip(expected).enumerate() {
+        if given != wanted {
+            let why = format!("result {i} is {given}, expected {wanted}");
+            let place = spell(graph, graph.results[i]);
+            report(found, Rule::BlockResults, &graph.name, place, why);
+        }
+    }
+}
+
+fn signature(main: &Graph, found: &mut Vec<Violation>) {
+    let tokens = Type::Tensor(TensorType::new(DType::I32, [Symbol::T]));
+    for (i, param) in main.params().iter().enumerate() {
+        let place = spell(main, param.value);
+        match param.kind {
+            ParamKind::Carry => {
+                report(found, Rule::Parameters, &main.name, place, "main carries nothing");
+            }
+            ParamKind::Input if i > 0 => {
+                report(found, Rule::Signature, &main.name, place, "a second input");
+            }
+            ParamKind::Input if *main.ty(param.value) != tokens => {
+                let why = format!("the input is {}, expected {tokens}", main.ty(param.value));
+                report(found, Rule::Signature, &main.name, place, why);
+            }
+            ParamKind::Input | ParamKind::State => {}
+        }
+    }
+    if main.params().first().is_none_or(|p| p.kind != ParamKind::Input) {
+        report(found, Rule::Signature, &main.name, "", format!("no input of type {tokens}"));
+    }
+    let is_logits = |ty: &Type| {
+        ty.as_tensor().is_some_and(|t| {
+            t.dtype == DType::F32
+                && t.dims.first() == Some(&Dim::from(Symbol::R))
+                && t.rank() == 2
+                && t.dims[1].as_const().is_some_and(|vocab| vocab > 0)
+        })
+    };
+    let types: Vec<&Type> = main.results.iter().map(|&v| main.ty(v)).collect();
+    if !types.first().is_some_and(|ty| is_logits(ty)) {
+        let first = types.first().map_or("nothing".to_string(), ToString::to_string);
+        let why = format!("returns {first} first, expected f32[R, vocab]");
+        report(found, Rule::Signature, &main.name, "", why);
+    }
+    let outputs = types.iter().take_while(|ty| ty.as_tensor().is_some()).count();
+    let mut expected: Vec<Type> = types[..outputs].iter().map(|&ty| ty.clone()).collect();
+    expected.extend(returned_states(main, found));
+    results_are(main, &expected, found);
+}
+
+fn unused(module: &Module, found: &mut Vec<Violation>) {
+    for (i, block) in module.blocks.iter().enumerate() {
+        if !module.repeats().any(|(id, ..)| id.index() == i) {
+            report(found, Rule::UnusedBlock, &block.name, "", "never repeated");
+        }
+    }
+}
+
+fn weight_names(module: &Module, found: &mut Vec<Violation>) {
+    for (graph, in_block) in
+        module.blocks.iter().map(|b| (b, true)).chain(std::iter::once((&module.main, false)))
+    {
+        for (name, _) in weights(graph) {
+            if name.is_empty() {
+                report(found, Rule::WeightNames, &graph.name, "", "a weight without a name");
+            } else if !in_block && name.contains("{layer}") {
+                let why = format!("{name:?} has no layer index here");
+                report(found, Rule::WeightNames, &graph.name, "", why);
+            }
+        }
+    }
+}
+
+/// Name and type of every weight read, as written.
+fn weights(graph: &Graph) -> Vec<(&str, TensorType)> {
+    let known = graph.order().iter().filter(|id| id.index() < graph.node_count());
+    let ops = known.map(|&id| &graph.node(id).op);
+    ops.filter_map(|op| match op {
+        Op::Weight { name, dtype, shape } => {
+            Some((name.as_str(), TensorType::new(*dtype, shape.iter().copied())))
+        }
+        _ => None,
+    })
+    .collect()
+}
+
+/// Compares templates as written, and names with their indices filled in where templates differ.
+fn weight_types(module: &Module, found: &mut Vec<Violation>) {
+    let mut seen: BTreeMap<String, TensorType> = BTreeMap::new();
+    let mut reported = std::collections::BTreeSet::new();
+    let mut check = |graph: &Graph, layer: Option<u32>| {
+        for (template, ty) in weights(graph) {
+            let name = match layer {
+                Some(layer) => template.replace("{layer}", &layer.to_string()),
+                None => template.to_string(),
+            };
+            let first = seen.entry(name.clone()).or_insert_with(|| ty.clone());
+            if *first != ty && reported.insert((graph.name.clone(), template.to_string())) {
+                let why = format!("weight {name:?} is {ty} here and {first} elsewhere");
+                report(found, Rule::WeightTypes, &graph.name, "", why);
+            }
+        }
+    };
+    check(&module.main, None);
+    let known = module.main.order().iter().all(|id| id.index() < module.main.node_count());
+    if !known {
+        return;
+    }
+    for (id, first, count) in module.repeats() {
+        let Some(block) = module.blocks.get(id.index()) else { continue };
+        for layer in first..first.saturating_add(count.min(super::MAX_LAYERS)) {
+            check(block, Some(layer));
+        }
+    }
+}
