@@ -160,9 +160,10 @@ impl Checker<'_> {
                     return self.report(Rule::Repeats, self.place(node), "too many layers");
                 }
                 // A block with broken ids is reported by itself.
-                let ids = block.results.iter().all(|v| v.index() < block.value_count());
+                if block.results.iter().any(|v| v.index() >= block.value_count()) {
+                    return;
+                }
                 match repeat_types(block, count, &operands) {
-                    _ if !ids => return,
                     Ok(types) => types,
                     Err(why) => return self.report(Rule::Repeats, self.place(node), why),
                 }
