@@ -42,6 +42,8 @@ pub mod pin;
 pub mod plan;
 pub mod program;
 pub mod route;
+#[doc(hidden)]
+pub mod samples;
 pub mod target;
 pub mod template;
 

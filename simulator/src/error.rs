@@ -1,0 +1,109 @@
+//! Why a plan cannot be simulated, with the tiles and colors to look at.
+
+use std::fmt;
+
+use plan::Point;
+
+/// Most waiting tiles that an error lists.
+pub const LISTED_TILES: usize = 12;
+
+/// A simulation that stopped.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SimError {
+    /// The plan is not one that `plan::verify` accepts.
+    #[error("SIM0201: the plan is illegal: {what}; `sparkc verify` lists everything")]
+    Illegal {
+        /// What was stumbled upon.
+        what: String,
+    },
+    /// The weight source has no such weight, or one of another shape.
+    #[error("SIM0202: weight `{name}`: {problem}")]
+    Weight {
+        /// Full name.
+        name: String,
+        /// Missing, or what differs.
+        problem: String,
+    },
+    /// A position at or beyond the plan's context.
+    #[error(
+        "SIM0203: position {pos} is outside of the context of {context} tokens; compile with a larger --context"
+    )]
+    Context {
+        /// The position asked for.
+        pos: u32,
+        /// What the plan was made for.
+        context: u32,
+    },
+    /// A token id outside of the vocabulary.
+    #[error("SIM0204: token {token} is outside of the vocabulary of {vocab}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Vocabulary size.
+        vocab: u32,
+    },
+    /// No PE can go on, and some have not ended.
+    #[error("SIM0205: deadlock: {waiting} PEs wait forever{}", listed(.tiles))]
+    Deadlock {
+        /// How many wait.
+        waiting: usize,
+        /// The first of them, by region and position.
+        tiles: Vec<Waiting>,
+    },
+    /// All programs have ended, and wavelets are left over.
+    #[error("SIM0206: {elements} elements on color {color} at PE ({}, {}) were never received", .at.x, .at.y)]
+    Unreceived {
+        /// The wafer color.
+        color: u8,
+        /// Where they lie.
+        at: Point,
+        /// How many.
+        elements: usize,
+    },
+    /// The plan declares no such output.
+    #[error("SIM0207: the plan declares no {what}")]
+    NoOutput {
+        /// `logits` or `token`.
+        what: &'static str,
+    },
+}
+
+/// A PE that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Name of its region.
+    pub region: String,
+    /// Where on the wafer.
+    pub at: Point,
+    /// Name of the phase.
+    pub phase: String,
+    /// Index of the instruction in its program.
+    pub instruction: usize,
+    /// Wafer color it waits for.
+    pub color: u8,
+    /// Elements there.
+    pub found: u64,
+    /// Elements needed.
+    pub needed: u64,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "PE ({}, {}) of {} in phase {}, instruction {}: color {} has {} of {} elements",
+            self.at.x,
+            self.at.y,
+            self.region,
+            self.phase,
+            self.instruction,
+            self.color,
+            self.found,
+            self.needed
+        )
+    }
+}
+
+fn listed(tiles: &[Waiting]) -> String {
+    tiles.iter().map(|t| format!("\n  {t}")).collect()
+}

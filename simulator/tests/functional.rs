@@ -1,0 +1,178 @@
+//! Plans built by hand compute what their formulas say, and stuck plans say where they stick.
+
+use std::collections::BTreeMap;
+
+use plan::samples::{Collective, LanguageModel, language_model, line};
+use plan::{Axis, Combine, Instr, Target};
+use sparkc_simulator::{SimError, Simulator};
+use tensor::{Rng, Tensor, Tolerance, compare};
+
+fn tiny() -> Target {
+    Target::preset("tiny").expect("preset")
+}
+
+fn weights(m: LanguageModel, seed: u64) -> BTreeMap<String, Tensor> {
+    let mut rng = Rng::new(seed);
+    let d = (m.head_dim * m.width) as usize;
+    let (k, v) = (m.hidden as usize, m.vocab as usize);
+    let mut make = |shape: &[usize]| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
+        Tensor::from_f32(shape.to_vec(), &values)
+    };
+    let mut all = BTreeMap::new();
+    for (name, shape) in
+        [("a", vec![d, k]), ("b", vec![k, d]), ("gain", vec![k]), ("table", vec![v, k])]
+    {
+        all.insert(name.to_string(), make(&shape));
+    }
+    all
+}
+
+/// The formulas of `plan::samples::language_model`, in f64, over the whole prompt.
+fn reference(m: LanguageModel, w: &BTreeMap<String, Tensor>, tokens: &[u32]) -> Vec<f32> {
+    let get = |name: &str| w[name].to_f32().iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+    let (a, b, gain, table) = (get("a"), get("b"), get("gain"), get("table"));
+    let (k, dim, heads) = (m.hidden as usize, m.head_dim as usize, m.width as usize);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let mut cache: Vec<Vec<f64>> = Vec::new();
+    let mut logits = Vec::new();
+    for (pos, &t) in tokens.iter().enumerate() {
+        let e = &table[t as usize * k..][..k];
+        let rms = (dot(e, e) / k as f64 + 1e-5).sqrt();
+        let h: Vec<f64> = e.iter().zip(&gain).map(|(e, g)| e / rms * g).collect();
+        let q: Vec<f64> = (0..dim * heads).map(|i| dot(&a[i * k..][..k], &h)).collect();
+        cache.push(q.clone());
+        let first = m.window.map_or(0, |w| (pos + 1).saturating_sub(w as usize));
+        let mut o = vec![0.0; dim * heads];
+        for head in 0..heads {
+            let part = |v: &[f64]| v[head * dim..][..dim].to_vec();
+            let s: Vec<f64> =
+                cache[first..].iter().map(|c| dot(&part(&q), &part(c)).exp()).collect();
+            let total: f64 = s.iter().sum();
+            for (c, s) in cache[first..].iter().zip(&s) {
+                (0..dim).for_each(|i| o[head * dim + i] += c[head * dim + i] * s / total);
+            }
+        }
+        let r: Vec<f64> =
+            (0..k).map(|i| e[i] + dot(&b[i * dim * heads..][..dim * heads], &o)).collect();
+        logits = (0..m.vocab as usize).map(|i| dot(&table[i * k..][..k], &r) as f32).collect();
+    }
+    logits
+}
+
+fn arg_max(logits: &[f32]) -> u32 {
+    (0..logits.len())
+        .max_by(|&i, &j| logits[i].total_cmp(&logits[j]).then(j.cmp(&i)))
+        .expect("not empty") as u32
+}
+
+#[test]
+fn language_model_computes_its_formulas() {
+    let base = LanguageModel::RAGGED;
+    let variants = [
+        base,
+        LanguageModel { window: Some(5), ..base },
+        LanguageModel { mirrored: true, gap: 0, ..base },
+        LanguageModel { width: 1, height: 1, gap: 0, ..base },
+        LanguageModel { width: 5, height: 4, hidden: 16, vocab: 50, ..base },
+    ];
+    for (seed, m) in variants.into_iter().enumerate() {
+        let plan = language_model(m, tiny());
+        let w = weights(m, seed as u64);
+        let mut sim = Simulator::new(&plan, &w).unwrap();
+        let prompt: Vec<u32> = (0..9).map(|i| (i * 11 + 3) % m.vocab).collect();
+        let (generated, logits) = sim.generate(&prompt, 6).unwrap();
+        let mut fed = prompt.clone();
+        fed.extend(&generated[..5]);
+        assert_eq!(logits.len(), fed.len());
+        for (n, found) in logits.iter().enumerate() {
+            let expected = reference(m, &w, &fed[..=n]);
+            compare::check(found, &expected, Tolerance::F32)
+                .unwrap_or_else(|e| panic!("{m:?} position {n}: {e}"));
+            if n + 1 >= prompt.len() {
+                assert_eq!(generated[n + 1 - prompt.len()], arg_max(found));
+            }
+        }
+    }
+}
+
+#[test]
+fn collectives_move_and_add_values() {
+    for axis in [Axis::X, Axis::Y] {
+        for (collective, pes) in [
+            (Collective::Broadcast, 7),
+            (Collective::Chain, 7),
+            (Collective::Chain, 2),
+            (Collective::Tree, 16),
+            (Collective::TwoPhase(3), 9),
+            (Collective::TwoPhase(4), 12),
+            (Collective::TwoPhase(1), 5),
+            (Collective::TwoPhase(5), 5),
+        ] {
+            let plan = line(collective, axis, pes, 3, tiny());
+            let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+            let found = sim.step(0).unwrap().logits;
+            let expected: Vec<f32> = (0..3)
+                .map(|i| match collective {
+                    Collective::Broadcast => i as f32,
+                    _ => (0..pes).map(|p| (p * 3 + i) as f32).sum(),
+                })
+                .collect();
+            assert_eq!(found, expected, "{collective:?} {axis:?}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_send_is_a_deadlock_with_tiles_and_colors() {
+    let mut plan = line(Collective::Chain, Axis::X, 5, 2, tiny());
+    let leaf = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "leaf").unwrap();
+    leaf.program.clear();
+    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    let SimError::Deadlock { waiting, tiles } = sim.step(0).unwrap_err() else {
+        panic!("no deadlock")
+    };
+    assert_eq!(waiting, 4);
+    let relay = tiles.iter().find(|t| t.at.x == 3).unwrap();
+    assert_eq!((relay.color, relay.found, relay.needed), (1, 0, 2));
+    assert_eq!(relay.phase, "chain");
+}
+
+#[test]
+fn a_missing_receive_leaves_wavelets() {
+    let mut plan = line(Collective::Broadcast, Axis::X, 5, 2, tiny());
+    let member = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "member").unwrap();
+    member.program.clear();
+    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    let error = sim.step(0).unwrap_err();
+    assert!(matches!(error, SimError::Unreceived { color: 0, elements: 2, .. }), "{error}");
+}
+
+#[test]
+fn reading_before_writing_gives_nan() {
+    let mut plan = line(Collective::Chain, Axis::X, 3, 2, tiny());
+    let root = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "root").unwrap();
+    let Instr::Recv { combine, .. } = &mut root.program[0] else { panic!("root receives") };
+    assert_eq!(*combine, Combine::Add);
+    plan.templates[0].buffers[1].live = (1, 1);
+    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    assert!(sim.step(0).unwrap().logits.iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn inputs_out_of_range_are_refused() {
+    let m = LanguageModel { context: 2, ..LanguageModel::RAGGED };
+    let plan = language_model(m, tiny());
+    let mut w = weights(m, 1);
+    let mut sim = Simulator::new(&plan, &w).unwrap();
+    assert!(matches!(sim.step(29), Err(SimError::Token { token: 29, vocab: 29 })));
+    sim.step(1).unwrap();
+    sim.step(2).unwrap();
+    assert!(matches!(sim.step(3), Err(SimError::Context { pos: 2, context: 2 })));
+    w.remove("gain");
+    assert!(
+        matches!(Simulator::new(&plan, &w), Err(SimError::Weight { name, .. }) if name == "gain")
+    );
+    w.insert("gain".into(), Tensor::from_f32(vec![3], &[0.0; 3]));
+    assert!(matches!(Simulator::new(&plan, &w), Err(SimError::Weight { .. })));
+}
