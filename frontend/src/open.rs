@@ -1,0 +1,204 @@
+//! `open`: recognises what is at a path and reads it.
+//!
+//! A directory and a `.safetensors` file need config.json; a `.json` file is a bare config; a
+//! `.spark` file brings its own module. Other formats are recognised by their first bytes, so that
+//! the message can name them.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::assets::Assets;
+use crate::config::{self, ModelConfig, POSITIONS_MAX};
+use crate::error::{ErrorKind, FrontendError, Warning};
+use crate::json::Object;
+use crate::model::{Model, ModelInfo, OpenOptions};
+use crate::weights::{self, Weights};
+use crate::{arch, digest, file, json, spark};
+
+/// Opens the model at `path`: a directory with config.json and safetensors files (sharded too), a
+/// `.safetensors` file with config.json beside it, a bare config.json (shapes only), or a `.spark`
+/// file. Reads headers, never weights.
+///
+/// # Errors
+/// Everything that is wrong with the files: see [`ErrorKind`].
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    if let Some(context) = options.context
+        && !(1..=POSITIONS_MAX).contains(&(context as u64))
+    {
+        let field = "context (option)".to_string();
+        let expected = format!("an integer from 1 to {POSITIONS_MAX}");
+        return Err(ErrorKind::FieldValue { field, found: context.to_string(), expected }.at(path));
+    }
+    if file::is_directory(path)? {
+        return open_directory(path, options);
+    }
+    match path.extension().and_then(OsStr::to_str) {
+        Some("safetensors") => open_safetensors(path, options),
+        Some("json") => open_json(path, options),
+        Some("spark") => spark::open(path, options),
+        _ => Err(unknown_format(path)?),
+    }
+}
+
+fn open_directory(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    let config = path.join("config.json");
+    if !file::exists(&config) {
+        return Err(no_config(path));
+    }
+    let object = config::read_object(&config)?;
+    let parsed = ModelConfig::read(&config, object.clone())?;
+    let weights = weights::find(path).map_err(|e| pytorch_weights(path).unwrap_or(e))?;
+    finish(path, &config, object, parsed, Some(weights), options)
+}
+
+fn open_safetensors(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    let config = path.with_file_name("config.json");
+    let weights = match weights::index_beside(path) {
+        // One shard of several stands for all of them.
+        Some(index) => weights::find(index.parent().unwrap_or(Path::new(".")))?,
+        None => Weights::open(&[path.to_path_buf()])?,
+    };
+    if !file::exists(&config) {
+        return Err(ErrorKind::NotFound.at(&config));
+    }
+    let object = config::read_object(&config)?;
+    let parsed = ModelConfig::read(&config, object.clone())?;
+    finish(path, &config, object, parsed, Some(weights), options)
+}
+
+fn open_json(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    let object = json::read_object(path)?;
+    if object.contains_key("weight_map") {
+        // An index: the model is the directory it lies in.
+        return open_directory(&parent(path), options);
+    }
+    if !config::looks_like_config(&object) {
+        return Err(ErrorKind::UnknownFormat.at(path));
+    }
+    let parsed = ModelConfig::read(path, object.clone())?;
+    finish(path, path, object, parsed, None, options)
+}
+
+/// Builds the model once all files are read.
+fn finish(
+    path: &Path,
+    config_path: &Path,
+    object: Object,
+    config: ModelConfig,
+    weights: Option<Weights>,
+    options: &OpenOptions,
+) -> Result<Model, FrontendError> {
+    let mut warnings = Vec::new();
+    let tensors = match &weights {
+        Some(weights) => {
+            let place = weights.paths().next().filter(|_| weights.paths().count() == 1);
+            arch::from_weights(&config, weights, place.unwrap_or(path), &mut warnings)?
+        }
+        None => arch::from_config(&config),
+    };
+    let assets = match &weights {
+        Some(_) => Assets::read(&parent(config_path), &config, &object, &mut warnings)?,
+        None => Assets::default(),
+    };
+    let context = context(&config, options, config_path, &mut warnings);
+    let mut module = arch::build(&config, &tensors, context)
+        .map_err(|e| ErrorKind::Internal { why: e.to_string() }.at(config_path))?;
+    let info = ModelInfo {
+        name: short_name(path),
+        family: config.family.model_type.to_string(),
+        dtype: tensors.main_dtype(),
+        parameters: tensors.parameters,
+        digest: digest::headers(Some(&object), weights.as_ref()),
+    };
+    module.meta.insert("family".to_string(), info.family.clone());
+    module.meta.insert("dtype".to_string(), info.dtype.to_string());
+    module.meta.insert("parameters".to_string(), info.parameters.to_string());
+    module.meta.insert("digest".to_string(), info.digest.to_string());
+    Ok(Model { module, weights, assets, info, warnings })
+}
+
+fn context(
+    config: &ModelConfig,
+    options: &OpenOptions,
+    path: &Path,
+    warnings: &mut Vec<Warning>,
+) -> usize {
+    let context = options.context.unwrap_or(config.context);
+    if context > config.context {
+        let message = format!(
+            "a context of {context} is asked for, the model is made for {}: beyond that its \
+             output may be poor",
+            config.context
+        );
+        warnings.push(Warning { code: "SPK2807", path: path.to_path_buf(), message });
+    }
+    context
+}
+
+/// The directory a file lies in.
+pub(crate) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The last component of a path that says something: not `.`, `config.json` or `model.safetensors`.
+pub(crate) fn short_name(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let is_generic = |stem: &OsStr| stem == "config" || stem == "model";
+    let name = if full.is_dir() {
+        full.file_name()
+    } else {
+        full.file_stem()
+            .filter(|stem| !is_generic(stem))
+            .or_else(|| full.parent().and_then(Path::file_name))
+    };
+    name.map_or_else(|| "model".to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// What to say of a directory without config.json.
+fn no_config(path: &Path) -> FrontendError {
+    let mut endings = std::fs::read_dir(path).into_iter().flatten().flatten().filter_map(|entry| {
+        Path::new(&entry.file_name()).extension()?.to_str().map(str::to_string)
+    });
+    match endings.find_map(|ending| format_by_ending(&ending)) {
+        Some(format) => ErrorKind::UnsupportedFormat { format }.at(path),
+        None => ErrorKind::NoConfig.at(path),
+    }
+}
+
+/// The error for a directory whose weights are PyTorch's pickles.
+fn pytorch_weights(path: &Path) -> Option<FrontendError> {
+    let names = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    let format = "the pickle format of PyTorch (pytorch_model.bin)";
+    names
+        .iter()
+        .any(|name| file::exists(&path.join(name)))
+        .then(|| ErrorKind::UnsupportedFormat { format }.at(path))
+}
+
+/// The format of a file that `open` does not read, by its first bytes or its ending.
+fn unknown_format(path: &Path) -> Result<FrontendError, FrontendError> {
+    let bytes = file::first_bytes(path, 8)?;
+    let ending = path.extension().and_then(OsStr::to_str).unwrap_or("");
+    let by_bytes = match bytes.as_slice() {
+        [b'G', b'G', b'U', b'F', ..] => Some("GGUF"),
+        [b'P', b'K', 3, 4, ..] => Some("the pickle format of PyTorch"),
+        _ => None,
+    };
+    Ok(match by_bytes.or_else(|| format_by_ending(ending)) {
+        Some(format) => ErrorKind::UnsupportedFormat { format }.at(path),
+        None => ErrorKind::UnknownFormat.at(path),
+    })
+}
+
+fn format_by_ending(ending: &str) -> Option<&'static str> {
+    match ending {
+        "gguf" => Some("GGUF"),
+        "onnx" => Some("ONNX"),
+        "bin" | "pt" | "pth" => Some("the pickle format of PyTorch"),
+        "h5" | "msgpack" | "tflite" => Some("the format of TensorFlow and Flax"),
+        _ => None,
+    }
+}

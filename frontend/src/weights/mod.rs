@@ -1,0 +1,117 @@
+//! The weights of a model: one or more mapped safetensors files behind one lookup by name.
+//!
+//! Invariant: every name belongs to exactly one file. Opening touches headers only; [`load`] hands
+//! out a view of the mapping, so bytes are read by whoever looks at them.
+//! Does not know architectures: `arch::check` compares names, shapes and dtypes with a config.
+//!
+//! [`load`]: ir::WeightSource::load
+
+mod container;
+mod shards;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tensor::{DType, Tensor};
+
+use crate::error::{ErrorKind, FrontendError};
+use container::{Container, Stored};
+
+pub(crate) use shards::{find, index_beside};
+
+/// Mapped weights.
+#[derive(Debug)]
+pub struct Weights {
+    containers: Vec<Container>,
+    /// Which container holds a tensor.
+    holder: BTreeMap<String, usize>,
+}
+
+/// What a header says about a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorHeader {
+    /// The file it is in.
+    pub path: PathBuf,
+    /// The dtype, where sparkc has it.
+    pub dtype: Option<DType>,
+    /// The dtype as the format spells it: `F64`, `F8_E4M3`.
+    pub stored_dtype: String,
+    /// Extents.
+    pub shape: Vec<usize>,
+}
+
+impl Weights {
+    /// Opens files that together hold a model.
+    ///
+    /// # Errors
+    /// When a file is not a well-formed safetensors file, or two hold a tensor of the same name.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, FrontendError> {
+        let containers =
+            paths.iter().map(|p| Container::open(p)).collect::<Result<Vec<_>, FrontendError>>()?;
+        let mut holder: BTreeMap<String, usize> = BTreeMap::new();
+        for (i, container) in containers.iter().enumerate() {
+            for name in container.tensors.keys() {
+                if let Some(first) = holder.insert(name.clone(), i) {
+                    return Err(ErrorKind::TensorTwice {
+                        tensor: name.clone(),
+                        first: file_name(&containers[first].path),
+                        second: file_name(&container.path),
+                    }
+                    .at(&container.path));
+                }
+            }
+        }
+        Ok(Weights { containers, holder })
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.holder.keys().map(String::as_str)
+    }
+
+    /// What the header says about a tensor; reads no weight byte.
+    pub fn header(&self, name: &str) -> Option<TensorHeader> {
+        let (container, stored) = self.find(name)?;
+        Some(TensorHeader {
+            path: container.path.clone(),
+            dtype: stored.dtype(),
+            stored_dtype: stored.dtype.to_string(),
+            shape: stored.shape.clone(),
+        })
+    }
+
+    /// The files, in the order they were given.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.containers.iter().map(|c| c.path.as_path())
+    }
+
+    /// Whether two tensors have the same dtype, shape and bytes. Reads both, up to the first
+    /// difference.
+    pub(crate) fn are_equal(&self, a: &str, b: &str) -> bool {
+        let (Some((ca, sa)), Some((cb, sb))) = (self.find(a), self.find(b)) else { return false };
+        let (Some(x), Some(y)) = (ca.data(sa), cb.data(sb)) else { return false };
+        sa.dtype == sb.dtype && sa.shape == sb.shape && x[..] == y[..]
+    }
+
+    fn find(&self, name: &str) -> Option<(&Container, &Stored)> {
+        let container = self.containers.get(*self.holder.get(name)?)?;
+        Some((container, container.tensors.get(name)?))
+    }
+}
+
+impl ir::WeightSource for Weights {
+    fn load(&self, name: &str) -> Result<Tensor, String> {
+        let (container, stored) =
+            self.find(name).ok_or_else(|| format!("no weight file has a tensor \"{name}\""))?;
+        let dtype = stored.dtype().ok_or_else(|| {
+            format!("tensor \"{name}\" has dtype {}, which is not supported", stored.dtype)
+        })?;
+        let outside = || format!("tensor \"{name}\" lies outside {}", container.path.display());
+        let data = container.data(stored).ok_or_else(outside)?;
+        Tensor::new(dtype, stored.shape.clone(), data).map_err(|e| e.to_string())
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+}
