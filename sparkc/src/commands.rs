@@ -1,11 +1,14 @@
 //! One file per subcommand: arguments in, data on standard output out.
 
 pub mod completions;
+pub mod eval;
+pub mod passes;
+pub mod targets;
 
 use anyhow::Result;
 
 use crate::cli::Command;
-use crate::exit::Exit;
+use crate::exit::{Exit, Fault};
 
 /// Runs a subcommand.
 ///
@@ -13,8 +16,11 @@ use crate::exit::Exit;
 /// Whatever it finds wrong; see `report::diag` for the exit code.
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
+        Command::Eval(args) => eval::run(args)?,
+        Command::Passes(args) => passes::run(args)?,
+        Command::Targets(args) => targets::run(args)?,
         Command::Completions(args) => completions::run(args)?,
-        _ => {}
+        _ => return Err(Fault::internal("this command is not there yet").into()),
     }
     Ok(Exit::Ok)
 }

@@ -7,7 +7,9 @@
 
 pub mod cli;
 pub mod commands;
+pub mod driver;
 pub mod exit;
+pub mod generate;
 pub mod interrupt;
 pub mod output;
 pub mod report;

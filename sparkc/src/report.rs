@@ -46,6 +46,8 @@ pub enum Style {
     Dim,
     /// Errors.
     Error,
+    /// What is odd.
+    Warning,
     /// What to try.
     Advice,
     /// Numbers that matter.
@@ -60,6 +62,7 @@ impl Style {
             Style::Bold => "1",
             Style::Dim => "2",
             Style::Error => "1;31",
+            Style::Warning => "1;33",
             Style::Advice => "1;32",
             Style::Accent => "36",
         };

@@ -7,6 +7,11 @@
 use std::error::Error;
 use std::io;
 
+use frontend::{ErrorClass, FrontendError};
+use ir::eval::EvalError;
+use passes::PassError;
+use plan::target::TargetError;
+
 use super::Style;
 use crate::exit::{Exit, Fault};
 
@@ -26,8 +31,12 @@ impl Explained {
         Explained { exit, code: None, advice: None }
     }
 
+    fn code(self, code: &str) -> Self {
+        Explained { code: Some(code.to_string()), ..self }
+    }
+
     fn advise(self, advice: &str) -> Self {
-        Explained { advice: Some(advice.to_string()), ..self }
+        Explained { advice: Some(advice.to_string()).filter(|a| !a.is_empty()), ..self }
     }
 }
 
@@ -42,6 +51,59 @@ fn explain_cause(cause: &(dyn Error + 'static)) -> Option<Explained> {
     }
     if let Some(io) = cause.downcast_ref::<io::Error>() {
         return Some(explain_io(io));
+    }
+    explain_front(cause).or_else(|| explain_middle(cause))
+}
+
+/// Reading and evaluating models.
+fn explain_front(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if let Some(error) = cause.downcast_ref::<FrontendError>() {
+        let exit = match error.class() {
+            ErrorClass::Input | ErrorClass::Unsupported => Exit::BadInput,
+            ErrorClass::Internal => Exit::Internal,
+        };
+        return Some(Explained::new(exit).code(error.code()).advise(error.hint()));
+    }
+    if let Some(error) = cause.downcast_ref::<EvalError>() {
+        let explained = Explained::new(exit_of_eval(error)).code(error.code());
+        return Some(match error {
+            EvalError::Id { .. } => explained.advise("token ids are below the vocabulary size"),
+            EvalError::Context { .. } => explained.advise("use fewer tokens"),
+            EvalError::TooLarge { .. } => {
+                explained.advise("use fewer tokens, or the executable, which needs less memory")
+            }
+            _ => explained,
+        });
+    }
+    None
+}
+
+fn exit_of_eval(error: &EvalError) -> Exit {
+    match error {
+        EvalError::TooLarge { .. } => Exit::ResourceLimit,
+        EvalError::Rows { .. } | EvalError::NotConstant { .. } | EvalError::Malformed { .. } => {
+            Exit::Internal
+        }
+        _ => Exit::BadInput,
+    }
+}
+
+/// Optimising, and describing wafers.
+fn explain_middle(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if let Some(error) = cause.downcast_ref::<PassError>() {
+        let exit = if error.is_internal() { Exit::Internal } else { Exit::BadInput };
+        let explained = Explained::new(exit).code(error.code());
+        return Some(match error {
+            PassError::UnknownPass { .. } | PassError::Option { .. } => {
+                explained.advise("`sparkc passes` lists passes and their options")
+            }
+            PassError::Tier { needs, .. } => explained.advise(&format!("--numerics {needs}")),
+            _ => explained,
+        });
+    }
+    if cause.is::<TargetError>() {
+        let advice = "`sparkc targets wse3` prints a complete target to start from";
+        return Some(Explained::new(Exit::BadInput).advise(advice));
     }
     None
 }
@@ -95,6 +157,12 @@ pub fn render(error: &anyhow::Error, colored: bool) -> String {
         text.push_str(BUG);
     }
     text
+}
+
+/// Shows something odd that does not stop the work.
+pub fn warn(code: &str, message: &str) {
+    let label = Style::Warning.paint(&format!("warning[{code}]:"), super::stderr_colored());
+    crate::say(&format!("{label} {message}\n"));
 }
 
 /// Under every message about a bug.

@@ -1,0 +1,58 @@
+//! `sparkc passes`: every pass with its options, and the pipelines of the optimisation levels.
+
+use anyhow::Result;
+use passes::{Level, PassInfo};
+use serde_json::{Value, json};
+
+use crate::cli::PassesArgs;
+use crate::output;
+use crate::report::{self, Style};
+
+/// Runs it.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn run(args: &PassesArgs) -> Result<()> {
+    if args.json {
+        let passes: Vec<Value> = passes::passes().iter().map(as_json).collect();
+        let levels: Vec<Value> = Level::ALL
+            .iter()
+            .map(|level| json!({ "name": format!("{level:?}"), "pipeline": level.pipeline() }))
+            .collect();
+        return output::print_json(&json!({ "passes": passes, "levels": levels }));
+    }
+    let colored = report::stdout_colored();
+    let mut text = String::new();
+    for pass in passes::passes() {
+        text.push_str(&format!(
+            "{} {}\n  {}\n",
+            Style::Bold.paint(pass.name, colored),
+            Style::Dim.paint(&format!("({})", pass.tier), colored),
+            pass.summary
+        ));
+        for option in pass.options {
+            let default = if option.default.is_empty() { "\"\"" } else { option.default };
+            let name = Style::Accent.paint(&format!("{}={default}", option.name), colored);
+            text.push_str(&format!("    {name}  {}\n", option.summary));
+        }
+    }
+    text.push_str(&format!("\n{}\n", Style::Bold.paint("Pipelines", colored)));
+    for level in Level::ALL {
+        text.push_str(&format!("  {level:?}  {}\n", level.pipeline()));
+    }
+    output::print(&text)
+}
+
+fn as_json(pass: &PassInfo) -> Value {
+    let options: Vec<Value> = pass
+        .options
+        .iter()
+        .map(|o| json!({ "name": o.name, "default": o.default, "summary": o.summary }))
+        .collect();
+    json!({
+        "name": pass.name,
+        "summary": pass.summary,
+        "tier": pass.tier.name(),
+        "options": options,
+    })
+}

@@ -1,0 +1,58 @@
+//! From a path to artefacts: load, optimise, back ends. Commands ask, this calls the crates.
+//!
+//! Does not print, apart from warnings of the front end, and does not write files.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use frontend::{Model, OpenOptions};
+use plan::Target;
+
+use crate::cli::ModelArgs;
+use crate::exit::Fault;
+use crate::report::diag;
+
+/// Opens a model and shows what is odd about it.
+///
+/// # Errors
+/// Everything the front end finds wrong.
+pub fn open(args: &ModelArgs, context: Option<u32>) -> Result<Model> {
+    let options =
+        OpenOptions { context: context.map(|c| c as usize), weights: args.weights.clone() };
+    let model = frontend::open(&args.model, &options)?;
+    for warning in &model.warnings {
+        diag::warn(warning.code, &warning.to_string());
+    }
+    Ok(model)
+}
+
+/// The wafer that `--target` names: a preset, or a TOML file.
+///
+/// # Errors
+/// A name that is neither, or a file that is no target.
+pub fn target(name: &str) -> Result<Target> {
+    if let Some(target) = Target::preset(name) {
+        return Ok(target);
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        let presets: Vec<&str> = Target::preset_names().collect();
+        let fault = Fault::bad_input(format!("target `{name}` is no preset and no file"));
+        return Err(fault.advise(format!("one of {}, or a TOML file", presets.join(", "))).into());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{name}`"))?;
+    Target::parse(&text).with_context(|| format!("target `{name}`"))
+}
+
+/// The weights of a model.
+///
+/// # Errors
+/// When it is a bare configuration.
+pub fn weights(model: &Model) -> Result<&frontend::Weights> {
+    model.weights.as_ref().ok_or_else(|| {
+        let name = &model.info.name;
+        Fault::bad_input(format!("`{name}` has shapes only, this needs its weights"))
+            .advise("give the directory with the *.safetensors files")
+            .into()
+    })
+}

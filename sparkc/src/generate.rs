@@ -1,0 +1,145 @@
+//! One generation loop for whatever can compute logits: the interpreter and the simulated wafer.
+//!
+//! The same rules as the executable's loop: the prompt is fed whole, generation ends after `n`
+//! tokens, at a stop token (which is part of the result) or when the context is full.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::exit::Fault;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Token ids fed first; at least one.
+    pub prompt: &'a [u32],
+    /// Most tokens generated.
+    pub n: u32,
+    /// Tokens that end the text.
+    pub stop: &'a [u32],
+    /// Most positions of a sequence.
+    pub context: usize,
+    /// Whether logits of every prompt position are wanted.
+    pub logits: bool,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// Generated token ids.
+    pub tokens: Vec<u32>,
+    /// Logits of the last prompt position, or of all of them when they were asked for.
+    pub logits: Vec<f32>,
+    /// Time for the prompt, and for all tokens after it.
+    pub times: (Duration, Duration),
+}
+
+/// Logits of the last `rows` positions of `tokens`, fed after everything before them.
+pub type Step<'a> = dyn FnMut(&[u32], usize) -> Result<Vec<f32>> + 'a;
+
+/// Chooses a token from the logits of one position.
+pub type Choose<'a> = dyn FnMut(&[f32]) -> u32 + 'a;
+
+/// Runs the loop.
+///
+/// # Errors
+/// An empty prompt, one that is longer than the context, and whatever `step` finds.
+pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> Result<Generation> {
+    let Request { prompt, context, .. } = *request;
+    if prompt.is_empty() {
+        let fault = Fault::bad_input("the prompt has no tokens");
+        return Err(fault.advise("give at least one token with --tokens").into());
+    }
+    if prompt.len() > context {
+        let message = format!("the prompt has {} tokens, the context {context}", prompt.len());
+        return Err(Fault::bad_input(message).advise("compile with a larger --context").into());
+    }
+    let begin = Instant::now();
+    let rows = if request.logits { prompt.len() } else { 1 };
+    let logits = step(prompt, rows)?;
+    let vocab = logits.len() / rows;
+    let prompt_time = begin.elapsed();
+    let begin = Instant::now();
+    let mut last = logits[logits.len() - vocab..].to_vec();
+    let mut tokens = Vec::new();
+    while tokens.len() < request.n as usize {
+        let token = choose(&last);
+        tokens.push(token);
+        let full = prompt.len() + tokens.len() > context;
+        if full || request.stop.contains(&token) || tokens.len() == request.n as usize {
+            break;
+        }
+        last = step(&[token], 1)?;
+    }
+    Ok(Generation { tokens, logits, times: (prompt_time, begin.elapsed()) })
+}
+
+/// A safetensors file with one tensor "logits", f32 `[positions, vocab]`.
+///
+/// # Errors
+/// When the values do not fill the shape.
+pub fn logits_file(logits: &[f32], positions: usize) -> Result<Vec<u8>> {
+    let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let shape = vec![positions, logits.len() / positions.max(1)];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &bytes)?;
+    Ok(safetensors::serialize([("logits", view)], None)?)
+}
+
+/// The object that `--json` prints.
+pub fn as_json(generation: &Generation, prompt: &[u32], text: Option<&str>) -> Value {
+    json!({
+        "text": text,
+        "tokens": generation.tokens,
+        "prompt_tokens": prompt,
+        "timings": {
+            "prompt_seconds": generation.times.0.as_secs_f64(),
+            "generate_seconds": generation.times.1.as_secs_f64(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model that counts: the likeliest token after x is x + 1.
+    fn counting(tokens: &[u32], rows: usize) -> Result<Vec<f32>> {
+        let row = |t: &u32| (0..10).map(|i| f32::from(u8::from(i == t + 1))).collect::<Vec<_>>();
+        Ok(tokens[tokens.len() - rows..].iter().flat_map(row).collect())
+    }
+
+    fn likeliest(logits: &[f32]) -> u32 {
+        ir::eval::argmax(logits)
+    }
+
+    fn request(n: u32) -> Request<'static> {
+        Request { prompt: &[1, 2], n, stop: &[5], context: 8, logits: false }
+    }
+
+    fn tokens(request: &Request<'_>) -> Vec<u32> {
+        generate(request, &mut counting, &mut likeliest).unwrap().tokens
+    }
+
+    #[test]
+    fn generation_ends_at_n_stop_or_context() {
+        assert_eq!(tokens(&request(2)), [3, 4]);
+        assert_eq!(tokens(&request(9)), [3, 4, 5]);
+        let unstopped = Request { stop: &[], ..request(9) };
+        assert_eq!(tokens(&Request { context: 4, ..unstopped }), [3, 4, 5]);
+        assert!(
+            generate(&Request { context: 1, ..request(1) }, &mut counting, &mut likeliest).is_err()
+        );
+    }
+
+    #[test]
+    fn logits_of_the_whole_prompt_on_request() {
+        let request = Request { logits: true, ..request(0) };
+        let generation = generate(&request, &mut counting, &mut likeliest).unwrap();
+        assert_eq!(generation.logits.len(), 20);
+        let file = logits_file(&generation.logits, 2).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert_eq!(tensors.tensor("logits").unwrap().shape(), [2, 10]);
+    }
+}
