@@ -1,0 +1,314 @@
+//! One call: finds operands and result in the arena and hands them to a kernel.
+
+use super::bind::Bound;
+use super::session::Caches;
+use crate::kernels::attention::{AttentionShape, Rows, attention};
+use crate::kernels::matmul::{MatmulShape, linear, matmul};
+use crate::kernels::pack::Packed;
+use crate::kernels::rope::RopeTable;
+use crate::kernels::view::{Copy, copy};
+use crate::kernels::{Kernels, elementwise, norm};
+use crate::payload::Payload;
+use crate::pool::Pool;
+use crate::program::{
+    Bindings, Call, Index, MAX_RANK, Op, Operand, Program, Reduce, Repeat, Size, StridedCopy,
+};
+
+/// Elements below which an elementwise call stays on one thread.
+const THREAD_ELEMENTS: usize = 1 << 14;
+
+/// The layer a call runs in.
+pub(super) type Scope<'a> = Option<(&'a Repeat, usize)>;
+
+/// What calls work on: everything of a session but the arena's bookkeeping is borrowed apart.
+pub(super) struct Machine<'a> {
+    pub(super) payload: &'a Payload,
+    pub(super) kernels: &'a Kernels,
+    pub(super) pool: &'a Pool,
+    pub(super) arena: &'a mut [f32],
+    pub(super) caches: &'a mut Caches,
+    pub(super) bound: &'a Bound,
+    pub(super) ropes: &'a [RopeTable],
+    pub(super) step: Bindings,
+}
+
+/// An operand: elements and extents.
+#[derive(Clone, Copy)]
+struct Value<'a> {
+    data: &'a [f32],
+    dims: &'a [usize],
+    /// Set when the operand is a cache: then `data` is the cache and `dims` is empty.
+    cache: Option<Rows<'a>>,
+}
+
+const NOTHING: Value<'static> = Value { data: &[], dims: &[], cache: None };
+const SCALAR: [usize; 0] = [];
+
+impl Machine<'_> {
+    fn program(&self) -> &Program {
+        self.payload.program()
+    }
+
+    /// Runs one call.
+    pub(super) fn call(&mut self, call: &Call, scope: Scope<'_>) {
+        if let Op::CacheAppend { cache, at } = &call.op {
+            return self.append(call, cache_index(*cache, scope), at);
+        }
+        let out_range = self.bound.ranges[call.out as usize].clone();
+        let out_dims = self.bound.shapes[call.out as usize].as_slice();
+        let (left, rest) = self.arena.split_at_mut(out_range.start);
+        let (out, right) = rest.split_at_mut(out_range.len());
+        let mut dims_of_constants = [[0; MAX_RANK]; 3];
+        let mut values = [NOTHING; 3];
+        for ((operand, value), dims) in
+            call.operands.iter().zip(&mut values).zip(&mut dims_of_constants)
+        {
+            *value = match operand {
+                Operand::Buffer(id) => {
+                    let range = self.bound.ranges[*id as usize].clone();
+                    // `check` refuses a result that overlaps an operand.
+                    let data = if range.start < out_range.start {
+                        &left[range]
+                    } else {
+                        &right[range.start - out_range.end..range.end - out_range.end]
+                    };
+                    let dims = self.bound.shapes[*id as usize].as_slice();
+                    Value { data, dims, cache: None }
+                }
+                Operand::Scalar(x) => {
+                    Value { data: std::slice::from_ref(x), dims: &SCALAR, cache: None }
+                }
+                Operand::Constant(index) => {
+                    let weight = &self.payload.program().weights[weight_index(*index, scope)];
+                    let data = self.payload.plain(weight).unwrap_or(&[]);
+                    for (d, &extent) in dims.iter_mut().zip(&weight.dims) {
+                        *d = extent as usize;
+                    }
+                    Value { data, dims: &dims[..weight.dims.len()], cache: None }
+                }
+                Operand::Cache(index) => {
+                    let rows = self.caches.rows(cache_index(*index, scope));
+                    Value { cache: Some(rows), ..NOTHING }
+                }
+            };
+        }
+        let run = Run {
+            payload: self.payload,
+            kernels: self.kernels,
+            pool: self.pool,
+            ropes: self.ropes,
+            step: self.step,
+            x: values,
+            operands: call.operands.len(),
+            out_dims,
+        };
+        run.op(&call.op, out, scope);
+    }
+
+    fn append(&mut self, call: &Call, cache: usize, at: &Size) {
+        let Some(Operand::Buffer(id)) = call.operands.first() else { return };
+        let spec = self.program().caches[cache];
+        let x = &self.arena[self.bound.ranges[*id as usize].clone()];
+        let first = at.eval(&self.step).expect("`check` evaluated it");
+        self.caches.append(cache, spec, first, x);
+    }
+}
+
+fn weight_index(index: Index, scope: Scope<'_>) -> usize {
+    match (index, scope) {
+        (Index::Layer(column), Some((repeat, layer))) => repeat.weight(layer, column) as usize,
+        (Index::Fixed(i) | Index::Layer(i), _) => i as usize,
+    }
+}
+
+fn cache_index(index: Index, scope: Scope<'_>) -> usize {
+    match (index, scope) {
+        (Index::Layer(column), Some((repeat, layer))) => repeat.cache(layer, column) as usize,
+        (Index::Fixed(i) | Index::Layer(i), _) => i as usize,
+    }
+}
+
+/// A call whose operands are found.
+struct Run<'a> {
+    payload: &'a Payload,
+    kernels: &'a Kernels,
+    pool: &'a Pool,
+    ropes: &'a [RopeTable],
+    step: Bindings,
+    x: [Value<'a>; 3],
+    operands: usize,
+    out_dims: &'a [usize],
+}
+
+impl Run<'_> {
+    fn op(&self, op: &Op, out: &mut [f32], scope: Scope<'_>) {
+        let [a, b, _] = self.x;
+        let width = self.out_dims.last().copied().unwrap_or(1);
+        match op {
+            Op::Positions => {
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = (self.step.c + i) as f32;
+                }
+            }
+            Op::CausalMask { window } => self.causal_mask(*window, out),
+            Op::Unary(f) => self.rows(1, out, |i, out| elementwise::unary(*f, &a.data[i..], out)),
+            Op::Binary(f) => {
+                elementwise::binary(*f, (a.data, a.dims), (b.data, b.dims), out, self.out_dims);
+            }
+            Op::Round(dtype) => {
+                let grain = dtype.block_len();
+                self.rows(grain, out, |i, out| {
+                    elementwise::round(*dtype, &a.data[i..i + out.len()], out);
+                });
+            }
+            Op::Glu(act) => self.rows(1, out, |i, out| {
+                elementwise::glu(*act, &a.data[i..i + out.len()], &b.data[i..], out);
+            }),
+            Op::Copy(plan) => self.copy(plan, out),
+            Op::Linear { weight } => {
+                linear(self.kernels, self.pool, &self.packed(*weight, scope), a.data, out);
+            }
+            Op::Matmul => matmul(self.pool, matmul_shape(a.dims, b.dims), a.data, b.data, out),
+            Op::Reduce { op, axis } => self.reduce(*op, usize::from(*axis), out),
+            Op::Softmax => self.rows(width, out, |i, out| {
+                out.copy_from_slice(&a.data[i..i + out.len()]);
+                out.chunks_exact_mut(width).for_each(norm::softmax);
+            }),
+            Op::RmsNorm { eps } => {
+                let gain = (self.operands > 1).then_some(b.data);
+                self.rows(width, out, |i, out| {
+                    norm::rms_norm(&a.data[i..i + out.len()], gain, *eps, width, out);
+                });
+            }
+            Op::Gather { weight } => {
+                let table = self.packed(*weight, scope);
+                for (out, &id) in out.chunks_exact_mut(table.cols).zip(a.data) {
+                    table.row(id as usize, out);
+                }
+            }
+            Op::GatherPlain => {
+                let width = a.dims[1];
+                for (out, &id) in out.chunks_exact_mut(width).zip(b.data) {
+                    out.copy_from_slice(&a.data[id as usize * width..][..width]);
+                }
+            }
+            Op::Rope { rope } => self.rope(*rope as usize, out),
+            Op::Attention { scale, window } => self.attention(*scale, *window, out),
+            Op::CacheRead => self.cache_read(out),
+            Op::CacheAppend { .. } => {}
+        }
+    }
+
+    /// Cuts `out` among the threads at multiples of `grain`; `f(first element, part)`.
+    fn rows(&self, grain: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+        let small = out.len() < THREAD_ELEMENTS;
+        self.pool.split(out, grain, small, &|start, part, _| f(start, part));
+    }
+
+    fn packed(&self, index: Index, scope: Scope<'_>) -> Packed<'_> {
+        let weight = &self.payload.program().weights[weight_index(index, scope)];
+        let (rows, cols) = (weight.dims[0] as usize, weight.dims[1] as usize);
+        let bytes = self.payload.weight(weight);
+        Packed::new(weight.dtype, rows, cols, bytes).expect("`check` compared the sizes")
+    }
+
+    fn causal_mask(&self, window: Option<u32>, out: &mut [f32]) {
+        let keys = self.step.c + self.step.t;
+        for (i, row) in out.chunks_exact_mut(keys).enumerate() {
+            let last = self.step.c + i;
+            let first = window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+            row.fill(f32::NEG_INFINITY);
+            row[first..=last].fill(0.0);
+        }
+    }
+
+    fn copy(&self, plan: &StridedCopy, out: &mut [f32]) {
+        let value = |size: &Size| size.eval(&self.step).expect("`check` evaluated it");
+        let all = |sizes: &[Size]| {
+            let mut values = [0; MAX_RANK];
+            for (v, size) in values.iter_mut().zip(sizes) {
+                *v = value(size);
+            }
+            values
+        };
+        let dims = all(&plan.dims);
+        let plan = Copy {
+            dims: &dims[..plan.dims.len()],
+            src_offset: value(&plan.src_offset),
+            src_strides: all(&plan.src_strides),
+            dst_offset: value(&plan.dst_offset),
+            dst_strides: all(&plan.dst_strides),
+        };
+        copy(&plan, self.x[0].data, out);
+    }
+
+    fn reduce(&self, op: Reduce, axis: usize, out: &mut [f32]) {
+        let dims = self.x[0].dims;
+        let inner: usize = dims[axis + 1..].iter().product();
+        norm::reduce(op, self.x[0].data, dims[axis], inner, out);
+    }
+
+    fn rope(&self, rope: usize, out: &mut [f32]) {
+        let [x, positions, _] = self.x;
+        let spec = &self.payload.program().ropes[rope];
+        let pairs = spec.inverse_frequencies.len();
+        let (heads, width) = (self.out_dims[1], self.out_dims[2]);
+        let expected = |(i, &p): (usize, &f32)| p == (self.step.c + i) as f32;
+        if positions.data.iter().enumerate().all(expected) {
+            return self.ropes[rope].rotate(pairs, x.data, heads, width, out);
+        }
+        // Positions of the program's own making: no table was prepared.
+        let mut table = RopeTable::default();
+        table.fill(spec, positions.data.iter().copied(), self.step.c + self.step.t);
+        table.rotate(pairs, x.data, heads, width, out);
+    }
+
+    fn attention(&self, scale: f32, window: Option<u32>, out: &mut [f32]) {
+        let [q, k, v] = self.x;
+        let (heads, value_width) = (self.out_dims[1], self.out_dims[2]);
+        let (k, v) = (kv_rows(k), kv_rows(v));
+        let shape = AttentionShape {
+            past: self.step.c,
+            heads,
+            key_width: q.dims[2],
+            value_width,
+            scale,
+            window: window.map(|w| w as usize),
+        };
+        attention(self.kernels, self.pool, &shape, q.data, k, v, out);
+    }
+
+    fn cache_read(&self, out: &mut [f32]) {
+        let Some(rows) = self.x[0].cache else { return };
+        let (heads, width) = (self.out_dims[1], self.out_dims[2]);
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            let from = i % heads * rows.head_stride + i / heads * rows.token_stride;
+            out.copy_from_slice(&rows.data[from..from + width]);
+        }
+    }
+}
+
+/// Keys or values as strided rows.
+fn kv_rows(value: Value<'_>) -> Rows<'_> {
+    match (value.cache, value.dims) {
+        (Some(rows), _) => rows,
+        (None, &[_, heads, width]) => {
+            Rows { data: value.data, heads, head_stride: width, token_stride: heads * width }
+        }
+        (None, _) => Rows { data: value.data, heads: 1, head_stride: 0, token_stride: 0 },
+    }
+}
+
+fn matmul_shape(a: &[usize], b: &[usize]) -> MatmulShape {
+    let (a_batch, [m, k]) = a.split_at(a.len() - 2) else { unreachable!("two axes split off") };
+    let (b_batch, [_, n]) = b.split_at(b.len() - 2) else { unreachable!("two axes split off") };
+    let batch = if a_batch.is_empty() { b_batch } else { a_batch };
+    MatmulShape {
+        batch: batch.iter().product(),
+        m: *m,
+        k: *k,
+        n: *n,
+        shared_a: a_batch.is_empty(),
+        shared_b: b_batch.is_empty(),
+    }
+}

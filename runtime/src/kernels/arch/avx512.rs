@@ -1,0 +1,344 @@
+//! AVX-512: one register holds one column of a tile of 16 rows.
+//!
+//! Columns are multiplied and added in order with FMA in one accumulator per tile and token. Four
+//! tiles (decode) or two tiles and twelve tokens (prefill) run side by side to hide the latency.
+
+use std::arch::x86_64::*;
+
+use tensor::DType;
+use tensor::quant::GROUP;
+
+use super::super::pack::{Packed, TILE, code_bytes};
+use super::super::{Isa, Kernels};
+use super::{check_gemv, check_micro, check_rows, check_widen};
+
+pub(super) fn kernels() -> Option<Kernels> {
+    let found = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl");
+    found.then_some(Kernels { isa: Isa::Avx512, gemv, widen, micro, scores, mix })
+}
+
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+const Q8: u8 = 3;
+const Q4: u8 = 4;
+
+/// Tokens whose accumulators fit the registers beside two columns of weights.
+const TOKENS: usize = 12;
+
+fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
+    check_gemv(w, tile, x, out);
+    // SAFETY: the features were detected before `gemv` was handed out, and the lengths are checked.
+    unsafe {
+        match w.dtype {
+            DType::F32 => gemv_tiles::<F32>(w, tile, x, out),
+            DType::F16 => gemv_tiles::<F16>(w, tile, x, out),
+            DType::BF16 => gemv_tiles::<BF16>(w, tile, x, out),
+            DType::Q8 => gemv_tiles::<Q8>(w, tile, x, out),
+            _ => gemv_tiles::<Q4>(w, tile, x, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn gemv_tiles<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
+    let mut at = tile;
+    let mut out = out;
+    while !out.is_empty() {
+        let tiles = out.len().div_ceil(TILE);
+        let taken = if tiles >= 4 { 4 } else { 1 };
+        let (now, rest) = out.split_at_mut((taken * TILE).min(out.len()));
+        if taken == 4 {
+            store(gemv_some::<D, 4>([0, 1, 2, 3].map(|i| w.tile(at + i)), &x[..w.cols]), now);
+        } else {
+            store(gemv_some::<D, 1>([w.tile(at)], &x[..w.cols]), now);
+        }
+        at += taken;
+        out = rest;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn store<const U: usize>(acc: [__m512; U], out: &mut [f32]) {
+    let mut rows = [0f32; TILE];
+    for (acc, out) in acc.into_iter().zip(out.chunks_mut(TILE)) {
+        // SAFETY: `rows` has 16 elements.
+        unsafe { _mm512_storeu_ps(rows.as_mut_ptr(), acc) };
+        out.copy_from_slice(&rows[..out.len()]);
+    }
+}
+
+/// The sums of `U` tiles. The tiles hold `x.len()` columns: `Packed` guarantees it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m512; U] {
+    let tiles = tiles.map(<[u8]>::as_ptr);
+    let mut acc = [_mm512_setzero_ps(); U];
+    let (groups, tail) = x.as_chunks::<GROUP>();
+    for (g, x) in groups.iter().enumerate() {
+        // SAFETY: group g lies within the tile.
+        let scales = tiles.map(|t| unsafe { scales::<D>(t, g) });
+        for j in (0..GROUP).step_by(2) {
+            let (x0, x1) = (_mm512_set1_ps(x[j]), _mm512_set1_ps(x[j + 1]));
+            for u in 0..U {
+                // SAFETY: columns j and j + 1 of group g lie within the tile.
+                let (w0, w1) = unsafe {
+                    (column::<D>(tiles[u], g, j, scales[u]), column::<D>(tiles[u], g, j + 1, scales[u]))
+                };
+                acc[u] = _mm512_fmadd_ps(w0, x0, acc[u]);
+                acc[u] = _mm512_fmadd_ps(w1, x1, acc[u]);
+            }
+        }
+    }
+    for (j, &x) in tail.iter().enumerate() {
+        for u in 0..U {
+            // SAFETY: only float tiles have a ragged tail, and it lies within the tile.
+            let w = unsafe { column::<D>(tiles[u], groups.len(), j, _mm512_setzero_ps()) };
+            acc[u] = _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc[u]);
+        }
+    }
+    acc
+}
+
+/// Bytes of one group of 32 columns.
+const fn group_bytes(d: u8) -> usize {
+    match d {
+        F32 => GROUP * TILE * 4,
+        F16 | BF16 => GROUP * TILE * 2,
+        Q8 => 2 * TILE + GROUP * TILE,
+        _ => 2 * TILE + GROUP / 2 * TILE,
+    }
+}
+
+/// The scales of group `g`, or zero for float tiles.
+///
+/// # Safety
+/// The tile holds group `g`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn scales<const D: u8>(tile: *const u8, g: usize) -> __m512 {
+    if D < Q8 {
+        return _mm512_setzero_ps();
+    }
+    // SAFETY: 32 bytes of scales open the group.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(g * group_bytes(D)).cast())) }
+}
+
+/// Column `j` of group `g`, widened.
+///
+/// # Safety
+/// The tile holds that column.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn column<const D: u8>(tile: *const u8, g: usize, j: usize, scale: __m512) -> __m512 {
+    // SAFETY: offsets follow the layout of `pack`, within the column the caller vouches for.
+    unsafe {
+        let group = tile.add(g * group_bytes(D));
+        match D {
+            F32 => _mm512_loadu_ps(group.add(j * 64).cast()),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(group.add(j * 32).cast())),
+            BF16 => {
+                let halves = _mm256_loadu_si256(group.add(j * 32).cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
+            }
+            Q8 => {
+                let codes = _mm_loadu_si128(group.add(2 * TILE + j * TILE).cast());
+                _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale)
+            }
+            _ => {
+                let codes = _mm_loadu_si128(group.add(2 * TILE + j / 2 * TILE).cast());
+                let wide = _mm512_cvtepu8_epi32(codes);
+                let wide = if j % 2 == 0 { wide } else { _mm512_srli_epi32(wide, 4) };
+                // The permutation reads the low four bits of each index.
+                let values = _mm512_permutexvar_ps(wide, code_values());
+                _mm512_mul_ps(values, scale)
+            }
+        }
+    }
+}
+
+/// The values of the q4 codes 0 to 15.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn code_values() -> __m512 {
+    _mm512_setr_ps(
+        -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
+    )
+}
+
+fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
+    check_widen(dtype, tile, first, n, out, stride);
+    debug_assert_eq!(group_bytes(Q8), 2 * TILE + code_bytes(DType::Q8));
+    // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
+    unsafe {
+        match dtype {
+            DType::F32 => widen_some::<F32>(tile, first, n, out, stride),
+            DType::F16 => widen_some::<F16>(tile, first, n, out, stride),
+            DType::BF16 => widen_some::<BF16>(tile, first, n, out, stride),
+            DType::Q8 => widen_some::<Q8>(tile, first, n, out, stride),
+            _ => widen_some::<Q4>(tile, first, n, out, stride),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn widen_some<const D: u8>(tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
+    let mut scale = _mm512_setzero_ps();
+    for i in 0..n {
+        let (g, j) = ((first + i) / GROUP, (first + i) % GROUP);
+        // SAFETY: `widen` checked that the columns lie in the tile and the targets in `out`.
+        unsafe {
+            if j == 0 {
+                scale = scales::<D>(tile.as_ptr(), g);
+            }
+            let target = out.as_mut_ptr().add(i * stride);
+            _mm512_storeu_ps(target, column::<D>(tile.as_ptr(), g, j, scale));
+        }
+    }
+}
+
+fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
+    let (columns, tokens) = check_micro(w, x, stride, acc);
+    let mut t = 0;
+    while t < tokens {
+        let (x, acc) = (&x[t * stride..], &mut acc[t * 2 * TILE..]);
+        // SAFETY: the features were detected before `micro` was handed out, and `check_micro`
+        // covers `tokens` rows of x and accumulators.
+        t += unsafe {
+            match tokens - t {
+                TOKENS.. => micro_some::<TOKENS>(w, columns, x, stride, acc),
+                8.. => micro_some::<8>(w, columns, x, stride, acc),
+                4.. => micro_some::<4>(w, columns, x, stride, acc),
+                2.. => micro_some::<2>(w, columns, x, stride, acc),
+                _ => micro_some::<1>(w, columns, x, stride, acc),
+            }
+        };
+    }
+}
+
+/// `M` tokens times two tiles; returns `M`.
+///
+/// # Safety
+/// w holds `columns` pairs of columns, x `M` rows of `columns` elements `stride` apart, acc `M` rows
+/// of 32.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn micro_some<const M: usize>(
+    w: &[f32],
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    acc: &mut [f32],
+) -> usize {
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: the caller vouches for the extents.
+    unsafe {
+        for (m, sum) in sums.iter_mut().enumerate() {
+            let from = acc.as_ptr().add(m * 2 * TILE);
+            *sum = [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(TILE))];
+        }
+        for k in 0..columns {
+            let from = w.as_ptr().add(k * 2 * TILE);
+            let (w0, w1) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(TILE)));
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*x.as_ptr().add(m * stride + k));
+                sum[0] = _mm512_fmadd_ps(w0, x, sum[0]);
+                sum[1] = _mm512_fmadd_ps(w1, x, sum[1]);
+            }
+        }
+        for (m, sum) in sums.iter().enumerate() {
+            let to = acc.as_mut_ptr().add(m * 2 * TILE);
+            _mm512_storeu_ps(to, sum[0]);
+            _mm512_storeu_ps(to.add(TILE), sum[1]);
+        }
+    }
+    M
+}
+
+fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+    check_rows(keys, out.len(), stride, q.len());
+    // SAFETY: the features were detected before `scores` was handed out; the keys are checked.
+    unsafe { scores_all(q, keys, stride, scale, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn scores_all(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+    let tail = tail_mask(q.len());
+    for (j, out) in out.iter_mut().enumerate() {
+        let mut sum = _mm512_setzero_ps();
+        // SAFETY: key j lies within `keys`, as `scores` checked; the mask stops at the end of q.
+        unsafe {
+            let (q_at, key) = (q.as_ptr(), keys.as_ptr().add(j * stride));
+            let whole = q.len() / TILE * TILE;
+            for i in (0..whole).step_by(TILE) {
+                sum = _mm512_fmadd_ps(_mm512_loadu_ps(q_at.add(i)), _mm512_loadu_ps(key.add(i)), sum);
+            }
+            if tail != 0 {
+                let a = _mm512_maskz_loadu_ps(tail, q_at.add(whole));
+                let b = _mm512_maskz_loadu_ps(tail, key.add(whole));
+                sum = _mm512_fmadd_ps(a, b, sum);
+            }
+        }
+        *out = scale * _mm512_reduce_add_ps(sum);
+    }
+}
+
+fn tail_mask(len: usize) -> __mmask16 {
+    (1u32 << (len % TILE)).wrapping_sub(1) as __mmask16
+}
+
+fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
+    check_rows(values, p.len(), stride, out.len());
+    // SAFETY: the features were detected before `mix` was handed out; the values are checked.
+    unsafe { mix_all(p, values, stride, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn mix_all(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
+    let width = out.len();
+    let mut e = 0;
+    while e < width {
+        // SAFETY: element e + 4 * 16 - 1 of each row is within the row; `mix` checked the rows.
+        if e + 4 * TILE <= width {
+            unsafe { mix_columns::<4>(p, values.as_ptr().add(e), stride, out.as_mut_ptr().add(e)) };
+            e += 4 * TILE;
+        } else if e + TILE <= width {
+            // SAFETY: as above for 16 elements.
+            unsafe { mix_columns::<1>(p, values.as_ptr().add(e), stride, out.as_mut_ptr().add(e)) };
+            e += TILE;
+        } else {
+            let tail = tail_mask(width);
+            let mut sum = _mm512_setzero_ps();
+            for (j, &p) in p.iter().enumerate() {
+                // SAFETY: the mask stops at the end of row j.
+                let v = unsafe { _mm512_maskz_loadu_ps(tail, values.as_ptr().add(j * stride + e)) };
+                sum = _mm512_fmadd_ps(_mm512_set1_ps(p), v, sum);
+            }
+            // SAFETY: the mask stops at the end of `out`.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(e), tail, sum) };
+            e = width;
+        }
+    }
+}
+
+/// # Safety
+/// `U * 16` elements are readable in each of `p.len()` rows and writable in `out`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn mix_columns<const U: usize>(p: &[f32], values: *const f32, stride: usize, out: *mut f32) {
+    let mut sums = [_mm512_setzero_ps(); U];
+    // SAFETY: the caller vouches for rows and target.
+    unsafe {
+        for (j, &p) in p.iter().enumerate() {
+            let (p, row) = (_mm512_set1_ps(p), values.add(j * stride));
+            for (u, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_fmadd_ps(p, _mm512_loadu_ps(row.add(u * TILE)), *sum);
+            }
+        }
+        for (u, sum) in sums.into_iter().enumerate() {
+            _mm512_storeu_ps(out.add(u * TILE), sum);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Vector kernels, one file per instruction set.
+//!
+//! A table leaves this module only after the machine was asked for the features, which is what makes
+//! calling its functions sound.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use super::{Isa, Kernels};
+
+/// The kernels of `isa` where this machine has it.
+pub(super) fn kernels(isa: Isa) -> Option<Kernels> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::kernels(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::kernels(),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::kernels(),
+        _ => None,
+    }
+}
+
+/// Checks what every packed kernel relies on: x covers the columns, out the rows of whole tiles from
+/// `tile` on that exist.
+fn check_gemv(w: &super::pack::Packed<'_>, tile: usize, x: &[f32], out: &[f32]) {
+    assert!(x.len() >= w.cols && tile + out.len().div_ceil(super::pack::TILE) <= w.tiles());
+}
+
+/// Checks a strided read of `n` rows of `width` elements.
+fn check_rows(data: &[f32], n: usize, stride: usize, width: usize) {
+    assert!(n == 0 || (n - 1) * stride + width <= data.len());
+}
+
+/// Checks the operands of a micro kernel and returns columns and tokens.
+fn check_micro(w: &[f32], x: &[f32], stride: usize, acc: &[f32]) -> (usize, usize) {
+    let (columns, tokens) = (w.len() / 32, acc.len() / 32);
+    check_rows(x, tokens, stride, columns);
+    (columns, tokens)
+}
+
+/// Checks `n` columns of a tile from `first` on (whole groups when quantised) and their target.
+fn check_widen(
+    dtype: tensor::DType,
+    tile: &[u8],
+    first: usize,
+    n: usize,
+    out: &[f32],
+    stride: usize,
+) {
+    let bytes = super::pack::tile_bytes(dtype, first + n);
+    assert!(first.is_multiple_of(dtype.block_len()) && bytes.is_some_and(|b| b <= tile.len()));
+    check_rows(out, n, stride, super::pack::TILE);
+}

@@ -1,0 +1,103 @@
+//! Advanced SIMD of AArch64: four registers hold one column of a tile of 16 rows.
+//!
+//! Weights are widened by the portable code into a small block; sums run in vector registers.
+
+use std::arch::aarch64::*;
+
+use super::super::pack::{GROUP_COLUMNS, Packed, TILE, widen};
+use super::super::{Isa, Kernels};
+use super::{check_gemv, check_micro, check_rows};
+
+pub(super) fn kernels() -> Option<Kernels> {
+    let found = std::arch::is_aarch64_feature_detected!("neon");
+    found.then_some(Kernels { isa: Isa::Neon, gemv, widen, micro, scores, mix })
+}
+
+/// 16 lanes.
+type Column = [float32x4_t; 4];
+
+/// # Safety
+/// 16 elements are readable at `at`.
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn load(at: *const f32) -> Column {
+    // SAFETY: the caller vouches for the elements.
+    unsafe { [0, 4, 8, 12].map(|i| vld1q_f32(at.add(i))) }
+}
+
+/// # Safety
+/// 16 elements are writable at `at`.
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn store(at: *mut f32, column: Column) {
+    for (i, c) in column.into_iter().enumerate() {
+        // SAFETY: the caller vouches for the elements.
+        unsafe { vst1q_f32(at.add(4 * i), c) };
+    }
+}
+
+/// # Safety
+/// w holds `x.len()` columns of 16 rows, `stride` apart.
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn add_products(sum: &mut Column, w: *const f32, stride: usize, x: &[f32]) {
+    for (k, &x) in x.iter().enumerate() {
+        // SAFETY: the caller vouches for the columns.
+        let w = unsafe { load(w.add(k * stride)) };
+        for i in 0..4 {
+            sum[i] = vfmaq_n_f32(sum[i], w[i], x);
+        }
+    }
+}
+
+fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
+    check_gemv(w, tile, x, out);
+    let mut block = [0f32; GROUP_COLUMNS * TILE];
+    for (i, out) in out.chunks_mut(TILE).enumerate() {
+        let mut rows = [0f32; TILE];
+        for (b, x) in x[..w.cols].chunks(GROUP_COLUMNS).enumerate() {
+            widen(w.dtype, w.tile(tile + i), b * GROUP_COLUMNS, x.len(), &mut block, TILE);
+            // SAFETY: the feature was detected before `gemv` was handed out; `block` holds a group
+            // of columns and `rows` 16 elements.
+            unsafe {
+                let mut sum = load(rows.as_ptr());
+                add_products(&mut sum, block.as_ptr(), TILE, x);
+                store(rows.as_mut_ptr(), sum);
+            }
+        }
+        out.copy_from_slice(&rows[..out.len()]);
+    }
+}
+
+fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
+    let (columns, tokens) = check_micro(w, x, stride, acc);
+    for m in 0..tokens {
+        for half in [0, TILE] {
+            // SAFETY: the feature was detected before `micro` was handed out, and the extents are
+            // checked.
+            unsafe {
+                let at = acc.as_mut_ptr().add(m * 2 * TILE + half);
+                let mut sum = load(at);
+                add_products(&mut sum, w.as_ptr().add(half), 2 * TILE, &x[m * stride..][..columns]);
+                store(at, sum);
+            }
+        }
+    }
+}
+
+fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+    check_rows(keys, out.len(), stride, q.len());
+    for (j, out) in out.iter_mut().enumerate() {
+        *out = scale * super::super::portable::dot(q, &keys[j * stride..][..q.len()]);
+    }
+}
+
+fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
+    check_rows(values, p.len(), stride, out.len());
+    out.fill(0.0);
+    for (j, &p) in p.iter().enumerate() {
+        for (o, v) in out.iter_mut().zip(&values[j * stride..]) {
+            *o = p.mul_add(*v, *o);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Kernels: packed matrix products and attention per instruction set, everything else portable.
+//!
+//! Contract: the value of one result element is a fixed expression of its inputs. It does not depend
+//! on how many tokens share a step, on tiles, batches or threads. So a prompt fed whole or token by
+//! token, on any number of threads, gives the same bits on one instruction set. Sums over the inner
+//! extent of a matrix product run column by column in one accumulator; sums of norms, softmax and
+//! attention scores run in 16 lanes that are added in a fixed tree.
+//!
+//! An instruction set is a [`Kernels`] table, handed out only where the machine has it.
+
+#[allow(unsafe_code, reason = "vector instructions on raw pointers; each block says why it is safe")]
+mod arch;
+pub mod attention;
+pub mod elementwise;
+pub mod math;
+pub mod matmul;
+pub mod norm;
+pub mod pack;
+mod portable;
+pub mod rope;
+pub mod view;
+
+use std::fmt;
+use std::str::FromStr;
+
+use pack::Packed;
+use tensor::DType;
+
+/// An instruction set that kernels are written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust, anywhere.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW and VL.
+    Avx512,
+    /// Advanced SIMD of AArch64.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, the most capable last.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// The spelling of `--isa`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// The most capable instruction set of this machine.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|&isa| Kernels::new(isa).is_some()).unwrap_or(Isa::Portable)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        let isa = Isa::ALL.into_iter().find(|i| i.name() == text);
+        isa.ok_or_else(|| format!("no instruction set `{text}`: expected one of {names}"))
+    }
+}
+
+/// The kernels of one instruction set. The functions are safe: they check the lengths they need, and
+/// a table exists only where the machine can run it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    /// Which instruction set.
+    pub isa: Isa,
+    /// Rows `16 * tile..` of a packed matrix times x: `out[i] = sum_k w[16 * tile + i][k] * x[k]`.
+    gemv: fn(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]),
+    /// See [`pack::widen`].
+    widen: fn(DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize),
+    /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[m][..k]`, columns in order; rows of x
+    /// are `stride` apart.
+    micro: fn(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]),
+    /// `out[j] = scale * dot(q, keys[j])`, keys `stride` apart.
+    scores: fn(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]),
+    /// `out[e] = sum_j p[j] * values[j][e]`, values `stride` apart.
+    mix: fn(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]),
+}
+
+impl Kernels {
+    /// The kernels of `isa`, or `None` when this machine cannot run them.
+    pub fn new(isa: Isa) -> Option<Kernels> {
+        match isa {
+            Isa::Portable => Some(portable::KERNELS),
+            _ => arch::kernels(isa),
+        }
+    }
+}

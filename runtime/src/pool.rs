@@ -1,0 +1,403 @@
+//! Threads that share the work of one kernel at a time, and the safe ways to cut a result among them.
+//!
+//! A fixed set of workers waits for a job by spinning for a short while, then yielding, then
+//! sleeping; so a token costs no system call where the machine is ours, and an idle or shared machine
+//! is left alone. Work is split statically; how it is split never changes a result (see `kernels`).
+//!
+//! Invariant: `run` returns only when every thread has left the job, so a job may borrow.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Checks of the job counter before a worker starts to yield: some ten microseconds.
+const SPINS: u32 = 2_000;
+/// Yields before a worker goes to sleep: a fraction of a millisecond.
+const YIELDS: u32 = 200;
+
+type Job<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// A pool of threads; the caller of [`Pool::run`] is thread 0.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// Keeps the counters that threads spin on in cache lines of their own.
+#[repr(align(128))]
+struct Line<T>(T);
+
+struct Shared {
+    /// Grows by one with every job; workers wait for it to change.
+    epoch: Line<AtomicU32>,
+    /// Workers still in the current job.
+    pending: Line<AtomicUsize>,
+    /// Workers asleep, or about to be.
+    sleepers: AtomicUsize,
+    stop: AtomicBool,
+    panicked: AtomicBool,
+    job: Mutex<Option<JobPointer>>,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+/// A job with its lifetime erased.
+#[derive(Clone, Copy)]
+struct JobPointer(*const Job<'static>);
+
+#[allow(unsafe_code, reason = "a job borrows from the caller of `run`, who waits for all threads")]
+// SAFETY: the pointee is `Sync`, and `run` keeps it alive until no thread uses it.
+unsafe impl Send for JobPointer {}
+
+/// Buffers of one thread, kept from job to job.
+#[derive(Debug, Default)]
+pub struct Scratch(Vec<f32>);
+
+impl Scratch {
+    /// At least `len` elements of any content.
+    pub fn get(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() < len {
+            self.0.resize(len, 0.0);
+        }
+        &mut self.0[..len]
+    }
+
+    /// Two separate buffers of any content.
+    pub fn two(&mut self, a: usize, b: usize) -> [&mut [f32]; 2] {
+        self.get(a + b).split_at_mut(a).into()
+    }
+}
+
+impl Pool {
+    /// A pool of `threads` (at least 1), the caller included.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(threads: usize) -> std::io::Result<Pool> {
+        let shared = Arc::new(Shared {
+            epoch: Line(AtomicU32::new(0)),
+            pending: Line(AtomicUsize::new(0)),
+            sleepers: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            job: Mutex::new(None),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let threads = threads.max(1);
+        let scratch = (0..threads).map(|_| Mutex::default()).collect();
+        let mut pool = Pool { shared, workers: Vec::new(), scratch };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let builder = std::thread::Builder::new().name(format!("kernel-{index}"));
+            pool.workers.push(builder.spawn(move || shared.work(index))?);
+        }
+        Ok(pool)
+    }
+
+    /// Number of threads, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(thread)` once on every thread and waits for all.
+    ///
+    /// # Panics
+    /// When the job panics on any thread.
+    pub fn run(&self, job: &Job<'_>) {
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        // Dropped when the caller's share is done or panics: the borrow must outlive the workers.
+        let wait = self.shared.publish(job, self.workers.len());
+        job(0);
+        drop(wait);
+        if self.shared.panicked.swap(false, Ordering::Relaxed) {
+            panic!("a kernel panicked on another thread");
+        }
+    }
+
+    /// The scratch buffers of a thread.
+    fn scratch(&self, thread: usize) -> MutexGuard<'_, Scratch> {
+        self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts `out` into one contiguous part per thread, at multiples of `grain`, and calls
+    /// `f(first element, part, scratch)` for each part; on this thread alone when `small`.
+    pub fn split(
+        &self,
+        out: &mut [f32],
+        grain: usize,
+        small: bool,
+        f: &(dyn Fn(usize, &mut [f32], &mut Scratch) + Sync),
+    ) {
+        if small || self.workers.is_empty() {
+            return f(0, out, &mut self.scratch(0));
+        }
+        let len = out.len();
+        let target = Target::new(out, len);
+        let parts = Parts { len, grain, threads: self.threads() };
+        self.run(&|thread| {
+            let part = parts.of(thread);
+            if !part.is_empty() {
+                let mut columns = target.columns(part.clone());
+                f(part.start, columns.row(0), &mut self.scratch(thread));
+            }
+        });
+    }
+
+    /// Cuts the columns of the row-major matrix `out` (rows of `width`) among the threads at
+    /// multiples of `grain`, and calls `f(first column, columns, scratch)` for each part.
+    pub fn split_columns(
+        &self,
+        out: &mut [f32],
+        width: usize,
+        grain: usize,
+        small: bool,
+        f: &(dyn Fn(usize, Columns<'_>, &mut Scratch) + Sync),
+    ) {
+        let target = Target::new(out, width);
+        if small || self.workers.is_empty() {
+            return f(0, target.columns(0..width), &mut self.scratch(0));
+        }
+        let parts = Parts { len: width, grain, threads: self.threads() };
+        self.run(&|thread| {
+            let part = parts.of(thread);
+            if !part.is_empty() {
+                f(part.start, target.columns(part), &mut self.scratch(thread));
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.advance();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its jobs, so joining cannot fail.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+/// Waits for the workers when dropped.
+struct Wait<'a>(&'a Shared);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0;
+        while self.0.pending.0.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+}
+
+impl Shared {
+    /// Hands a job to `workers` threads.
+    #[allow(unsafe_code, reason = "erases the lifetime of a job that outlives its use")]
+    fn publish(&self, job: &Job<'_>, workers: usize) -> Wait<'_> {
+        // SAFETY: only the lifetime changes; the caller holds the returned `Wait` while it borrows
+        // what `job` borrows, and workers leave the job before `Wait` is dropped.
+        let job = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(JobPointer(job));
+        self.pending.0.store(workers, Ordering::Release);
+        self.advance();
+        Wait(self)
+    }
+
+    /// Announces a change and wakes who sleeps.
+    fn advance(&self) {
+        self.epoch.0.fetch_add(1, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.wake.notify_all();
+        }
+    }
+
+    /// The life of a worker.
+    #[allow(unsafe_code, reason = "calls the job through its erased pointer")]
+    fn work(&self, thread: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.wait_for_change(seen);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(JobPointer(job)) = job {
+                // SAFETY: `run` keeps the job alive until `pending` is zero.
+                let call = || unsafe { (*job)(thread) };
+                if catch_unwind(AssertUnwindSafe(call)).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+            }
+            self.pending.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits until the epoch is no longer `seen`: spins, yields, then sleeps.
+    fn wait_for_change(&self, seen: u32) -> u32 {
+        for turn in 0..SPINS + YIELDS {
+            let now = self.epoch.0.load(Ordering::Acquire);
+            if now != seen {
+                return now;
+            }
+            if turn < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = self.epoch.0.load(Ordering::SeqCst);
+            if now != seen {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+                return now;
+            }
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Contiguous shares of `len` elements, cut at multiples of `grain`.
+#[derive(Clone, Copy)]
+struct Parts {
+    len: usize,
+    grain: usize,
+    threads: usize,
+}
+
+impl Parts {
+    fn of(self, thread: usize) -> std::ops::Range<usize> {
+        let grains = self.len.div_ceil(self.grain.max(1));
+        let bound = |i: usize| (grains * i / self.threads * self.grain).min(self.len);
+        bound(thread)..bound(thread + 1)
+    }
+}
+
+/// A result matrix that threads write disjoint columns of.
+struct Target<'a> {
+    data: *mut f32,
+    rows: usize,
+    width: usize,
+    borrow: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+#[allow(unsafe_code, reason = "threads get disjoint columns of one buffer")]
+// SAFETY: `columns` is private to this module, which asks for disjoint ranges only.
+unsafe impl Sync for Target<'_> {}
+
+impl<'a> Target<'a> {
+    fn new(out: &'a mut [f32], width: usize) -> Self {
+        let rows = out.len().checked_div(width).unwrap_or(0);
+        Target { data: out.as_mut_ptr(), rows, width, borrow: std::marker::PhantomData }
+    }
+
+    /// The caller asks for disjoint columns within the width.
+    fn columns(&self, columns: std::ops::Range<usize>) -> Columns<'_> {
+        assert!(columns.end <= self.width);
+        Columns { target: self, columns }
+    }
+}
+
+/// Some columns of a row-major matrix, for one thread to write.
+pub struct Columns<'a> {
+    target: &'a Target<'a>,
+    columns: std::ops::Range<usize>,
+}
+
+impl Columns<'_> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.target.rows
+    }
+
+    /// Number of columns.
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The columns of row `row`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[allow(unsafe_code, reason = "threads get disjoint columns of one buffer")]
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.target.rows);
+        let start = row * self.target.width + self.columns.start;
+        // SAFETY: row and columns lie within the buffer that `Target` borrows mutably, and no other
+        // `Columns` covers these columns.
+        unsafe { std::slice::from_raw_parts_mut(self.target.data.add(start), self.columns.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_written_once_on_any_thread_count() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for (len, grain) in [(0, 16), (1, 16), (16, 16), (100, 16), (7, 1)] {
+                let mut out = vec![0.0; len];
+                for _ in 0..50 {
+                    pool.split(&mut out, grain, false, &|start, part, _| {
+                        for (i, o) in part.iter_mut().enumerate() {
+                            *o += (start + i) as f32;
+                        }
+                    });
+                }
+                let expected: Vec<f32> = (0..len).map(|i| 50.0 * i as f32).collect();
+                assert_eq!(out, expected, "{threads} threads, {len} by {grain}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_disjoint_and_cover_the_rows() {
+        let pool = Pool::new(3).unwrap();
+        let mut out = vec![0.0; 4 * 37];
+        pool.split_columns(&mut out, 37, 8, false, &|first, mut columns, _| {
+            for row in 0..columns.rows() {
+                for (i, o) in columns.row(row).iter_mut().enumerate() {
+                    *o += (row * 37 + first + i) as f32;
+                }
+            }
+        });
+        assert!(out.iter().enumerate().all(|(i, &o)| o == i as f32));
+    }
+
+    #[test]
+    fn a_panic_on_a_worker_reaches_the_caller_and_the_pool_survives() {
+        let pool = Pool::new(2).unwrap();
+        let job = |thread: usize| assert_ne!(thread, 1, "expected by the test");
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err());
+        let calls = AtomicUsize::new(0);
+        pool.run(&|_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn sleeping_workers_wake() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            let calls = AtomicUsize::new(0);
+            pool.run(&|_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.load(Ordering::Relaxed), 2);
+        }
+    }
+}
