@@ -186,15 +186,16 @@ impl Mul for &Dim {
     }
 }
 
-/// `C + T`, `2*T - 1`, `64`: symbols first, the constant last.
+/// `C + T`, `T - R`, `2*T - 1`, `64`: what is added before what is taken away, symbols before the
+/// constant.
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.terms.is_empty() {
             return f.write_str("0");
         }
-        let constant_last = self.terms.iter().filter(|t| t.0 != [0; 3]);
-        let terms = constant_last.chain(self.terms.iter().filter(|t| t.0 == [0; 3]));
-        for (i, (monomial, coefficient)) in terms.enumerate() {
+        let mut terms: Vec<_> = self.terms.iter().collect();
+        terms.sort_by_key(|(monomial, coefficient)| (*coefficient < 0, *monomial == [0; 3]));
+        for (i, (monomial, coefficient)) in terms.into_iter().enumerate() {
             match (i, *coefficient < 0) {
                 (0, true) => f.write_str("-")?,
                 (0, false) => {}
@@ -227,6 +228,9 @@ mod tests {
         assert_eq!(&(&t + &c) - &c, t);
         assert_eq!(&t * &Dim::from(0), Dim::from(0));
         assert_eq!((&(&t + &c) * &Dim::from(4)).to_string(), "4*C + 4*T");
+        assert_eq!((&(&t - &c) - &Dim::from(1)).to_string(), "T - C - 1");
+        assert_eq!((&Dim::from(5) - &t).to_string(), "5 - T");
+        assert_eq!((&Dim::from(0) - &(&t * &t)).to_string(), "-T*T");
         let step = Bindings { t: 3, c: 5, r: 1 };
         assert_eq!((&t + &c).eval(&step), Some(8));
         assert_eq!((&t - &c).eval(&step), None);

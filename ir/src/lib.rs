@@ -61,10 +61,11 @@ mod index;
 mod infer;
 mod module;
 mod op;
+pub mod random;
 mod rope;
 #[cfg(test)]
 mod testing;
-mod text;
+pub mod text;
 mod types;
 mod verify;
 mod weights;
@@ -79,6 +80,7 @@ pub use op::{
     Activation, BinaryOp, NumericClass, Op, OpInfo, OpKind, Real, ReduceOp, UnaryOp, op_table,
 };
 pub use rope::{RopeScaling, RopeSpec};
+pub use text::{ParseError, ParseErrorKind, parse, parse_graph, print, print_graph};
 pub use types::{CacheType, TensorType, Type};
 pub use verify::{MAX_LAYERS, MAX_RANK, Rule, Violation, Violations, verify, verify_graph};
 pub use weights::{WeightMap, WeightSource};

@@ -51,6 +51,16 @@ impl Module {
         self.blocks.iter_mut().chain(std::iter::once(&mut self.main))
     }
 
+    /// The same module with every graph compacted ([`Graph::compact`]).
+    #[must_use]
+    pub fn compact(&self) -> Module {
+        Module {
+            blocks: self.blocks.iter().map(Graph::compact).collect(),
+            main: self.main.compact(),
+            ..self.clone()
+        }
+    }
+
     /// `(block, first layer, count)` of every repeat, in the order of execution.
     pub fn repeats(&self) -> impl Iterator<Item = (BlockId, u32, u32)> + '_ {
         self.main.nodes().filter_map(|(_, node)| match node.op {
