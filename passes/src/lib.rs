@@ -10,6 +10,8 @@
 mod cost;
 mod cse;
 mod dce;
+mod describe;
+mod egraph;
 mod emit;
 mod error;
 mod manager;
@@ -25,6 +27,7 @@ pub use cost::{
     Call, Cost, CostModel, NeutralCost, Operand, graph_cost, is_movement, module_cost, type_bytes,
     weight_bytes,
 };
+pub use egraph::{RuleInfo, rewrite_rules};
 pub use error::PassError;
 pub use manager::{Changed, OptionInfo, Pass, PassCx, PassInfo, PassOptions, RunOptions, run};
 pub use optimize::{Options, optimize};

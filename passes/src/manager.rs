@@ -229,6 +229,6 @@ fn node_count(module: &Module) -> usize {
 }
 
 /// What is wrong with a module, one violation per line.
-fn violations(_module: &Module) -> Option<String> {
-    None
+fn violations(module: &Module) -> Option<String> {
+    ir::verify(module).err().map(|v| v.to_string())
 }

@@ -2,7 +2,8 @@
 //!
 //! To add a pass: a file with a type that implements `Pass`, and a row here.
 
-use crate::manager::PassInfo;
+use crate::egraph::EGraphPass;
+use crate::manager::{OptionInfo, PassInfo};
 use crate::{PassError, Tier, cse, dce};
 
 static PASSES: &[PassInfo] = &[
@@ -19,6 +20,16 @@ static PASSES: &[PassInfo] = &[
         tier: Tier::Exact,
         options: &[],
         build: |_| Ok(Box::new(dce::Dce)),
+    },
+    PassInfo {
+        name: "egraph",
+        summary: "Rewrites each graph into the cheapest equal one found, within the numeric tier.",
+        tier: Tier::Exact,
+        options: &[
+            OptionInfo { name: "nodes", default: "20000", summary: "Most e-nodes per graph." },
+            OptionInfo { name: "iterations", default: "16", summary: "Most rounds per graph." },
+        ],
+        build: EGraphPass::build,
     },
 ];
 

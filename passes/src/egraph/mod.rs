@@ -1,0 +1,239 @@
+//! The e-graph pass: equality saturation over the pure part of each graph, then extraction.
+//!
+//! One e-graph per distinct graph: a block is searched once, however many layers it has. Caches,
+//! parameters and repeats are a skeleton outside (`convert`). Rules are data (`rule`, `rules/`),
+//! chosen by numeric tier before the search; facts of classes assert on merge (`facts`); extraction
+//! counts shared nodes once under the target's cost model (`extract`). Limits are counts, never
+//! seconds, and every container is ordered, so the result is a function of graph, tier and model.
+
+mod convert;
+mod extract;
+mod facts;
+mod language;
+mod rule;
+mod rules;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use egg::{Runner, SimpleScheduler, StopReason};
+use ir::{Graph, Module};
+
+use self::convert::{Loaded, Written};
+use self::extract::Problem;
+use self::facts::Facts;
+use self::language::Term;
+use self::rule::Rule;
+use crate::manager::{Changed, Pass, PassCx, PassOptions};
+use crate::report::{RewriteUse, SearchReport};
+use crate::{CostModel, PassError, Tier, describe};
+
+/// See the module.
+pub(crate) struct EGraphPass {
+    limits: Limits,
+}
+
+/// When a search ends.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// E-nodes.
+    nodes: usize,
+    /// Rounds of applying every rule.
+    iterations: usize,
+}
+
+impl EGraphPass {
+    pub(crate) fn build(options: &PassOptions) -> Result<Box<dyn Pass>, PassError> {
+        let limits =
+            Limits { nodes: options.count("nodes")?, iterations: options.count("iterations")? };
+        Ok(Box::new(EGraphPass { limits }))
+    }
+}
+
+impl Pass for EGraphPass {
+    fn run(&self, module: &mut Module, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        let mut layers = vec![0u64; module.blocks.len()];
+        for (block, _, count) in module.repeats() {
+            layers[block.index()] += u64::from(count);
+        }
+        let rules: Vec<&'static Rule> = rules::all().filter(|r| r.tier <= cx.tier).collect();
+        let mut changed = false;
+        for (i, graph) in module.graphs_mut().enumerate() {
+            let found = search(graph, &rules, self.limits, cx.model)?;
+            if found.report.stop != SATURATED {
+                let SearchReport { graph, size, iterations, stop, .. } = &found.report;
+                let text =
+                    format!("@{graph}: {stop} at {} e-nodes, {iterations} iterations", size.0);
+                cx.warn("SPK3101", text);
+            }
+            let layers = layers.get(i).copied().unwrap_or(1);
+            let uses = self.uses(graph, &found, &rules, layers, cx)?;
+            cx.report.rewrites.extend(uses);
+            cx.report.searches.push(found.report);
+            changed |= found.graph != *graph;
+            *graph = found.graph;
+        }
+        Ok(changed.into())
+    }
+}
+
+impl EGraphPass {
+    /// The rules that wrote a node of the result, or without which it is dearer.
+    fn uses(
+        &self,
+        before: &Graph,
+        found: &Found,
+        rules: &[&'static Rule],
+        layers: u64,
+        cx: &PassCx<'_>,
+    ) -> Result<Vec<RewriteUse>, PassError> {
+        let mut uses = Vec::new();
+        let behind = found.rules_behind();
+        for rule in rules.iter().filter(|r| found.fired.contains(r.name)) {
+            let mine = found.written.iter().filter(|w| w.rule == rule.name);
+            let nodes: Vec<String> = mine.map(|w| describe::node(&found.graph, w.node)).collect();
+            let mut saved = None;
+            if cx.attribute {
+                let others: Vec<_> =
+                    rules.iter().copied().filter(|r| r.name != rule.name).collect();
+                let without = search(before, &others, self.limits, cx.model)?;
+                saved = Some(without.report.cost.1.minus(found.report.cost.1));
+            }
+            if behind.contains(rule.name) || saved.is_some_and(|s| s > 0) {
+                uses.push(RewriteUse {
+                    rule: rule.name,
+                    tier: rule.tier,
+                    why: rule.why,
+                    graph: before.name.clone(),
+                    layers,
+                    nodes,
+                    saved,
+                });
+            }
+        }
+        Ok(uses)
+    }
+}
+
+/// What a search came up with.
+struct Found {
+    graph: Graph,
+    written: Vec<Written>,
+    /// Names of the rules that made something equal.
+    fired: BTreeSet<&'static str>,
+    /// Which rule matched what which other wrote.
+    built_on: BTreeSet<(&'static str, &'static str)>,
+    report: SearchReport,
+}
+
+impl Found {
+    /// The rules that wrote nodes of the result, those they built on, and so forth.
+    fn rules_behind(&self) -> BTreeSet<&'static str> {
+        let mut behind: BTreeSet<_> = self.written.iter().map(|w| w.rule).collect();
+        loop {
+            let known = behind.len();
+            let earlier = self.built_on.iter().filter(|(rule, _)| behind.contains(rule));
+            let earlier: Vec<_> = earlier.map(|(_, earlier)| *earlier).collect();
+            behind.extend(earlier);
+            if behind.len() == known {
+                return behind;
+            }
+        }
+    }
+}
+
+const SATURATED: &str = "saturated";
+
+fn search(
+    graph: &Graph,
+    rules: &[&'static Rule],
+    limits: Limits,
+    model: &dyn CostModel,
+) -> Result<Found, PassError> {
+    let mut loaded = convert::load(graph)?;
+    let before = Problem::new(&loaded.egraph, &loaded.roots, model).original_cost();
+    let saturation = saturate(&mut loaded, rules, limits);
+    let (choice, after) = Problem::new(&loaded.egraph, &loaded.roots, model).solve();
+    let (rebuilt, written) = convert::rebuild(graph, &loaded, &choice)?;
+    let size = (loaded.egraph.total_size(), loaded.egraph.number_of_classes());
+    let report = SearchReport {
+        graph: graph.name.clone(),
+        size,
+        iterations: saturation.iterations,
+        stop: saturation.stop,
+        cost: (before, after),
+    };
+    let built_on = std::mem::take(&mut loaded.egraph.analysis.built_on);
+    Ok(Found { graph: rebuilt, written, fired: saturation.fired, built_on, report })
+}
+
+struct Saturation {
+    iterations: usize,
+    stop: &'static str,
+    fired: BTreeSet<&'static str>,
+}
+
+/// Applies the rules until nothing changes or a limit is reached.
+fn saturate(loaded: &mut Loaded, rules: &[&'static Rule], limits: Limits) -> Saturation {
+    let rewrites: Vec<_> = rules.iter().flat_map(|r| rule::compile(r, limits.nodes)).collect();
+    let empty = egg::EGraph::new(Facts::default());
+    let egraph = std::mem::replace(&mut loaded.egraph, empty);
+    let runner: Runner<Term, Facts> = Runner::new(Facts::default())
+        .with_egraph(egraph)
+        .with_scheduler(SimpleScheduler)
+        .with_node_limit(limits.nodes)
+        .with_iter_limit(limits.iterations)
+        // Seconds never decide: the same input gives the same output on any machine.
+        .with_time_limit(Duration::MAX)
+        .run(&rewrites);
+    let stop = match &runner.stop_reason {
+        Some(StopReason::NodeLimit(_)) => "node limit",
+        Some(StopReason::IterationLimit(_)) => "iteration limit",
+        Some(StopReason::Saturated) => SATURATED,
+        _ => "stopped",
+    };
+    let names = runner.iterations.iter().flat_map(|i| i.applied.keys());
+    let names: BTreeSet<String> = names.map(|n| n.to_string()).collect();
+    let fired = |r: &&&Rule| names.iter().any(|n| n.split('#').next() == Some(r.name));
+    let fired = rules.iter().filter(fired).map(|r| r.name).collect();
+    let iterations = runner.iterations.len();
+    loaded.egraph = runner.egraph;
+    Saturation { iterations, stop, fired }
+}
+
+/// What users are told of a rule: `sparkc passes`, documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// Name.
+    pub name: &'static str,
+    /// What it may do to numbers.
+    pub tier: Tier,
+    /// Why it is true.
+    pub why: &'static str,
+    /// Left side, as a pattern.
+    pub lhs: &'static str,
+    /// Right side, as a pattern; empty where it is code.
+    pub rhs: &'static str,
+    /// Side condition in words.
+    pub condition: &'static str,
+}
+
+/// Every rewrite rule, by family.
+pub fn rewrite_rules() -> Vec<RuleInfo> {
+    let info = |r: &Rule| RuleInfo {
+        name: r.name,
+        tier: r.tier,
+        why: r.why,
+        lhs: r.lhs,
+        rhs: match r.rhs {
+            rule::Rhs::Pattern(text) => text,
+            rule::Rhs::Code(_) => "",
+        },
+        condition: r.condition,
+    };
+    rules::all().map(info).collect()
+}

@@ -1,0 +1,173 @@
+//! Matrix products: association with constant and low-rank members, scales, transposed products.
+//!
+//! Everything here may change the order of additions or where a factor is multiplied, so the tier is
+//! reassoc unless the factor is a power of two. Constant factors are computed and stored in f32, so
+//! no stored value loses precision. No blanket associativity: one side of each rule needs constants,
+//! and splitting a constant needs it to have low rank.
+
+use egg::Id;
+
+use crate::Tier;
+use crate::egraph::language::{Attr, Term};
+use crate::egraph::rule::{Match, Rhs, Rule, always};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "matmul-fold-constants",
+        tier: Tier::Reassoc,
+        why: "(a b) c = a (b c), and b c is computed once, when packing.",
+        lhs: "(matmul (matmul ?a ?b) ?c)",
+        condition: "b and c are constant matrices",
+        when: |m| {
+            let matrices = m.rank("?b")? == 2 && m.rank("?c")? == 2;
+            (matrices && m.cc("?b") && m.cc("?c")).then_some(())
+        },
+        rhs: Rhs::Pattern("(matmul ?a (matmul ?b ?c))"),
+    },
+    Rule {
+        name: "matmul-split-low-rank",
+        tier: Tier::Reassoc,
+        why: "a (b c) = (a b) c, which is less work when b c has low rank.",
+        lhs: "(matmul ?a (matmul ?b ?c))",
+        condition: "b[K, r] and c[r, N] are constant matrices with r (K + N) < K N",
+        when: |m| (m.cc("?b") && m.cc("?c") && low_rank(m, m.id("?b"), m.id("?c"))?).then_some(()),
+        rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
+    },
+    Rule {
+        name: "matmul-distribute-low-rank",
+        tier: Tier::Reassoc,
+        why: "x (w + d) = x w + x d; a low-rank update d (LoRA) is cheap to apply on its own.",
+        lhs: "(matmul ?x (add ?w ?d))",
+        condition: "w and d are constant matrices and d is a low-rank product, scaled or not",
+        when: |m| splits(m, "?w", "?d"),
+        rhs: Rhs::Pattern("(add (matmul ?x ?w) (matmul ?x ?d))"),
+    },
+    Rule {
+        name: "transposed-distribute-low-rank",
+        tier: Tier::Reassoc,
+        why: "x (w + d)^T = x w^T + x d^T, as matmul-distribute-low-rank.",
+        lhs: "(matmul ?x (transpose (add ?w ?d) perm:1,0))",
+        condition: "as matmul-distribute-low-rank",
+        when: |m| splits(m, "?w", "?d"),
+        rhs: Rhs::Pattern(
+            "(add (matmul ?x (transpose ?w perm:1,0)) (matmul ?x (transpose ?d perm:1,0)))",
+        ),
+    },
+    Rule {
+        name: "matmul-factor",
+        tier: Tier::Reassoc,
+        why: "x a + x b = x (a + b), and a + b is computed once, when packing.",
+        lhs: "(add (matmul ?x ?a) (matmul ?x ?b))",
+        condition: "a and b are different constant matrices",
+        when: |m| {
+            let constant = m.cc("?a") && m.cc("?b") && m.rank("?a")? == 2 && m.rank("?b")? == 2;
+            (constant && m.egraph.find(m.id("?a")) != m.egraph.find(m.id("?b"))).then_some(())
+        },
+        rhs: Rhs::Pattern("(matmul ?x (add ?a ?b))"),
+    },
+    Rule {
+        name: "scale-into-weight-exact",
+        tier: Tier::Exact,
+        why: "Multiplying by a power of two changes no digit of any product or sum.",
+        lhs: "(mul (matmul ?x ?w) (const ?c))",
+        condition: "w is constant and c is a power of two between 2^-16 and 2^16",
+        when: |m| {
+            let c = m.real("?c")?;
+            let power = c > 0.0 && c.log2().fract() == 0.0 && c.log2().abs() <= 16.0;
+            (power && m.cc("?w")).then_some(())
+        },
+        rhs: Rhs::Pattern("(matmul ?x (mul ?w (const ?c)))"),
+    },
+    Rule {
+        name: "scale-into-weight",
+        tier: Tier::Reassoc,
+        why: "s (x w) = x (s w), and s w is computed once, when packing.",
+        lhs: "(mul (matmul ?x ?w) ?c)",
+        condition: "w is constant and c is a constant scalar",
+        when: |m| (m.cc("?w") && m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        rhs: Rhs::Pattern("(matmul ?x (mul ?w ?c))"),
+    },
+    Rule {
+        name: "scale-out-of-right",
+        tier: Tier::Reassoc,
+        why: "x (s w) = s (x w): keeps w as stored, and brings scales of scores together.",
+        lhs: "(matmul ?x (mul ?w ?c))",
+        condition: "c is a constant scalar",
+        when: |m| (m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        rhs: Rhs::Pattern("(mul (matmul ?x ?w) ?c)"),
+    },
+    Rule {
+        name: "scale-out-of-left",
+        tier: Tier::Reassoc,
+        why: "(s x) w = s (x w): brings scales of scores together.",
+        lhs: "(matmul (mul ?x ?c) ?w)",
+        condition: "c is a constant scalar",
+        when: |m| (m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        rhs: Rhs::Pattern("(mul (matmul ?x ?w) ?c)"),
+    },
+    Rule {
+        name: "scale-out-of-transpose",
+        tier: Tier::Exact,
+        why: "A scalar multiplies every element, wherever it stands.",
+        lhs: "(transpose (mul ?x ?c) ?p)",
+        condition: "c is a scalar and x is f32",
+        when: scalar_of_f32,
+        rhs: Rhs::Pattern("(mul (transpose ?x ?p) ?c)"),
+    },
+    Rule {
+        name: "scale-out-of-reshape",
+        tier: Tier::Exact,
+        why: "A scalar multiplies every element, wherever it stands.",
+        lhs: "(reshape (mul ?x ?c) ?d)",
+        condition: "c is a scalar and x is f32",
+        when: scalar_of_f32,
+        rhs: Rhs::Pattern("(mul (reshape ?x ?d) ?c)"),
+    },
+    Rule {
+        name: "transposed-product",
+        tier: Tier::Exact,
+        why: "(a b)^T = b^T a^T, with the same products summed in the same order.",
+        lhs: "(transpose (matmul ?a ?b) perm:1,0)",
+        condition: "",
+        when: always,
+        rhs: Rhs::Pattern("(matmul (transpose ?b perm:1,0) (transpose ?a perm:1,0))"),
+    },
+];
+
+fn scalar_of_f32(m: &mut Match<'_>) -> Option<()> {
+    (m.rank("?c")? == 0 && m.ty("?x")?.dtype == tensor::DType::F32).then_some(())
+}
+
+/// Whether b[K, r] c[r, N] is cheaper to apply factor by factor than as one matrix.
+fn low_rank(m: &Match<'_>, b: Id, c: Id) -> Option<bool> {
+    let (b, c) = (m.type_of(b)?.const_shape()?, m.type_of(c)?.const_shape()?);
+    let (&[k, r], &[_, n]) = (b.as_slice(), c.as_slice()) else { return None };
+    Some(r.saturating_mul(k + n) < k.saturating_mul(n))
+}
+
+fn splits(m: &mut Match<'_>, w: &str, d: &str) -> Option<()> {
+    let plain = m.cc(w) && m.cc(d) && m.ty(w)?.dims == m.ty(d)?.dims && m.rank(w)? == 2;
+    (plain && is_low_rank(m, m.id(d), 3)?).then_some(())
+}
+
+/// Whether some term of a class is a low-rank product, looking through scalars and transposes.
+fn is_low_rank(m: &Match<'_>, id: Id, depth: usize) -> Option<bool> {
+    let look = |term: &Term| -> Option<bool> {
+        if term.is("matmul") {
+            return low_rank(m, term.children[0], term.children[1]);
+        }
+        let through = if term.is("mul") {
+            (0..2)
+                .find(|&i| m.type_of(term.children[i]).is_some_and(|t| t.rank() == 0))
+                .map(|i| 1 - i)
+        } else if term.is("transpose")
+            && m.attr_of(term.children[1]) == Some(Attr::Perm(vec![1, 0]))
+        {
+            Some(0)
+        } else {
+            None
+        };
+        is_low_rank(m, term.children[through?], depth.checked_sub(1)?)
+    };
+    Some(m.egraph[id].nodes.iter().any(|t| look(t) == Some(true)))
+}

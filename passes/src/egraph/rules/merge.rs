@@ -1,0 +1,158 @@
+//! Merging matmuls that read the same activations: QKV, gate and up, and their biases.
+//!
+//! Multi-patterns would be quadratic and unexplainable; an applier on the shared operand gathers all
+//! of them and writes one product with the canonical weight
+//! `transpose(concat(axis 0, w_q, w_k, w_v))`, of which the parts are slices. Exact: under the kernel
+//! contract an output column does not depend on which other columns are computed.
+
+use std::collections::BTreeMap;
+
+use egg::Id;
+use ir::{Dim, Op};
+use tensor::DType;
+
+use crate::Tier;
+use crate::egraph::language::Attr;
+use crate::egraph::rule::{Match, Rhs, Rule, always};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "merge-projections",
+        tier: Tier::Exact,
+        why: "Columns of [w1 w2 ...] are computed independently, so products of the same x are slices of one.",
+        lhs: "(matmul ?x ?w)",
+        condition: "x is a run-time matrix multiplied by two or more constant matrices of one dtype, none of them merged already",
+        when: |m| (!m.cc("?x") && m.cc("?w") && m.rank("?x")? == 2).then_some(()),
+        rhs: Rhs::Code(merge_projections),
+    },
+    Rule {
+        name: "merge-biases",
+        tier: Tier::Exact,
+        why: "Adding a bias per slice is adding the joined biases, then slicing.",
+        lhs: "(slice ?x ?a ?s ?e)",
+        condition: "slices that cover the last axis of x without gap, each with a constant bias of one dtype added",
+        when: always,
+        rhs: Rhs::Code(merge_biases),
+    },
+];
+
+/// One product to merge: its class, its weight [N, K], N.
+struct Part {
+    class: Id,
+    weight: Id,
+    columns: usize,
+}
+
+fn merge_projections(m: &mut Match<'_>) -> Option<()> {
+    let x = m.egraph.find(m.id("?x"));
+    let swap = Attr::Perm(vec![1, 0]);
+    let mut groups: BTreeMap<DType, Vec<Part>> = BTreeMap::new();
+    for (class, product) in m.parents(x) {
+        let reads_x = product.is("matmul") && product.children[0] == x;
+        if !reads_x || !m.is_cc(product.children[1]) {
+            continue;
+        }
+        let right = product.children[1];
+        let as_stored = m.terms(right, "transpose");
+        let as_stored = as_stored.iter().find(|t| m.attr_of(t.children[1]) == Some(swap.clone()));
+        let weight = match as_stored {
+            Some(term) => m.egraph.find(term.children[0]),
+            None => m.add(&Op::Transpose(vec![1, 0]), &[right])?,
+        };
+        if is_merged(m, weight) || is_merged(m, right) {
+            continue;
+        }
+        let ty = m.type_of(weight)?;
+        let (&[columns, _], dtype) = (ty.const_shape()?.as_slice(), ty.dtype) else { continue };
+        let parts = groups.entry(dtype).or_default();
+        // One way to compute a value is enough; the oldest is the one the model was written with.
+        if !parts.iter().any(|p| p.class == class) {
+            parts.push(Part { class, weight, columns });
+        }
+    }
+    for parts in groups.into_values().filter(|p| p.len() > 1) {
+        write_merged(m, x, &parts)?;
+    }
+    Some(())
+}
+
+/// Whether a weight is a concat, or arithmetic on one: then its products are merged already.
+fn is_merged(m: &Match<'_>, weight: Id) -> bool {
+    m.egraph[weight].nodes.iter().any(|term| {
+        term.is("concat")
+            || (["mul", "transpose", "quantize"].iter().any(|s| term.is(s))
+                && !m.terms(term.children[0], "concat").is_empty())
+    })
+}
+
+fn write_merged(m: &mut Match<'_>, x: Id, parts: &[Part]) -> Option<()> {
+    let weights: Vec<Id> = parts.iter().map(|p| p.weight).collect();
+    let joined = m.add(&Op::Concat { axis: 0 }, &weights)?;
+    let columns = m.add(&Op::Transpose(vec![1, 0]), &[joined])?;
+    let product = m.add(&Op::Matmul, &[x, columns])?;
+    let mut start = 0;
+    for part in parts {
+        let end = start + part.columns;
+        let slice = Op::Slice { axis: 1, start: start.into(), end: end.into() };
+        let same = m.add(&slice, &[product])?;
+        m.union(part.class, same);
+        start = end;
+    }
+    Some(())
+}
+
+/// A slice of the last axis with a bias added: range, class of the sum, bias.
+struct Biased {
+    start: usize,
+    end: usize,
+    sum: Id,
+    bias: Id,
+}
+
+fn merge_biases(m: &mut Match<'_>) -> Option<()> {
+    let x = m.egraph.find(m.id("?x"));
+    let ty = m.type_of(x)?;
+    let last = ty.rank().checked_sub(1)?;
+    let width = ty.dims[last].as_const()?;
+    let mut found: Vec<Biased> = Vec::new();
+    for (slice, term) in m.parents(x) {
+        let is_slice = term.is("slice") && m.attr_of(term.children[1])? == Attr::Axis(last);
+        if !is_slice || term.children[0] != x {
+            continue;
+        }
+        let bound = |i: usize| match m.attr_of(term.children[i]) {
+            Some(Attr::Dim(dim)) => dim.as_const(),
+            _ => None,
+        };
+        let (Some(start), Some(end)) = (bound(2), bound(3)) else { continue };
+        if let Some((sum, bias)) = bias_of(m, slice, end - start) {
+            if !found.iter().any(|b| b.start == start) {
+                found.push(Biased { start, end, sum, bias });
+            }
+        }
+    }
+    found.sort_by_key(|b| b.start);
+    let gapless = found.windows(2).all(|w| w[0].end == w[1].start);
+    if found.len() < 2 || !gapless || found[0].start != 0 || found.last()?.end != width {
+        return None;
+    }
+    let biases: Vec<Id> = found.iter().map(|b| b.bias).collect();
+    let joined = m.add(&Op::Concat { axis: 0 }, &biases)?;
+    let sum = m.add(&Op::Binary(ir::BinaryOp::Add), &[x, joined])?;
+    for part in found {
+        let slice = Op::Slice { axis: last, start: part.start.into(), end: part.end.into() };
+        let same = m.add(&slice, &[sum])?;
+        m.union(part.sum, same);
+    }
+    Some(())
+}
+
+/// The sum of a slice and a constant vector of its width, and the vector.
+fn bias_of(m: &Match<'_>, slice: Id, width: usize) -> Option<(Id, Id)> {
+    m.parents(slice).into_iter().find_map(|(sum, term)| {
+        let at = term.children.iter().position(|&c| c == slice)?;
+        let bias = *term.children.get(1 - at.min(1))?;
+        let vector = term.is("add") && m.type_of(bias)?.dims == [Dim::from(width)] && m.is_cc(bias);
+        vector.then_some((sum, bias))
+    })
+}

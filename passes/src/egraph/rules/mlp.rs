@@ -1,0 +1,30 @@
+//! Gated MLPs: activations spelled out, and act(gate) * up.
+//!
+//! erf-gelu and tanh-gelu are different functions and never made equal.
+
+use crate::Tier;
+use crate::egraph::rule::{Rhs, Rule, always};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "silu",
+        tier: Tier::Reassoc,
+        why: "x sigmoid(x) is silu(x), without storing the sigmoid.",
+        lhs: "(mul ?x (sigmoid ?x))",
+        condition: "",
+        when: always,
+        rhs: Rhs::Pattern("(act ?x act:silu)"),
+    },
+    Rule {
+        name: "glu",
+        tier: Tier::Reassoc,
+        why: "act(gate) up in one pass, without storing act(gate).",
+        lhs: "(mul (act ?g ?a) ?u)",
+        condition: "gate and up have the same dims and are different values",
+        when: |m| {
+            let same = m.ty("?g")?.dims == m.ty("?u")?.dims;
+            (same && m.egraph.find(m.id("?g")) != m.egraph.find(m.id("?u"))).then_some(())
+        },
+        rhs: Rhs::Pattern("(glu ?g ?u ?a)"),
+    },
+];

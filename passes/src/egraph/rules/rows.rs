@@ -1,0 +1,106 @@
+//! Computing fewer rows: a slice moves up through every op that treats rows separately.
+//!
+//! In `main` only the last R positions feed the head, so norm and head shrink from T rows to R. All
+//! exact: under the kernel contract a row does not depend on which other rows are computed.
+
+use egg::Id;
+use ir::{Dim, Op};
+
+use crate::Tier;
+use crate::egraph::language::Term;
+use crate::egraph::rule::{Match, Rhs, Rule, always};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "slice-matmul-rows",
+        tier: Tier::Exact,
+        why: "A row of a product needs that row of the left factor only.",
+        lhs: "(slice (matmul ?a ?b) axis:0 ?s ?e)",
+        condition: "a is a matrix and so is b",
+        when: |m| (m.rank("?a")? == 2 && m.rank("?b")? == 2).then_some(()),
+        rhs: Rhs::Pattern("(matmul (slice ?a axis:0 ?s ?e) ?b)"),
+    },
+    Rule {
+        name: "slice-rms-norm",
+        tier: Tier::Exact,
+        why: "Each row is normalised on its own.",
+        lhs: "(slice (rms_norm ?x ?eps) ?a ?s ?e)",
+        condition: "the axis is not the last",
+        when: not_last,
+        rhs: Rhs::Pattern("(rms_norm (slice ?x ?a ?s ?e) ?eps)"),
+    },
+    Rule {
+        name: "slice-rms-norm-gain",
+        tier: Tier::Exact,
+        why: "Each row is normalised on its own, by the same gain.",
+        lhs: "(slice (rms_norm ?x ?g ?eps) ?a ?s ?e)",
+        condition: "the axis is not the last",
+        when: not_last,
+        rhs: Rhs::Pattern("(rms_norm (slice ?x ?a ?s ?e) ?g ?eps)"),
+    },
+    Rule {
+        name: "slice-softmax",
+        tier: Tier::Exact,
+        why: "Each row has its own maximum and sum.",
+        lhs: "(slice (softmax ?x) ?a ?s ?e)",
+        condition: "the axis is not the last",
+        when: not_last,
+        rhs: Rhs::Pattern("(softmax (slice ?x ?a ?s ?e))"),
+    },
+    Rule {
+        name: "slice-gather",
+        tier: Tier::Exact,
+        why: "A row of a gather is one id looked up.",
+        lhs: "(slice (gather ?t ?i) axis:0 ?s ?e)",
+        condition: "the ids have an axis",
+        when: |m| (m.rank("?i")? >= 1).then_some(()),
+        rhs: Rhs::Pattern("(gather ?t (slice ?i axis:0 ?s ?e))"),
+    },
+    Rule {
+        name: "slice-elementwise",
+        tier: Tier::Exact,
+        why: "An element depends on the elements at its place only.",
+        lhs: "(slice ?y ?a ?s ?e)",
+        condition: "y is an elementwise function; operands that are broadcast along the axis stay whole",
+        when: always,
+        rhs: Rhs::Code(slice_elementwise),
+    },
+];
+
+fn not_last(m: &mut Match<'_>) -> Option<()> {
+    (m.axis("?a")? + 1 < m.rank("?x")?).then_some(())
+}
+
+fn is_elementwise(term: &Term) -> bool {
+    const HEADS: [&str; 17] = [
+        "add", "sub", "mul", "div", "max", "min", "neg", "exp", "sqrt", "rsqrt", "recip", "square",
+        "tanh", "sigmoid", "act", "cast", "glu",
+    ];
+    HEADS.iter().any(|h| term.is(h))
+}
+
+fn slice_elementwise(m: &mut Match<'_>) -> Option<()> {
+    let (axis, start, end) = (m.axis("?a")?, m.dim("?s")?, m.dim("?e")?);
+    let y = m.id("?y");
+    let whole = m.type_of(y)?;
+    let terms = m.egraph[y].nodes.clone();
+    for term in terms.iter().filter(|t| is_elementwise(t)) {
+        let slice_operand = |m: &mut Match<'_>, child: Id| -> Option<Id> {
+            let Some(ty) = m.type_of(child) else { return Some(child) };
+            let Some(own) = (axis + ty.rank()).checked_sub(whole.rank()) else {
+                return Some(child);
+            };
+            if ty.dims[own] == Dim::from(1) && whole.dims[axis] != Dim::from(1) {
+                return Some(child);
+            }
+            m.add(&Op::Slice { axis: own, start: start.clone(), end: end.clone() }, &[child])
+        };
+        let children: Option<Vec<Id>> =
+            term.children.clone().into_iter().map(|c| slice_operand(m, c)).collect();
+        let same = children.and_then(|c| m.add_term(term.head.clone(), c));
+        if let Some(same) = same.filter(|&s| m.type_of(s) == m.type_of(m.root)) {
+            m.union(m.root, same);
+        }
+    }
+    Some(())
+}
