@@ -17,6 +17,7 @@ mod error;
 mod manager;
 mod optimize;
 pub mod pipeline;
+mod quantize;
 mod registry;
 mod report;
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub const O0: &str = "dce";
 /// The clean-up passes, without search.
 pub const O1: &str = "cse,dce";
 /// Everything.
-pub const O2: &str = "cse,dce,egraph,cse,dce";
+pub const O2: &str = "cse,dce,quantize,dce,egraph,cse,dce";
 
 /// The pipeline of an optimisation level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

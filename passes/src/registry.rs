@@ -4,6 +4,7 @@
 
 use crate::egraph::EGraphPass;
 use crate::manager::{OptionInfo, PassInfo};
+use crate::quantize::Quantize;
 use crate::{PassError, Tier, cse, dce};
 
 static PASSES: &[PassInfo] = &[
@@ -30,6 +31,17 @@ static PASSES: &[PassInfo] = &[
             OptionInfo { name: "iterations", default: "16", summary: "Most rounds per graph." },
         ],
         build: EGraphPass::build,
+    },
+    PassInfo {
+        name: "quantize",
+        summary: "Quantises matmul weights and embeddings in groups of 32 along K (lossy).",
+        tier: Tier::Exact,
+        options: &[OptionInfo {
+            name: "to",
+            default: "asked",
+            summary: "q8, q4, or asked: what --quant says.",
+        }],
+        build: Quantize::build,
     },
 ];
 
