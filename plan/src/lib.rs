@@ -38,6 +38,8 @@ pub mod claims;
 pub mod expand;
 pub mod geometry;
 pub mod index;
+#[doc(hidden)]
+pub mod mutations;
 pub mod pin;
 pub mod plan;
 pub mod program;
@@ -46,6 +48,7 @@ pub mod route;
 pub mod samples;
 pub mod target;
 pub mod template;
+pub mod verify;
 
 pub use buffer::{Buffer, BufferId, Role as BufferRole, Storage};
 pub use claims::{Bound, Claims, PhaseClaim, SramClaim};
@@ -64,3 +67,4 @@ pub use program::{
 pub use route::{Color, Route};
 pub use target::Target;
 pub use template::{CommShape, KvLayout, Phase, Role, Template};
+pub use verify::{Violation, verify};

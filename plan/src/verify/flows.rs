@@ -1,0 +1,424 @@
+//! Matches every send with its receives through the routes.
+//!
+//! Within a template all flows are followed once, whatever the number of its regions; flows that
+//! leave a region are followed on the wafer, region by region. Positions with the same roles in all
+//! phases form a class, so messages are compared class by class.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{LISTED, Violation};
+use crate::expand::{PlanMap, TemplateMap};
+use crate::geometry::{Port, Ports};
+use crate::plan::{Plan, Region};
+use crate::program::{Len, WireFormat};
+use crate::route::Color;
+
+/// A message as a sender or receiver sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) phase: u32,
+    pub(super) len: Len,
+    pub(super) wire: WireFormat,
+}
+
+/// A communicating instruction: which message of which color.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Event {
+    pub(super) phase: u32,
+    /// Color and index of the message received.
+    pub(super) input: Option<(u8, u32)>,
+    /// Color and index of the message sent.
+    pub(super) output: Option<(u8, u32)>,
+}
+
+/// What all positions with the same roles do to the fabric.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Class {
+    pub(super) events: Vec<Event>,
+    pub(super) sends: BTreeMap<u8, Vec<Message>>,
+    pub(super) receives: BTreeMap<u8, Vec<Message>>,
+}
+
+/// Nothing is sent here.
+pub(super) const NOWHERE: u32 = u32::MAX;
+/// Comes from another region.
+pub(super) const IMPORT: u32 = u32::MAX - 1;
+
+/// The flows of one template.
+pub(super) struct TemplateFlows {
+    pub(super) width: u32,
+    pub(super) colors: usize,
+    pub(super) classes: Vec<Class>,
+    /// Class per position.
+    pub(super) class_of: Vec<u32>,
+    /// Per position and color: the position that sends what is received here.
+    pub(super) source: Vec<u32>,
+    /// Senders (position, color) whose flow leaves the region, in order.
+    pub(super) exports: Vec<(u32, u8)>,
+    /// Receivers (position, color) that no sender of the region reaches, in order.
+    pub(super) imports: Vec<(u32, u8)>,
+    /// Per position and color: input port bit, output bits.
+    routes: Vec<(u8, u8)>,
+}
+
+/// A flow from one region into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Link {
+    pub(super) from: (usize, u8),
+    pub(super) to: (usize, u8),
+}
+
+/// The flows of a plan.
+pub(super) struct Flows {
+    pub(super) templates: Vec<TemplateFlows>,
+    /// (region, template color) pairs that flows between regions connect.
+    pub(super) links: BTreeSet<Link>,
+}
+
+impl Flows {
+    pub(super) fn new(plan: &Plan, map: &PlanMap<'_>, found: &mut Vec<Violation>) -> Self {
+        let templates = map
+            .templates
+            .iter()
+            .map(|t| {
+                queues(plan, t, found);
+                let mut flows = TemplateFlows::new(t);
+                flows.follow(t, found);
+                flows
+            })
+            .collect();
+        let mut flows = Flows { templates, links: BTreeSet::new() };
+        if found.is_empty() {
+            flows.connect(plan, map, found);
+        }
+        flows
+    }
+
+    /// Follows flows between regions.
+    fn connect(&mut self, plan: &Plan, map: &PlanMap<'_>, found: &mut Vec<Violation>) {
+        let imports = |r: &Region| self.templates[r.template.0 as usize].imports.len();
+        let mut arrived: Vec<Vec<bool>> =
+            plan.regions.iter().map(|r| vec![false; imports(r)]).collect();
+        let mut carried: BTreeMap<(usize, usize, u8), u64> = BTreeMap::new();
+        for (from, region) in plan.regions.iter().enumerate() {
+            let sender = &self.templates[region.template.0 as usize];
+            for &(tile, color) in &sender.exports {
+                let position = (tile % sender.width, tile / sender.width);
+                let wafer = region.color(Color(color));
+                let flow = map.trace(region.point(position), wafer);
+                let mut bad = |what: String| {
+                    let (region, color) = (region.name.clone(), wafer.0);
+                    let (x, y) = position;
+                    found.push(Violation::Send { region, color, x, y, what });
+                };
+                if let Some(p) = flow.lost.first() {
+                    bad(format!(
+                        "lost at PE ({}, {}), which does not take it from there",
+                        p.x, p.y
+                    ));
+                }
+                let sent = &sender.classes[sender.class_of[tile as usize] as usize].sends[&color];
+                let mut reached = BTreeSet::new();
+                for (p, _) in flow.receivers {
+                    let Some((to, other)) = map.region_at(p) else { continue };
+                    let to = to.0 as usize;
+                    if to == from {
+                        continue;
+                    }
+                    let receiver = &self.templates[other.template.0 as usize];
+                    let Some((x, y)) = other.position(p) else { continue };
+                    let at = y * receiver.width + x;
+                    let theirs = (0..receiver.colors as u8)
+                        .find(|&c| other.color(Color(c)) == wafer && receiver.routed(at, c));
+                    let Some(theirs) = theirs else { continue };
+                    reached.insert((to, theirs));
+                    let class = &receiver.classes[receiver.class_of[at as usize] as usize];
+                    let empty = Vec::new();
+                    let received = class.receives.get(&theirs).unwrap_or(&empty);
+                    if let Err(what) = agree(sent, received, None) {
+                        bad(format!("PE ({}, {}) of `{}`: {what}", p.x, p.y, other.name));
+                    }
+                    if let Ok(i) = receiver.imports.binary_search(&(at, theirs)) {
+                        arrived[to][i] = true;
+                    }
+                }
+                let elements: u64 = sent.iter().map(|m| u64::from(m.len.constant)).sum();
+                for (to, theirs) in reached {
+                    self.links.insert(Link { from: (from, color), to: (to, theirs) });
+                    *carried.entry((from, to, wafer.0)).or_insert(0) += elements;
+                }
+            }
+        }
+        self.unreached(plan, &arrived, found);
+        streams(plan, carried, found);
+    }
+
+    fn unreached(&self, plan: &Plan, arrived: &[Vec<bool>], found: &mut Vec<Violation>) {
+        for (region, arrived) in plan.regions.iter().zip(arrived) {
+            let t = &self.templates[region.template.0 as usize];
+            let phases = plan.template_of(region).map_or(&[][..], |t| &t.phases);
+            let missing = t.imports.iter().zip(arrived).filter(|(_, ok)| !**ok);
+            for (&(tile, color), _) in missing.take(LISTED) {
+                let class = &t.classes[t.class_of[tile as usize] as usize];
+                let first = class.receives.get(&color).and_then(|m| m.first());
+                found.push(Violation::Receive {
+                    region: region.name.clone(),
+                    color: region.color(Color(color)).0,
+                    x: tile % t.width,
+                    y: tile / t.width,
+                    phase: first.map_or(String::new(), |m| phases[m.phase as usize].name.clone()),
+                    what: "nothing is sent to it".into(),
+                });
+            }
+        }
+    }
+}
+
+/// Whether what one PE sends is what another receives; `rows` are both rows when both lie in one
+/// region: then phases and, for lengths in cached tokens, rows must agree too.
+fn agree(sent: &[Message], received: &[Message], rows: Option<(u32, u32)>) -> Result<(), String> {
+    if sent.len() != received.len() {
+        return Err(format!("{} messages sent, {} received", sent.len(), received.len()));
+    }
+    for (i, (s, r)) in sent.iter().zip(received).enumerate() {
+        if s.len != r.len || s.wire != r.wire {
+            return Err(format!(
+                "message {i}: {:?} {:?} sent, {:?} {:?} received",
+                s.len, s.wire, r.len, r.wire
+            ));
+        }
+        if s.len.per_kv_token > 0 && rows.is_none_or(|(a, b)| a != b) {
+            return Err(format!("message {i} counts cached tokens, which differ between rows"));
+        }
+        if rows.is_some() && s.phase != r.phase {
+            return Err(format!("message {i} sent in phase {}, received in {}", s.phase, r.phase));
+        }
+    }
+    Ok(())
+}
+
+fn queues(plan: &Plan, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
+    let f = &plan.target.fabric;
+    for phase in &map.template.phases {
+        for role in &phase.roles {
+            let comms = role.program.iter().filter_map(|i| i.communication());
+            let inputs: BTreeSet<_> = comms.clone().filter_map(|c| c.input).collect();
+            let outputs: BTreeSet<_> = comms.filter_map(|c| c.output).collect();
+            for (direction, used, queues) in [
+                ("input", inputs.len(), f.input_queues),
+                ("output", outputs.len(), f.output_queues),
+            ] {
+                let available = queues.saturating_sub(f.reserved_queues);
+                if used > available as usize {
+                    found.push(Violation::Queues {
+                        template: map.template.name.clone(),
+                        phase: phase.name.clone(),
+                        role: role.name.clone(),
+                        direction,
+                        used,
+                        available,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn streams(
+    plan: &Plan,
+    mut carried: BTreeMap<(usize, usize, u8), u64>,
+    found: &mut Vec<Violation>,
+) {
+    let mut bad = |from: usize, to: usize, color: u8, what: String| {
+        let name = |i: usize| plan.regions[i].name.clone();
+        found.push(Violation::Stream { from: name(from), to: name(to), color, what });
+    };
+    for s in &plan.streams {
+        let (from, to, color) = (s.from.0 as usize, s.to.0 as usize, s.color.0);
+        match carried.remove(&(from, to, color)) {
+            None => {
+                bad(from, to, color, "declared, but nothing flows or it is declared twice".into());
+            }
+            Some(n) if n != u64::from(s.elements) => {
+                bad(from, to, color, format!("{n} elements flow, {} are declared", s.elements));
+            }
+            Some(_) => {}
+        }
+    }
+    for ((from, to, color), n) in carried {
+        bad(from, to, color, format!("{n} elements flow, no stream is declared"));
+    }
+}
+
+impl TemplateFlows {
+    fn new(map: &TemplateMap<'_>) -> Self {
+        let t = map.template;
+        let tiles = t.width as usize * t.height as usize;
+        let programs = t.phases.iter().flat_map(|p| &p.roles).flat_map(|r| &r.program);
+        let used = programs.filter_map(|i| i.communication());
+        let used = used.flat_map(|c| [c.input, c.output]).flatten().chain(map.colors());
+        let colors = used.map(|c| usize::from(c.0) + 1).max().unwrap_or(0);
+        let mut classes = Vec::new();
+        let mut known: BTreeMap<Vec<usize>, u32> = BTreeMap::new();
+        let mut class_of = Vec::with_capacity(tiles);
+        let mut routes = vec![(0, 0); tiles * colors];
+        for y in 0..t.height {
+            for x in 0..t.width {
+                let phases = 0..t.phases.len();
+                let key: Vec<usize> = phases.filter_map(|p| map.role_index(p, x, y)).collect();
+                let next = classes.len() as u32;
+                let class = *known.entry(key).or_insert_with_key(|key| {
+                    classes.push(class(map, key));
+                    next
+                });
+                let base = class_of.len() * colors;
+                class_of.push(class);
+                for color in map.colors() {
+                    if let Some(r) = map.route(color, x, y) {
+                        routes[base + usize::from(color.0)] = (1 << r.input as u8, r.outputs.0);
+                    }
+                }
+            }
+        }
+        let source = vec![NOWHERE; tiles * colors];
+        let (exports, imports) = (Vec::new(), Vec::new());
+        TemplateFlows {
+            width: t.width,
+            colors,
+            classes,
+            class_of,
+            source,
+            exports,
+            imports,
+            routes,
+        }
+    }
+
+    /// Whether `color` has a route at a position.
+    fn routed(&self, tile: u32, color: u8) -> bool {
+        self.routes[tile as usize * self.colors + usize::from(color)] != (0, 0)
+    }
+
+    /// Follows all flows inside the template.
+    fn follow(&mut self, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
+        let t = map.template;
+        let mut agreed: BTreeMap<(u32, u32, u8, bool), Result<(), String>> = BTreeMap::new();
+        for tile in 0..self.class_of.len() {
+            let class = self.class_of[tile] as usize;
+            let (x, y) = (tile as u32 % t.width, tile as u32 / t.width);
+            for color in self.classes[class].sends.keys().copied().collect::<Vec<u8>>() {
+                let reach = self.reach(tile, color, t.height);
+                let mut bad = |what: String| {
+                    if found.len() < LISTED {
+                        let region = t.name.clone();
+                        found.push(Violation::Send { region, color, x, y, what });
+                    }
+                };
+                if let Some(what) = reach.problem {
+                    bad(what);
+                }
+                for &to in &reach.receivers {
+                    let other = self.class_of[to as usize];
+                    let rows = (y, to / t.width);
+                    let key = (class as u32, other, color, rows.0 == rows.1);
+                    let result = agreed.entry(key).or_insert_with(|| {
+                        let empty = Vec::new();
+                        let received = self.classes[other as usize].receives.get(&color);
+                        let sent = &self.classes[class].sends[&color];
+                        agree(sent, received.unwrap_or(&empty), Some(rows))
+                    });
+                    if let Err(what) = result {
+                        bad(format!("position ({}, {}): {what}", to % t.width, to / t.width));
+                    }
+                    self.source[to as usize * self.colors + usize::from(color)] = tile as u32;
+                }
+                if reach.exits {
+                    self.exports.push((tile as u32, color));
+                }
+            }
+        }
+        self.find_imports(map, found);
+    }
+
+    fn find_imports(&mut self, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
+        let t = map.template;
+        for tile in 0..self.class_of.len() {
+            let class = &self.classes[self.class_of[tile] as usize];
+            for (&color, messages) in &class.receives {
+                let slot = tile * self.colors + usize::from(color);
+                if self.source[slot] != NOWHERE {
+                    continue;
+                }
+                let (input, outputs) = self.routes[slot];
+                let up = Ports(outputs).contains(Port::Ramp) && input != 1 << Port::Ramp as u8;
+                if up {
+                    self.source[slot] = IMPORT;
+                    self.imports.push((tile as u32, color));
+                } else if found.len() < LISTED {
+                    let phase = t.phases[messages[0].phase as usize].name.clone();
+                    let (x, y) = (tile as u32 % t.width, tile as u32 / t.width);
+                    let what = "no route of the color leads to this core".to_owned();
+                    let region = t.name.clone();
+                    found.push(Violation::Receive { region, color, x, y, phase, what });
+                }
+            }
+        }
+    }
+
+    /// Where the flow of (tile, color) goes inside the template.
+    fn reach(&self, tile: usize, color: u8, height: u32) -> Reach {
+        let mut reach = Reach::default();
+        let mut open = vec![(tile, Port::Ramp)];
+        while let Some((at, from)) = open.pop() {
+            let (x, y) = (at as u32 % self.width, at as u32 / self.width);
+            let (input, outputs) = self.routes[at * self.colors + usize::from(color)];
+            if input != 1 << from as u8 {
+                reach.problem = Some(if at == tile {
+                    "the color has no route from this core".to_owned()
+                } else {
+                    format!("lost at position ({x}, {y}), which does not take it from {from:?}")
+                });
+                continue;
+            }
+            for port in Ports(outputs).iter() {
+                let (dx, dy) = port.step();
+                let (nx, ny) = (i64::from(x) + dx, i64::from(y) + dy);
+                if port == Port::Ramp {
+                    reach.receivers.push(at as u32);
+                } else if nx < 0 || ny < 0 || nx >= self.width.into() || ny >= height.into() {
+                    reach.exits = true;
+                } else {
+                    let next = ny as usize * self.width as usize + nx as usize;
+                    open.push((next, port.opposite()));
+                }
+            }
+        }
+        reach
+    }
+}
+
+#[derive(Default)]
+struct Reach {
+    receivers: Vec<u32>,
+    exits: bool,
+    problem: Option<String>,
+}
+
+/// The events of positions with role `key[p]` in phase p.
+fn class(map: &TemplateMap<'_>, key: &[usize]) -> Class {
+    let mut class = Class::default();
+    for (phase, (p, &role)) in map.template.phases.iter().zip(key).enumerate() {
+        for c in p.roles[role].program.iter().filter_map(|i| i.communication()) {
+            let message = Message { phase: phase as u32, len: c.len, wire: c.wire };
+            let count = |list: &mut BTreeMap<u8, Vec<Message>>, color: Option<Color>| {
+                let list = list.entry(color?.0).or_default();
+                list.push(message);
+                Some((color?.0, list.len() as u32 - 1))
+            };
+            let input = count(&mut class.receives, c.input);
+            let output = count(&mut class.sends, c.output);
+            class.events.push(Event { phase: phase as u32, input, output });
+        }
+    }
+    class
+}

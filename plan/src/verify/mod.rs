@@ -1,0 +1,76 @@
+//! Proves a plan legal, independently of whatever made it. Returns all violations.
+//!
+//! What is checked, by file:
+//!
+//! * `structure` — the target makes sense; ids, ranks, names and divisors are in range; weights are sorted
+//!   by name; constants are finite.
+//! * `layout` — regions have their template's size, lie on one wafer, are disjoint and free of dead PEs;
+//!   in every phase every position is covered by exactly one role.
+//! * `memory` — every buffer is large enough, aligned, inside usable SRAM and disjoint from all others live
+//!   at the same phase; weights and caches live through all phases; the KV cache holds the context.
+//! * `pins` — slices lie inside their weights and buffers; pins of one buffer do not overlap; every element of
+//!   every declared weight is pinned exactly as often as declared.
+//! * `operands` — operands lie inside buffers that are live; lengths agree; no writes to weights.
+//! * `routes` — colors are within the budget; at one router a color has at most one input; wires and
+//!   regions do not use a color on the same router.
+//! * `flows` — every send is received, element for element, by every core its flow reaches; every receive has
+//!   its send; nothing is routed into a router that does not take it; queues suffice; streams are declared.
+//! * `waits` — there is no cyclic wait, even if no queue could hold a single wavelet.
+//! * `outputs` — the logits are covered exactly once; outputs are live at the end.
+//!
+//! Checks of a later file may rely on those before it: when ids or layout are broken, only those
+//! violations are returned. Nothing here panics on any plan, nor takes memory out of proportion to
+//! the largest template and the wafer's PEs.
+
+mod flows;
+mod layout;
+mod memory;
+mod operands;
+mod outputs;
+mod pins;
+mod routes;
+mod structure;
+mod violation;
+mod waits;
+
+pub use violation::Violation;
+
+use crate::expand::PlanMap;
+use crate::plan::Plan;
+
+/// Most violations of one check of one template that are listed.
+const LISTED: usize = 50;
+
+/// Checks every property of the list above.
+///
+/// # Errors
+/// All violations, in the order of the checks; never an empty list.
+pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    structure::check(plan, &mut found);
+    if found.is_empty() {
+        layout::check(plan, &mut found);
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let map = PlanMap::new(plan);
+    for template in &map.templates {
+        layout::check_roles(template, &mut found);
+        memory::check(plan, template.template, &mut found);
+        pins::check_template(plan, template, &mut found);
+        operands::check(plan, template, &mut found);
+        routes::check_template(template, &mut found);
+    }
+    pins::check_coverage(plan, &map, &mut found);
+    routes::check_plan(plan, &map, &mut found);
+    outputs::check(plan, &mut found);
+    // Flows cannot be followed where routes or roles are ambiguous.
+    if found.is_empty() {
+        let flows = flows::Flows::new(plan, &map, &mut found);
+        if found.is_empty() {
+            waits::check(plan, &map, &flows, &mut found);
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}

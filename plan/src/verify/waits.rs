@@ -1,0 +1,337 @@
+//! No cyclic wait, proven for queues that cannot hold a single wavelet.
+//!
+//! Every message is a rendezvous: its send and all its receives happen together, and the two
+//! messages of a relay happen together. These groups are the nodes of a graph; the order of
+//! instructions on each PE gives its edges. Acyclic means that the groups can happen one after
+//! another, so no plan that passes can get stuck, however small the queues. (Some plans that rely on
+//! queues are refused.) All messages of one color that enter or leave a region count as one node,
+//! which makes the check compositional: once per template, then over regions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Violation;
+use super::flows::{Flows, IMPORT, TemplateFlows};
+use crate::expand::PlanMap;
+use crate::plan::Plan;
+use crate::template::Template;
+
+/// Messages named along a reported cycle.
+const NAMED: usize = 8;
+
+/// A border node of a template: entering or leaving, color, index of the message.
+type Border = (bool, u8, u32);
+
+pub(super) fn check(plan: &Plan, map: &PlanMap<'_>, flows: &Flows, found: &mut Vec<Violation>) {
+    let mut orders = Vec::new();
+    for (t, template) in flows.templates.iter().zip(&map.templates) {
+        match Graph::new(t).order(t, template.template) {
+            Ok(order) => orders.push(order),
+            Err(cycle) => {
+                found.push(Violation::CyclicWait { cycle });
+                return;
+            }
+        }
+    }
+    regions(plan, flows, &orders, found);
+}
+
+/// What must happen before what, among the border nodes of a template.
+#[derive(Default)]
+struct BorderOrder {
+    /// Happen together.
+    same: Vec<(Border, Border)>,
+    /// The first before the second.
+    before: Vec<(Border, Border)>,
+}
+
+struct Graph {
+    /// Union-find over nodes.
+    parent: Vec<u32>,
+    /// Per position and color: first node of what it sends, `u32::MAX` for nothing.
+    first: Vec<u32>,
+    borders: BTreeMap<Border, u32>,
+}
+
+impl Graph {
+    fn new(t: &TemplateFlows) -> Self {
+        let mut graph = Graph {
+            parent: Vec::new(),
+            first: vec![u32::MAX; t.source.len()],
+            borders: BTreeMap::new(),
+        };
+        for (tile, &class) in t.class_of.iter().enumerate() {
+            for (&color, messages) in &t.classes[class as usize].sends {
+                graph.first[tile * t.colors + usize::from(color)] = graph.parent.len() as u32;
+                for _ in messages {
+                    graph.fresh();
+                }
+            }
+        }
+        for &(tile, color) in &t.imports {
+            let class = &t.classes[t.class_of[tile as usize] as usize];
+            for k in 0..class.receives[&color].len() as u32 {
+                graph.border((true, color, k));
+            }
+        }
+        for &(tile, color) in &t.exports {
+            let class = &t.classes[t.class_of[tile as usize] as usize];
+            let first = graph.first[tile as usize * t.colors + usize::from(color)];
+            for k in 0..class.sends[&color].len() as u32 {
+                let border = graph.border((false, color, k));
+                graph.union(first + k, border);
+            }
+        }
+        for (tile, &class) in t.class_of.iter().enumerate() {
+            for e in &t.classes[class as usize].events {
+                if let (Some(a), Some(b)) = (e.input, e.output) {
+                    let (a, b) = (graph.received(t, tile, a), graph.sent(t, tile, b));
+                    graph.union(a, b);
+                }
+            }
+        }
+        graph
+    }
+
+    fn fresh(&mut self) -> u32 {
+        self.parent.push(self.parent.len() as u32);
+        self.parent.len() as u32 - 1
+    }
+
+    fn border(&mut self, key: Border) -> u32 {
+        if let Some(&node) = self.borders.get(&key) {
+            return node;
+        }
+        let node = self.fresh();
+        self.borders.insert(key, node);
+        node
+    }
+
+    fn find(&mut self, mut node: u32) -> u32 {
+        while self.parent[node as usize] != node {
+            let up = self.parent[self.parent[node as usize] as usize];
+            self.parent[node as usize] = up;
+            node = up;
+        }
+        node
+    }
+
+    fn union(&mut self, a: u32, b: u32) {
+        let (a, b) = (self.find(a), self.find(b));
+        self.parent[a.max(b) as usize] = a.min(b);
+    }
+
+    fn sent(&self, t: &TemplateFlows, tile: usize, (color, k): (u8, u32)) -> u32 {
+        self.first[tile * t.colors + usize::from(color)] + k
+    }
+
+    fn received(&self, t: &TemplateFlows, tile: usize, (color, k): (u8, u32)) -> u32 {
+        match t.source[tile * t.colors + usize::from(color)] {
+            IMPORT => self.borders[&(true, color, k)],
+            source => self.sent(t, source as usize, (color, k)),
+        }
+    }
+
+    /// Successive messages of every PE, as pairs of group representatives.
+    fn edges(&mut self, t: &TemplateFlows) -> Result<Vec<(u32, u32)>, (usize, usize)> {
+        let mut edges = Vec::new();
+        for (tile, &class) in t.class_of.iter().enumerate() {
+            let mut last: Option<u32> = None;
+            for (i, e) in t.classes[class as usize].events.iter().enumerate() {
+                let node = match (e.input, e.output) {
+                    (Some(a), _) => self.received(t, tile, a),
+                    (None, Some(b)) => self.sent(t, tile, b),
+                    (None, None) => continue,
+                };
+                let node = self.find(node);
+                match last {
+                    Some(previous) if previous == node => return Err((tile, i)),
+                    Some(previous) => edges.push((previous, node)),
+                    None => {}
+                }
+                last = Some(node);
+            }
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        Ok(edges)
+    }
+
+    fn order(mut self, t: &TemplateFlows, template: &Template) -> Result<BorderOrder, String> {
+        let place = |tile: usize, i: usize| {
+            let e = t.classes[t.class_of[tile] as usize].events[i];
+            let (x, y) = (tile as u32 % t.width, tile as u32 / t.width);
+            let phase = &template.phases[e.phase as usize].name;
+            let colors =
+                [e.input.map(|c| format!("in {}", c.0)), e.output.map(|c| format!("out {}", c.0))];
+            let colors: Vec<String> = colors.into_iter().flatten().collect();
+            format!("({x}, {y}) in phase `{phase}`, color {}", colors.join(" "))
+        };
+        let edges = self.edges(t).map_err(|(tile, i)| {
+            format!(
+                "template `{}`: {} waits for what it does itself",
+                template.name,
+                place(tile, i)
+            )
+        })?;
+        if let Some(nodes) = cycle(self.parent.len(), &edges) {
+            let names = self.name_nodes(t, &nodes, place);
+            return Err(format!("template `{}`: {}", template.name, names.join(" -> ")));
+        }
+        Ok(self.border_order(&edges))
+    }
+
+    /// One place per node of a cycle.
+    fn name_nodes(
+        &mut self,
+        t: &TemplateFlows,
+        nodes: &[u32],
+        place: impl Fn(usize, usize) -> String,
+    ) -> Vec<String> {
+        let mut names: BTreeMap<u32, String> = BTreeMap::new();
+        for (tile, &class) in t.class_of.iter().enumerate() {
+            for (i, e) in t.classes[class as usize].events.iter().enumerate() {
+                let node = match (e.input, e.output) {
+                    (Some(a), _) => self.received(t, tile, a),
+                    (None, Some(b)) => self.sent(t, tile, b),
+                    (None, None) => continue,
+                };
+                let node = self.find(node);
+                if nodes.contains(&node) {
+                    names.entry(node).or_insert_with(|| place(tile, i));
+                }
+            }
+        }
+        nodes.iter().take(NAMED).filter_map(|n| names.get(n).cloned()).collect()
+    }
+
+    fn border_order(&mut self, edges: &[(u32, u32)]) -> BorderOrder {
+        let borders: Vec<(Border, u32)> =
+            self.borders.clone().into_iter().map(|(b, n)| (b, self.find(n))).collect();
+        let mut order = BorderOrder::default();
+        for (i, &(a, node)) in borders.iter().enumerate() {
+            let reached = reachable(self.parent.len(), edges, node);
+            for (j, &(b, other)) in borders.iter().enumerate().filter(|(j, _)| *j != i) {
+                if other == node && i < j {
+                    order.same.push((a, b));
+                } else if other != node && reached[other as usize] {
+                    order.before.push((a, b));
+                }
+            }
+        }
+        order
+    }
+}
+
+/// Index of the first edge of every node in sorted edges.
+fn starts(nodes: usize, edges: &[(u32, u32)]) -> Vec<usize> {
+    let mut starts = vec![0; nodes + 1];
+    for &(a, _) in edges {
+        starts[a as usize + 1] += 1;
+    }
+    for i in 0..nodes {
+        starts[i + 1] += starts[i];
+    }
+    starts
+}
+
+fn reachable(nodes: usize, edges: &[(u32, u32)], from: u32) -> Vec<bool> {
+    let starts = starts(nodes, edges);
+    let mut seen = vec![false; nodes];
+    let mut open = vec![from];
+    while let Some(n) = open.pop() {
+        for &(_, to) in &edges[starts[n as usize]..starts[n as usize + 1]] {
+            if !std::mem::replace(&mut seen[to as usize], true) {
+                open.push(to);
+            }
+        }
+    }
+    seen
+}
+
+/// Some cycle of a graph with sorted edges, or `None`.
+fn cycle(nodes: usize, edges: &[(u32, u32)]) -> Option<Vec<u32>> {
+    let starts = starts(nodes, edges);
+    let mut waiting = vec![0u32; nodes];
+    edges.iter().for_each(|e| waiting[e.1 as usize] += 1);
+    let mut open: Vec<u32> = (0..nodes as u32).filter(|&n| waiting[n as usize] == 0).collect();
+    while let Some(n) = open.pop() {
+        for &(_, to) in &edges[starts[n as usize]..starts[n as usize + 1]] {
+            waiting[to as usize] -= 1;
+            if waiting[to as usize] == 0 {
+                open.push(to);
+            }
+        }
+    }
+    // Every node left has a predecessor that is left too: walk back until one repeats.
+    let mut back = vec![u32::MAX; nodes];
+    for &(a, b) in edges.iter().filter(|e| waiting[e.0 as usize] > 0 && waiting[e.1 as usize] > 0) {
+        back[b as usize] = a;
+    }
+    let mut at = (0..nodes as u32).find(|&n| waiting[n as usize] > 0)?;
+    let mut path: Vec<u32> = Vec::new();
+    let mut index: BTreeMap<u32, usize> = BTreeMap::new();
+    while let std::collections::btree_map::Entry::Vacant(slot) = index.entry(at) {
+        slot.insert(path.len());
+        path.push(at);
+        at = back[at as usize];
+    }
+    let mut nodes = path.split_off(index[&at]);
+    nodes.reverse();
+    Some(nodes)
+}
+
+/// The same check over regions: border nodes joined by the flows between them.
+fn regions(plan: &Plan, flows: &Flows, orders: &[BorderOrder], found: &mut Vec<Violation>) {
+    let mut ids: BTreeMap<(usize, Border), u32> = BTreeMap::new();
+    let mut parent: Vec<u32> = Vec::new();
+    let mut node = |key: (usize, Border), parent: &mut Vec<u32>| {
+        *ids.entry(key).or_insert_with(|| {
+            parent.push(parent.len() as u32);
+            parent.len() as u32 - 1
+        })
+    };
+    fn find(parent: &[u32], mut n: u32) -> u32 {
+        while parent[n as usize] != n {
+            n = parent[n as usize];
+        }
+        n
+    }
+    let mut before = Vec::new();
+    let mut same = Vec::new();
+    for (r, region) in plan.regions.iter().enumerate() {
+        let order = &orders[region.template.0 as usize];
+        for &(a, b) in &order.same {
+            same.push((node((r, a), &mut parent), node((r, b), &mut parent)));
+        }
+        for &(a, b) in &order.before {
+            before.push((node((r, a), &mut parent), node((r, b), &mut parent)));
+        }
+    }
+    for link in &flows.links {
+        let t = &flows.templates[plan.regions[link.from.0].template.0 as usize];
+        let exported = t.exports.iter().filter(|(_, c)| *c == link.from.1);
+        let count =
+            |&(tile, c): &(u32, u8)| t.classes[t.class_of[tile as usize] as usize].sends[&c].len();
+        for k in 0..exported.map(count).max().unwrap_or(0) as u32 {
+            let out = node((link.from.0, (false, link.from.1, k)), &mut parent);
+            let into = node((link.to.0, (true, link.to.1, k)), &mut parent);
+            same.push((out, into));
+        }
+    }
+    for (a, b) in same {
+        let (a, b) = (find(&parent, a), find(&parent, b));
+        parent[a.max(b) as usize] = a.min(b);
+    }
+    let edges: BTreeSet<(u32, u32)> =
+        before.iter().map(|&(a, b)| (find(&parent, a), find(&parent, b))).collect();
+    let edges: Vec<(u32, u32)> = edges.into_iter().collect();
+    if let Some(nodes) = cycle(parent.len(), &edges) {
+        let name = |n: &u32| {
+            let (r, border) = ids.iter().find(|(_, id)| find(&parent, **id) == *n)?.0;
+            let way = if border.0 { "entering" } else { "leaving" };
+            Some(format!("color {} {way} `{}`", border.1, plan.regions[*r].name))
+        };
+        let names: Vec<String> = nodes.iter().take(NAMED).filter_map(name).collect();
+        found.push(Violation::CyclicWait { cycle: names.join(" -> ") });
+    }
+}
