@@ -109,7 +109,17 @@ impl<'a> Machine<'a> {
                 self.release(&mut frame, operand);
             }
         }
-        graph.results.iter().map(|&v| self.take(place, &mut frame, v)).collect()
+        let mut results = Vec::with_capacity(graph.results.len());
+        for &v in &graph.results {
+            // A constant that is returned keeps its dtype, so it is not taken from the store.
+            results.push(match frame.constant[v.index()] {
+                true => {
+                    constant::evaluate(place, v, self.weights, &self.options).map(Value::Array)?
+                }
+                false => self.take(place, &mut frame, v)?,
+            });
+        }
+        Ok(results)
     }
 
     /// Any op but `repeat`.
