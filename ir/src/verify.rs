@@ -8,7 +8,7 @@
 //! | SPK1104 | parameters come as carries, inputs, states; exactly the states are caches; `main` has no carry |
 //! | SPK1105 | a block returns its carries with their own types, then its states; a state enters with C tokens and leaves with C + T |
 //! | SPK1106 | caches are linear: each is consumed exactly once (append, repeat or return), read only before, and returned in the place it came from |
-//! | SPK1107 | `repeat` stands in `main`, names a block, and operands and results are as the block's; layers are 1 to 65,536 |
+//! | SPK1107 | `repeat` stands in `main`, names a block, and operands and results are as the block's; layers are 1 to 65,536; all repeats together read at most 2^20 weights, all states are at most 2^20 caches |
 //! | SPK1108 | weight names are not empty; `{layer}` occurs only in blocks |
 //! | SPK1109 | one weight has one dtype and shape wherever it is read |
 //! | SPK1110 | `main` takes `tokens: i32[T]`, then states, and returns `logits: f32[R, vocab]` first |
@@ -36,6 +36,9 @@ use crate::{Graph, Module};
 pub const MAX_RANK: usize = 8;
 /// Most layers of a repeat or a stack of caches.
 pub const MAX_LAYERS: u32 = 65_536;
+/// Most weights that all layers read together, and most caches: far above any model, and few enough
+/// that a list of them does no harm.
+const MAX_ITEMS: u64 = 1 << 20;
 
 /// The property that is violated; the table at the top of `ir/src/verify.rs` says which is which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

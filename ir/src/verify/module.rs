@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tensor::DType;
 
 use super::graph::{self, spell};
-use super::{Rule, Violation};
+use super::{MAX_ITEMS, Rule, Violation};
 use crate::{CacheType, Dim, Graph, Module, Op, ParamKind, Symbol, TensorType, Type};
 
 /// All violations of `module`.
@@ -23,10 +23,32 @@ pub(super) fn check(module: &Module) -> Vec<Violation> {
     if graph::check(&module.main, Some(module), &mut found) {
         signature(&module.main, &mut found);
         unused(module, &mut found);
+        if items(module, &mut found) {
+            weight_types(module, &mut found);
+        }
     }
     weight_names(module, &mut found);
-    weight_types(module, &mut found);
     found
+}
+
+/// Whether lists of all weights and of all caches are of a harmless length.
+fn items(module: &Module, found: &mut Vec<Violation>) -> bool {
+    let before = found.len();
+    let per_layer = |graph: &Graph| weights(graph).len() as u64;
+    let repeats = module.repeats().filter_map(|(id, _, count)| {
+        Some(per_layer(module.blocks.get(id.index())?).saturating_mul(u64::from(count)))
+    });
+    let read = repeats.fold(per_layer(&module.main), u64::saturating_add);
+    let params = module.main.params().iter().map(|p| module.main.ty(p.value));
+    let caches = params.filter_map(Type::as_cache).map(|c| u64::from(c.layers.unwrap_or(1)));
+    let caches = caches.fold(0, u64::saturating_add);
+    for (what, number) in [("weights", read), ("caches", caches)] {
+        if number > MAX_ITEMS {
+            let why = format!("{number} {what} in all layers, at most {MAX_ITEMS} are allowed");
+            report(found, Rule::Repeats, &module.main.name, "", why);
+        }
+    }
+    found.len() == before
 }
 
 fn report(
@@ -207,13 +229,9 @@ fn weight_types(module: &Module, found: &mut Vec<Violation>) {
         }
     };
     check(&module.main, None);
-    let known = module.main.order().iter().all(|id| id.index() < module.main.node_count());
-    if !known {
-        return;
-    }
     for (id, first, count) in module.repeats() {
         let Some(block) = module.blocks.get(id.index()) else { continue };
-        for layer in first..first.saturating_add(count.min(super::MAX_LAYERS)) {
+        for layer in first..first.saturating_add(count) {
             check(block, Some(layer));
         }
     }

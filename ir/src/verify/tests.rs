@@ -184,6 +184,30 @@ fn repeats_fit_their_block() {
 }
 
 #[test]
+fn lists_of_all_layers_stay_short() {
+    let many = |m: &mut Module, count: u32| {
+        let (id, _) = find(&m.main, |op| matches!(op, Op::Repeat { .. }));
+        for i in 0..200 {
+            let name = format!("{{layer}}.extra{i}");
+            let op = Op::Weight { name, dtype: DType::F32, shape: vec![1] };
+            let ty = TensorType::new(DType::F32, [1usize]).into();
+            m.blocks[0].add_node(op, vec![], vec![ty]);
+        }
+        if let Op::Repeat { count: layers, .. } = &mut m.main.node_mut(id).op {
+            *layers = count;
+        }
+        for i in 0..m.main.value_count() {
+            if let Type::Cache(cache) = &mut m.main.value_mut(ValueId::new(i)).ty {
+                cache.layers = Some(count);
+            }
+        }
+    };
+    assert_eq!(after(|m| many(m, 100)), "");
+    let text = after(|m| many(m, 10_000));
+    assert_eq!(text, "SPK1107 @main: 2080002 weights in all layers, at most 1048576 are allowed");
+}
+
+#[test]
 fn weights_have_one_name_and_type() {
     let rename = |graph: &mut Graph, from: &str, to: &str| {
         let (id, _) = find(graph, |op| matches!(op, Op::Weight { name, .. } if name == from));
