@@ -2,6 +2,8 @@
 
 pub mod completions;
 pub mod eval;
+pub mod inspect;
+pub mod opt;
 pub mod passes;
 pub mod targets;
 
@@ -17,6 +19,8 @@ use crate::exit::{Exit, Fault};
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
         Command::Eval(args) => eval::run(args)?,
+        Command::Inspect(args) => inspect::run(args)?,
+        Command::Opt(args) => opt::run(args)?,
         Command::Passes(args) => passes::run(args)?,
         Command::Targets(args) => targets::run(args)?,
         Command::Completions(args) => completions::run(args)?,

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use frontend::{Model, OpenOptions};
+use passes::Tier;
 use plan::Target;
+use tensor::DType;
 
-use crate::cli::ModelArgs;
+use crate::cli::{ModelArgs, Numerics, Quant};
 use crate::exit::Fault;
 use crate::report::diag;
 
@@ -55,4 +57,23 @@ pub fn weights(model: &Model) -> Result<&frontend::Weights> {
             .advise("give the directory with the *.safetensors files")
             .into()
     })
+}
+
+/// `--numerics` in the words of `passes`.
+pub fn tier(numerics: Numerics) -> Tier {
+    match numerics {
+        Numerics::Exact => Tier::Exact,
+        Numerics::Reassoc => Tier::Reassoc,
+        Numerics::Reround => Tier::Reround,
+        Numerics::Lossy => Tier::Lossy,
+    }
+}
+
+/// `--quant` in the words of `passes`.
+pub fn quant(quant: Quant) -> Option<DType> {
+    match quant {
+        Quant::None => None,
+        Quant::Q8 => Some(DType::Q8),
+        Quant::Q4 => Some(DType::Q4),
+    }
 }

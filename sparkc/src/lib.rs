@@ -64,7 +64,10 @@ fn usage(error: &clap::Error) -> Exit {
 }
 
 fn report_panic(info: &panic::PanicHookInfo<'_>) {
-    let message = info.payload_as_str().unwrap_or("a panic without a message");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("a panic without a message");
     let place = info.location().map(ToString::to_string);
     say(&diag::render_panic(message, place, report::stderr_colored()));
 }

@@ -132,18 +132,18 @@ pub fn render(error: &anyhow::Error, colored: bool) -> String {
     if explained.exit == Exit::Ok {
         return String::new();
     }
-    let label = match &explained.code {
-        Some(code) => format!("error[{code}]:"),
-        None => "error:".to_string(),
-    };
+    let mut code = explained.code;
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
-        // thiserror enums that wrap a source often repeat it in their own message.
         let message = cause.to_string();
-        if messages.last().is_none_or(|last: &String| !last.contains(&message)) {
-            messages.push(message);
+        let (prefix, message) = split_code(&message);
+        code = code.or(prefix.map(str::to_string));
+        // thiserror enums that wrap a source often repeat it in their own message.
+        if messages.last().is_none_or(|last: &String| !last.contains(message)) {
+            messages.push(message.to_string());
         }
     }
+    let label = code.map_or("error:".to_string(), |code| format!("error[{code}]:"));
     let mut text = String::new();
     for (i, message) in messages.iter().enumerate() {
         let head =
@@ -157,6 +157,16 @@ pub fn render(error: &anyhow::Error, colored: bool) -> String {
         text.push_str(BUG);
     }
     text
+}
+
+/// Takes a code apart that an error carries in its message: `PLN0101: ...`.
+fn split_code(message: &str) -> (Option<&str>, &str) {
+    let Some((code, rest)) = message.split_once(": ") else { return (None, message) };
+    let is_code = code.is_ascii()
+        && code.len() == 7
+        && code[..3].bytes().all(|b| b.is_ascii_uppercase())
+        && code[3..].bytes().all(|b| b.is_ascii_digit());
+    if is_code { (Some(code), rest) } else { (None, message) }
 }
 
 /// Shows something odd that does not stop the work.
@@ -200,6 +210,12 @@ mod tests {
         let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(render(&error, false), "");
         assert_eq!(explain(&error).exit, Exit::Ok);
+    }
+
+    #[test]
+    fn a_code_in_a_message_becomes_the_label() {
+        assert_eq!(split_code("PLN0101: target file"), (Some("PLN0101"), "target file"));
+        assert_eq!(split_code("wéird: x"), (None, "wéird: x"));
     }
 
     #[test]

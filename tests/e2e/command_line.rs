@@ -1,0 +1,1 @@
+//! Help, version and usage errors of the real program.
