@@ -1,0 +1,75 @@
+//! The whole back end in one call.
+
+use plan::{Plan, Target};
+
+use crate::{Report, WaferError, emit, partition, place, route, schedule};
+
+/// What the caller can choose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Positions to size the KV caches for; the module's context when absent.
+    pub context: Option<usize>,
+    /// Hex digest that identifies the model in the plan.
+    pub digest: String,
+}
+
+/// A stage of the back end, for progress reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Recognise the model.
+    Partition,
+    /// Choose shapes and rectangles.
+    Place,
+    /// Color regions and streams.
+    Route,
+    /// Write programs and SRAM maps.
+    Schedule,
+    /// Write the plan.
+    Emit,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Stage; 5] =
+        [Stage::Partition, Stage::Place, Stage::Route, Stage::Schedule, Stage::Emit];
+
+    /// A word for progress bars.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Partition => "partition",
+            Stage::Place => "place",
+            Stage::Route => "route",
+            Stage::Schedule => "schedule",
+            Stage::Emit => "emit",
+        }
+    }
+}
+
+/// Compiles an optimised module for `target`; `progress` hears of each stage before it runs.
+///
+/// # Errors
+/// What is not supported, or does not fit, in numbers: see [`WaferError`].
+pub fn compile(
+    module: &ir::Module,
+    target: &Target,
+    options: &Options,
+    progress: &dyn Fn(Stage),
+) -> Result<(Plan, Report), WaferError> {
+    let context = options.context.unwrap_or(module.context);
+    if context > module.context || context == 0 {
+        let model = module.name.clone();
+        return Err(WaferError::Context { model, asked: context, supported: module.context });
+    }
+    progress(Stage::Partition);
+    let partition = partition::partition(module, context)?;
+    progress(Stage::Place);
+    let placement = place::place(&partition, target)?;
+    progress(Stage::Route);
+    let routing = route::route(&partition, placement, target)?;
+    progress(Stage::Schedule);
+    let schedule = schedule::schedule(&partition, routing, target)?;
+    progress(Stage::Emit);
+    let plan = emit::emit(&partition, schedule, target, &options.digest)?;
+    let report = Report::new(&plan);
+    Ok((plan, report))
+}

@@ -1,0 +1,183 @@
+//! The shapes of each block worth considering at one strip height, with their cost.
+//!
+//! A candidate fits SRAM; of two candidates the wider is kept only when it is faster. Costs come from
+//! the block's own program with streams along rows; turns are the same for all.
+
+use std::collections::BTreeSet;
+
+use plan::{Target, Template};
+
+use super::shape::{LayerShape, TableShape};
+use super::{Block, Choice, Contributor, Shape, Shortage, contributors, fits, sequence};
+use crate::WaferError;
+use crate::partition::{LayerSpec, Partition};
+use crate::program::{cost, layer, table};
+use crate::route::stream::{Entry, Exit};
+
+/// A shape that fits, and its predicted cycles per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) shape: Shape,
+    pub(super) cycles: u64,
+}
+
+/// The candidates of a block, narrowest first; and what fills a PE in the widest shape tried.
+struct OfBlock {
+    block: Block,
+    list: Vec<Candidate>,
+    fullest: Vec<Contributor>,
+}
+
+/// All candidates at one strip height.
+pub(super) struct Candidates {
+    blocks: Vec<OfBlock>,
+}
+
+impl Candidates {
+    pub(super) fn new(
+        partition: &Partition,
+        target: &Target,
+        height: u32,
+        blocks: &[Block],
+    ) -> Result<Self, WaferError> {
+        let of = |&block: &Block| -> Result<OfBlock, WaferError> {
+            let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new() };
+            match block {
+                Block::Layer(i) => {
+                    layer_candidates(&partition.layers[i], partition, target, height, &mut found)?;
+                }
+                Block::Embedding | Block::Head => {
+                    table_candidates(partition, target, height, &mut found)?;
+                }
+            }
+            found.prune();
+            Ok(found)
+        };
+        Ok(Candidates { blocks: blocks.iter().map(of).collect::<Result<_, _>>()? })
+    }
+
+    /// Combinations to try: every pair of width limits for layers and for tables.
+    pub(super) fn choices(&self) -> Vec<Choice> {
+        let widths = |layers: bool| -> BTreeSet<u32> {
+            let of_kind = |b: &&OfBlock| matches!(b.block, Block::Layer(_)) == layers;
+            let kind = self.blocks.iter().filter(of_kind);
+            kind.flat_map(|b| b.list.iter().map(|c| c.shape.width())).collect()
+        };
+        let (layers, tables) = (widths(true), widths(false));
+        let pairs = layers.iter().flat_map(|&l| tables.iter().map(move |&t| (l, t)));
+        pairs.filter_map(|(l, t)| self.choice(l, t)).collect()
+    }
+
+    /// The fastest candidates no wider than the limits.
+    fn choice(&self, layer_width: u32, table_width: u32) -> Option<Choice> {
+        let pick = |b: &OfBlock| {
+            let limit = if matches!(b.block, Block::Layer(_)) { layer_width } else { table_width };
+            let fitting = b.list.iter().filter(|c| c.shape.width() <= limit);
+            Some((b.block, *fitting.min_by_key(|c| (c.cycles, c.shape.width()))?))
+        };
+        self.blocks.iter().map(pick).collect()
+    }
+
+    /// The fewest PEs at this height, and what needs most of them.
+    pub(super) fn shortage(&self, partition: &Partition, height: u32) -> Shortage {
+        let mut needs: Vec<(u64, &OfBlock)> = Vec::new();
+        for of in &self.blocks {
+            let times = sequence(partition).filter(|(b, _)| *b == of.block).count() as u64;
+            let width = of.list.first().map_or(u64::MAX, |c| u64::from(c.shape.width()));
+            needs.push((width.saturating_mul(times * u64::from(height)), of));
+        }
+        let pes = needs.iter().map(|n| n.0).fold(0, u64::saturating_add);
+        let worst = needs.iter().max_by_key(|n| n.0).map(|n| n.1);
+        let name = |block: Block| match block {
+            Block::Embedding => "embedding".to_string(),
+            Block::Head => "head".to_string(),
+            Block::Layer(i) => partition.layers[i].name.clone(),
+        };
+        Shortage {
+            pes,
+            block: worst.map_or_else(String::new, |b| name(b.block)),
+            contributors: worst.map_or_else(Vec::new, |b| b.fullest.clone()),
+        }
+    }
+}
+
+impl OfBlock {
+    fn add(&mut self, shape: Shape, template: &Template, target: &Target, pos: u32) {
+        if fits(template, target) {
+            let cycles = cost::template_cycles(target, template, pos);
+            self.list.push(Candidate { shape, cycles });
+        }
+        self.fullest = contributors(template);
+    }
+
+    /// Keeps, from the narrowest, only shapes that are faster than all narrower ones.
+    fn prune(&mut self) {
+        self.list.sort_by_key(|c| (c.shape.width(), c.cycles));
+        let mut fastest = u64::MAX;
+        self.list.retain(|c| {
+            let better = c.cycles < fastest;
+            fastest = fastest.min(c.cycles);
+            better
+        });
+    }
+}
+
+/// The position at which costs are compared: the last of the context.
+pub(crate) fn costed_position(partition: &Partition) -> u32 {
+    u32::try_from(partition.context).unwrap_or(u32::MAX).saturating_sub(1)
+}
+
+fn layer_candidates(
+    spec: &LayerSpec,
+    partition: &Partition,
+    target: &Target,
+    height: u32,
+    found: &mut OfBlock,
+) -> Result<(), WaferError> {
+    let kv_heads = u32::try_from(spec.kv_heads).unwrap_or(u32::MAX);
+    let groups: Vec<u32> = (1..=kv_heads).filter(|g| kv_heads.is_multiple_of(*g)).collect();
+    let mut add = |width: u32, groups: u32, cell: u32| -> Result<(), WaferError> {
+        let shape = LayerShape::new(spec, (width, height), (groups, cell), partition.context);
+        if shape.width > target.width {
+            return Ok(());
+        }
+        let io = (Entry::Row, Exit::Row);
+        let program = layer::layer(spec, shape, io, spec.name.clone(), target)?;
+        found.add(Shape::Layer(shape), &program.template, target, costed_position(partition));
+        Ok(())
+    };
+    for cell in LayerShape::cells(spec) {
+        for &groups in &groups {
+            add(groups * cell, groups, cell)?;
+        }
+    }
+    // Heads cannot use more columns than this; the MLP can.
+    let widest = LayerShape::cells(spec).last().copied().unwrap_or(1);
+    let mut width = kv_heads.saturating_mul(widest);
+    while width < target.width {
+        width = (width + width.div_ceil(8)).min(target.width);
+        add(width, kv_heads, widest)?;
+    }
+    Ok(())
+}
+
+fn table_candidates(
+    partition: &Partition,
+    target: &Target,
+    height: u32,
+    found: &mut OfBlock,
+) -> Result<(), WaferError> {
+    let mut width = 1;
+    loop {
+        let shape = TableShape::new(partition.vocab, partition.hidden, (width, height));
+        let template = match found.block {
+            Block::Embedding => table::embedding(partition, shape, Exit::Row, target)?.template,
+            _ => table::head(partition, shape, Entry::Row, target)?.0.template,
+        };
+        found.add(Shape::Table(shape), &template, target, 0);
+        if width >= target.width {
+            return Ok(());
+        }
+        width = (width + width.div_ceil(6)).min(target.width);
+    }
+}

@@ -1,0 +1,289 @@
+//! Collects buffers, weights, pins, routes and phases of a template and lays out its SRAM.
+//!
+//! Lifetimes are not declared: a buffer lives from the first phase that names it to the last, weights
+//! and caches always. Offsets are first fit over those ranges, longest-lived and largest first, so
+//! the map is the same on every run. Does not check capacity: `place` does, with the byte count.
+
+use plan::{
+    Buffer, BufferId, BufferRole, Clause, CommShape, Instr, KvLayout, Len, Phase, Pin,
+    Predicate, Role, Route, Slice, Storage, Template, WeightUse,
+};
+
+use super::pins::PinnedWeight;
+use crate::partition::WeightRef;
+use crate::route::tree::{Message, Part, Reach, Tree};
+
+/// A template under construction.
+#[derive(Debug)]
+pub(crate) struct TemplateBuilder {
+    template: Template,
+    weights: Vec<PinnedWeight>,
+}
+
+/// A finished template and what it pins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The template.
+    pub template: Template,
+    /// Its weights, in the order of `template.weights`.
+    pub weights: Vec<PinnedWeight>,
+}
+
+/// A buffer and its size, to take slices of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vector {
+    pub(crate) buffer: BufferId,
+    pub(crate) len: Len,
+}
+
+impl Vector {
+    /// All of it.
+    pub(crate) fn all(self) -> Slice {
+        Slice { buffer: self.buffer, offset: 0, len: self.len }
+    }
+
+    /// `len` elements from `offset`.
+    pub(crate) fn part(self, offset: u32, len: u32) -> Slice {
+        Slice { buffer: self.buffer, offset, len: Len::of(len) }
+    }
+}
+
+impl TemplateBuilder {
+    pub(crate) fn new(name: String, width: u32, height: u32, cell: (u32, u32)) -> Self {
+        let template = Template {
+            name,
+            width,
+            height,
+            cell,
+            weights: Vec::new(),
+            buffers: Vec::new(),
+            pins: Vec::new(),
+            routes: Vec::new(),
+            kv: None,
+            phases: Vec::new(),
+        };
+        TemplateBuilder { template, weights: Vec::new() }
+    }
+
+    pub(crate) fn buffer(
+        &mut self,
+        name: &str,
+        role: BufferRole,
+        storage: Storage,
+        (rows, cols): (u32, u32),
+    ) -> BufferId {
+        let id = BufferId(self.template.buffers.len() as u32);
+        let name = name.to_string();
+        let buffer =
+            Buffer { name, role, storage, rows, cols, offset: 0, bytes: 0, live: (0, 0) };
+        self.template.buffers.push(buffer);
+        id
+    }
+
+    /// An f32 vector of activations.
+    pub(crate) fn vector(&mut self, name: &str, len: u32) -> Vector {
+        let buffer = self.buffer(name, BufferRole::Activation, Storage::F32, (1, len));
+        Vector { buffer, len: Len::of(len) }
+    }
+
+    /// The number of a weight in this template. Of several uses the highest number of copies counts:
+    /// slices of one weight are pinned separately, each once.
+    pub(crate) fn declare(
+        &mut self,
+        weight: &WeightRef,
+        copies: u32,
+        inline: Option<Vec<f32>>,
+    ) -> u32 {
+        if let Some(i) = self.weights.iter().position(|w| w.weight.name == weight.name) {
+            self.weights[i].copies = self.weights[i].copies.max(copies);
+            return i as u32;
+        }
+        self.template.weights.push(WeightUse { name: weight.name.clone() });
+        self.weights.push(PinnedWeight { weight: weight.clone(), copies, inline });
+        self.weights.len() as u32 - 1
+    }
+
+    pub(crate) fn pin(&mut self, pin: Pin) {
+        self.template.pins.push(pin);
+    }
+
+    pub(crate) fn routes(&mut self, routes: Vec<Route>) {
+        self.template.routes.extend(routes);
+    }
+
+    pub(crate) fn kv(&mut self, layout: KvLayout) {
+        self.template.kv = Some(layout);
+    }
+
+    pub(crate) fn cell(&self) -> (u32, u32) {
+        self.template.cell
+    }
+
+    pub(crate) fn phase(&mut self, name: &str, comm: Option<CommShape>, roles: Vec<Role>) {
+        self.template.phases.push(Phase { name: name.to_string(), comm, roles });
+    }
+
+    /// A phase that runs `before` on every PE, then reduces along a tree.
+    pub(crate) fn reduce_phase(
+        &mut self,
+        name: &str,
+        before: &[Instr],
+        (tree, message, reach): (&Tree, Message, Reach),
+        columns: Columns,
+    ) {
+        let comm = tree.comm(reach, message.data.len);
+        let comm = (comm.depth > 0).then_some(comm);
+        let roles = reduce_roles(before, (tree, message, reach), columns);
+        self.phase(name, comm, roles);
+    }
+
+    /// The template, with lifetimes and offsets.
+    pub(crate) fn finish(mut self) -> Program {
+        set_lifetimes(&mut self.template);
+        set_offsets(&mut self.template);
+        Program { template: self.template, weights: self.weights }
+    }
+}
+
+/// The columns that take part in a phase, of all of them; the others are idle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns {
+    pub(crate) used: u32,
+    pub(crate) width: u32,
+}
+
+/// The roles of a reduction after `before`, on the columns used; the others are idle.
+pub(crate) fn reduce_roles(
+    before: &[Instr],
+    (tree, message, reach): (&Tree, Message, Reach),
+    columns: Columns,
+) -> Vec<Role> {
+    let limited = columns.used < columns.width;
+    let role = |part: Part| {
+        let mut predicate = tree.line.predicate(part.clauses);
+        if limited {
+            predicate.x.push(Clause::range(0, columns.used));
+        }
+        let program = before.iter().cloned().chain(part.program).collect();
+        Role { name: part.name.to_string(), predicate, program }
+    };
+    let mut roles: Vec<Role> = tree.reduce(&message, reach).into_iter().map(role).collect();
+    if limited {
+        let predicate = Predicate::everywhere().and_x(Clause::range(columns.used, columns.width));
+        roles.push(Role { name: "outside".into(), predicate, program: Vec::new() });
+    }
+    roles
+}
+
+/// Buffers that an instruction names.
+fn buffers_of(instr: &Instr) -> Vec<BufferId> {
+    use plan::Operand;
+    let second = |b: &Operand| match b {
+        Operand::Slice(s) | Operand::PerSegment(s) => Some(s.buffer),
+        Operand::Scalar(_) => None,
+    };
+    match instr {
+        Instr::Fill { dst, .. } | Instr::Recv { dst, .. } => vec![dst.buffer],
+        Instr::Copy { dst, src }
+        | Instr::Unary { dst, src, .. }
+        | Instr::Reduce { dst, src, .. }
+        | Instr::ArgMax { dst, src, .. } => vec![dst.buffer, src.buffer],
+        Instr::Binary { dst, a, b, .. } => {
+            [dst.buffer, a.buffer].into_iter().chain(second(b)).collect()
+        }
+        Instr::Gemv { y, x, w, .. } => vec![y.buffer, x.buffer, w.buffer],
+        Instr::Rope { data, inv_freq, .. } => vec![data.buffer, inv_freq.buffer],
+        Instr::Gather { dst, table, .. } => vec![dst.buffer, table.buffer],
+        Instr::KvAppend { cache, src } => vec![*cache, src.buffer],
+        Instr::Scores { dst, q, k, .. } => vec![dst.buffer, q.buffer, *k],
+        Instr::AttendValues { dst, p, v, .. } => vec![dst.buffer, p.buffer, *v],
+        Instr::Send { src, .. } => vec![src.buffer],
+        Instr::Relay { local, .. } => vec![local.buffer],
+    }
+}
+
+fn set_lifetimes(template: &mut Template) {
+    let last = template.phases.len().saturating_sub(1) as u32;
+    let mut ranges = vec![None::<(u32, u32)>; template.buffers.len()];
+    for (i, phase) in template.phases.iter().enumerate() {
+        let i = i as u32;
+        for instr in phase.roles.iter().flat_map(|r| &r.program) {
+            for id in buffers_of(instr) {
+                let range = ranges[id.0 as usize].get_or_insert((i, i));
+                range.1 = i;
+            }
+        }
+    }
+    for (buffer, range) in template.buffers.iter_mut().zip(ranges) {
+        buffer.live = match buffer.role {
+            BufferRole::Weights | BufferRole::KvCache => (0, last),
+            _ => range.unwrap_or((0, 0)),
+        };
+    }
+}
+
+fn set_offsets(template: &mut Template) {
+    let mut sizes = vec![0u64; template.buffers.len()];
+    for (size, buffer) in sizes.iter_mut().zip(&template.buffers) {
+        *size = buffer.min_bytes();
+    }
+    for pin in &template.pins {
+        let i = pin.buffer.0 as usize;
+        sizes[i] += pin.scale_bytes(template.buffers[i].storage);
+    }
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&i| {
+        let (from, to) = template.buffers[i].live;
+        (std::cmp::Reverse(to - from), std::cmp::Reverse(sizes[i]), i)
+    });
+    let mut placed: Vec<(usize, u64, u64)> = Vec::new();
+    for i in order {
+        let live = template.buffers[i].live;
+        let bytes = sizes[i].div_ceil(4) * 4;
+        let mut busy: Vec<(u64, u64)> = placed
+            .iter()
+            .filter(|(j, ..)| {
+                let other = template.buffers[*j].live;
+                other.0 <= live.1 && live.0 <= other.1
+            })
+            .map(|&(_, from, to)| (from, to))
+            .collect();
+        busy.sort_unstable();
+        let mut offset = 0;
+        for (from, to) in busy {
+            if offset + bytes <= from {
+                break;
+            }
+            offset = offset.max(to);
+        }
+        placed.push((i, offset, offset + bytes));
+        let buffer = &mut template.buffers[i];
+        buffer.offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        buffer.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+}
+
+/// Bytes of SRAM a template uses: the end of its highest buffer.
+pub fn sram_bytes(template: &Template) -> u64 {
+    let end = |b: &Buffer| u64::from(b.offset) + u64::from(b.bytes);
+    template.buffers.iter().map(end).max().unwrap_or(0)
+}
+
+/// Bytes by contributor at the fullest phase, in the order of first appearance.
+pub fn sram_by_role(template: &Template) -> Vec<(BufferRole, u64)> {
+    let live = |phase: u32| {
+        template.buffers.iter().filter(move |b| b.live.0 <= phase && phase <= b.live.1)
+    };
+    let total = |phase: u32| live(phase).map(|b| u64::from(b.bytes)).sum::<u64>();
+    let phases = 0..template.phases.len() as u32;
+    // Of equally full phases the first.
+    let fullest = phases.max_by_key(|&p| (total(p), std::cmp::Reverse(p))).unwrap_or(0);
+    let mut out: Vec<(BufferRole, u64)> = Vec::new();
+    for buffer in live(fullest) {
+        match out.iter_mut().find(|(role, _)| *role == buffer.role) {
+            Some((_, bytes)) => *bytes += u64::from(buffer.bytes),
+            None => out.push((buffer.role, u64::from(buffer.bytes))),
+        }
+    }
+    out
+}

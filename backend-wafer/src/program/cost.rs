@@ -1,0 +1,45 @@
+//! Predicted cycles of a template, in closed form from the target's constants.
+//!
+//! Communication: `T = C + h*L + (2 T_R + 1 + m) * D` with a phase's `CommShape` and the software
+//! start m of a message. Compute: the slowest role of the phase. The simulator measures; these are
+//! the compiler's claims and what placement minimises.
+
+use plan::target::cost::instruction_cycles;
+use plan::{CommShape, Target, Template};
+
+/// Cycles of the communication of a phase when a row attends to `kv_tokens` tokens.
+pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
+    let fabric = &target.fabric;
+    let core = &target.core;
+    let relay = 2 * fabric.ramp_cycles + core.wavelet_cycles + core.message_cycles;
+    shape.serial.elements(kv_tokens) * u64::from(core.wavelet_cycles)
+        + u64::from(fabric.hop_cycles) * u64::from(shape.hops)
+        + u64::from(relay) * u64::from(shape.depth)
+}
+
+/// Cycles of the local instructions of a phase: its slowest role.
+pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tokens: u32) -> u64 {
+    let Some(phase) = template.phases.get(phase) else { return 0 };
+    let cycles = |role: &plan::Role| -> u64 {
+        let local = role.program.iter().filter(|i| i.communication().is_none());
+        local.map(|i| instruction_cycles(target, template, i, kv_tokens)).sum()
+    };
+    let slowest = phase.roles.iter().map(cycles).max().unwrap_or(0);
+    slowest + u64::from(target.core.task_switch_cycles)
+}
+
+/// (compute, communication) cycles of every phase at position `pos`.
+pub fn phase_cycles(target: &Target, template: &Template, pos: u32) -> Vec<(u64, u64)> {
+    let kv_tokens = template.kv.map_or(0, |kv| kv.max_tokens(pos));
+    let of = |i: usize| {
+        let comm = template.phases[i].comm.as_ref();
+        let comm = comm.map_or(0, |shape| comm_cycles(target, shape, kv_tokens));
+        (compute_cycles(target, template, i, kv_tokens), comm)
+    };
+    (0..template.phases.len()).map(of).collect()
+}
+
+/// Cycles of a template from its first receive to its last send, at position `pos`.
+pub fn template_cycles(target: &Target, template: &Template, pos: u32) -> u64 {
+    phase_cycles(target, template, pos).iter().map(|(compute, comm)| compute + comm).sum()
+}

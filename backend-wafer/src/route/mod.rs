@@ -1,0 +1,133 @@
+//! Stage 3: colors of regions and the streams between them.
+//!
+//! In: a `Placement`. Out: a [`Routing`]: for every region the map from its template's colors to the
+//! wafer's, and the streams as the plan declares them. The palette is fixed ([`palette`]), so coloring
+//! is a matter of neighbours: regions alternate the two stream colors, and a region between two turns
+//! keeps their colors apart. Collectives ([`tree`]) and streams ([`stream`]) bring their own routes.
+//! Does not route around obstacles: strips abut.
+
+pub mod palette;
+pub mod stream;
+pub mod tree;
+
+use plan::{Color, RegionId, Stream};
+
+use crate::WaferError;
+use crate::partition::Partition;
+use crate::place::Placement;
+use palette::{STREAM_IN, STREAM_OUT, TURN};
+use stream::{Entry, Exit};
+
+/// A placement with colors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// The placement.
+    pub placement: Placement,
+    /// Per region: template color -> wafer color where they differ.
+    pub colors: Vec<Vec<(Color, Color)>>,
+    /// Streams in the order of regions.
+    pub streams: Vec<Stream>,
+}
+
+/// Colors the regions of `placement`.
+///
+/// # Errors
+/// When a turn needs more colors than the target has.
+pub fn route(
+    partition: &Partition,
+    placement: Placement,
+    target: &plan::Target,
+) -> Result<Routing, WaferError> {
+    let regions = &placement.regions;
+    let usable = target.usable_colors();
+    let mut colors: Vec<Vec<(Color, Color)>> = Vec::new();
+    let mut streams = Vec::new();
+    // Wafer color of the first band of the turn by which the current region is entered.
+    let mut entered_at = u32::from(TURN);
+    for (i, region) in regions.iter().enumerate() {
+        let mut map = Vec::new();
+        if i % 2 == 1 {
+            map.extend([(STREAM_IN, STREAM_OUT), (STREAM_OUT, STREAM_IN)]);
+        }
+        let bands_in = region.entry.bands();
+        let mut left_at = entered_at;
+        let mut turns: Vec<(u32, u32)> =
+            (0..bands_in).map(|b| (u32::from(TURN) + b, entered_at + b)).collect();
+        if let Exit::Turn(turn) = region.exit {
+            left_at = free_block(turn.bands, (entered_at, bands_in));
+            let first = u32::from(TURN) + bands_in;
+            turns.extend((0..turn.bands).map(|b| (first + b, left_at + b)));
+        }
+        let highest = turns.iter().map(|t| t.1 + 1).max().unwrap_or(0);
+        if highest > usable {
+            return Err(WaferError::Colors {
+                target: target.name.clone(),
+                needed: highest,
+                available: usable,
+            });
+        }
+        map.extend(permutation(&turns));
+        if i + 1 < regions.len() {
+            streams.extend(leaving(i, region, &map, (partition, &placement)));
+        }
+        colors.push(map);
+        entered_at = left_at;
+    }
+    Ok(Routing { placement, colors, streams })
+}
+
+/// First of `bands` consecutive turn colors that avoid the block `(first, count)`.
+fn free_block(bands: u32, (first, count): (u32, u32)) -> u32 {
+    let base = u32::from(TURN);
+    if count == 0 || base + bands <= first { base } else { first + count }
+}
+
+/// The pairs that are not identities, completed to a permutation so that the map stays injective.
+fn permutation(turns: &[(u32, u32)]) -> Vec<(Color, Color)> {
+    let from: Vec<u32> = turns.iter().map(|t| t.0).collect();
+    let to: Vec<u32> = turns.iter().map(|t| t.1).collect();
+    let free_from = to.iter().filter(|c| !from.contains(c));
+    let free_to = from.iter().filter(|c| !to.contains(c));
+    let completed = free_from.copied().zip(free_to.copied());
+    let pairs = turns.iter().copied().chain(completed);
+    let mut out: Vec<(Color, Color)> = pairs
+        .filter(|(a, b)| a != b)
+        .map(|(a, b)| (Color(a as u8), Color(b as u8)))
+        .collect();
+    out.sort_unstable();
+    out
+}
+
+/// The streams from region `i` to the next, one per wafer color.
+fn leaving(
+    i: usize,
+    region: &crate::place::Placed,
+    map: &[(Color, Color)],
+    (partition, placement): (&Partition, &Placement),
+) -> Vec<Stream> {
+    let wafer = |c: Color| map.iter().find(|(from, _)| *from == c).map_or(c, |&(_, to)| to);
+    let height = placement.height;
+    let tile = u32::try_from(partition.hidden).unwrap_or(u32::MAX).div_ceil(height);
+    let stream = |color: Color, rows: u32| Stream {
+        name: format!("hidden {i} -> {}", i + 1),
+        from: RegionId(i as u32),
+        to: RegionId(i as u32 + 1),
+        color: wafer(color),
+        elements: rows * tile,
+    };
+    match region.exit {
+        Exit::End => Vec::new(),
+        Exit::Row => vec![stream(STREAM_OUT, height)],
+        Exit::Turn(turn) => (0..turn.bands)
+            .map(|band| {
+                let rows = turn.columns.min(height - band * turn.columns);
+                stream(palette::turn_out(band, region.entry.bands()), rows)
+            })
+            .collect(),
+    }
+}
+
+/// Whether a region is entered from its neighbour in the strip.
+pub fn enters_by_row(entry: Entry) -> bool {
+    entry == Entry::Row
+}

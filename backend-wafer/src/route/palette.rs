@@ -1,0 +1,49 @@
+//! The colors of a template: a fixed local palette.
+//!
+//! Two flows may share a color only where they share no router. Collectives of one geometry (all of
+//! a column, all of a row, a head group of a row) follow one another and share five colors each;
+//! streams in and out have one color each, which neighbouring regions swap; a strip turn has one
+//! color per band of rows.
+
+use plan::Color;
+
+use super::tree::TreeColors;
+
+/// First color of the trees along columns.
+const COLUMN_TREE: u8 = 0;
+/// First color of the trees along whole rows.
+const ROW_TREE: u8 = 5;
+/// First color of the trees along the rows of a head group.
+const GROUP_TREE: u8 = 10;
+/// The stream that enters along rows.
+pub const STREAM_IN: Color = Color(15);
+/// The stream that leaves along rows.
+pub const STREAM_OUT: Color = Color(16);
+/// First color of strip turns.
+pub const TURN: u8 = 17;
+
+/// Trees along columns.
+pub fn column_tree() -> TreeColors {
+    TreeColors::from(COLUMN_TREE)
+}
+
+/// Trees along whole rows.
+pub fn row_tree() -> TreeColors {
+    TreeColors::from(ROW_TREE)
+}
+
+/// Trees along the rows of a head group.
+pub fn group_tree() -> TreeColors {
+    TreeColors::from(GROUP_TREE)
+}
+
+/// The color of band `band` of a turn into a region (template numbers).
+pub fn turn_in(band: u32) -> Color {
+    Color(TURN + band as u8)
+}
+
+/// The color of band `band` of a turn out of a region that is entered by `bands_in` bands (template
+/// numbers).
+pub fn turn_out(band: u32, bands_in: u32) -> Color {
+    Color(TURN + bands_in as u8 + band as u8)
+}

@@ -1,0 +1,166 @@
+//! Stage 4: final programs, SRAM maps and claimed cycles.
+//!
+//! In: a `Routing`. Out: a [`Schedule`]: one program per distinct (block, way in, way out), each with
+//! its phases in order, buffer lifetimes and offsets, and the cycles it claims. Identical regions
+//! share a program. Does not name weights of single layers: `emit` does.
+
+use plan::{Bound, Claims, PhaseClaim, RegionId, SramClaim, Target, TemplateId};
+
+use crate::WaferError;
+use crate::partition::Partition;
+use crate::place::{Block, Placed, Shape};
+use crate::program::builder::{Program, sram_by_role};
+use crate::program::table::HeadOutputs;
+use crate::program::{cost, layer, table};
+use crate::route::Routing;
+use crate::route::stream::{Entry, Exit};
+
+/// Programs and what they claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// Placement and colors.
+    pub routing: Routing,
+    /// Distinct programs.
+    pub programs: Vec<Program>,
+    /// Per region the index of its program.
+    pub program_of: Vec<usize>,
+    /// Where the head leaves its results.
+    pub head: HeadOutputs,
+    /// What is claimed.
+    pub claims: Claims,
+}
+
+/// Schedules the regions of `routing`.
+///
+/// # Errors
+/// When a weight cannot be pinned.
+pub fn schedule(
+    partition: &Partition,
+    routing: Routing,
+    target: &Target,
+) -> Result<Schedule, WaferError> {
+    let mut keys: Vec<(Block, Entry, Exit)> = Vec::new();
+    let mut programs = Vec::new();
+    let mut program_of = Vec::new();
+    let mut head = None;
+    for region in &routing.placement.regions {
+        let key = (region.block, region.entry, region.exit);
+        if let Some(known) = keys.iter().position(|k| *k == key) {
+            program_of.push(known);
+            continue;
+        }
+        let (mut program, outputs) = program(partition, &routing, region, target)?;
+        unique_name(&mut program, &programs, region);
+        head = head.or(outputs);
+        program_of.push(programs.len());
+        programs.push(program);
+        keys.push(key);
+    }
+    let head = head.expect("every placement ends in a head");
+    let claims = claims(partition, &routing, (&programs, &program_of), target);
+    Ok(Schedule { routing, programs, program_of, head, claims })
+}
+
+fn program(
+    partition: &Partition,
+    routing: &Routing,
+    region: &Placed,
+    target: &Target,
+) -> Result<(Program, Option<HeadOutputs>), WaferError> {
+    let shape = routing.placement.shape(region.block);
+    match (region.block, shape) {
+        (Block::Layer(i), Some(Shape::Layer(shape))) => {
+            let spec = &partition.layers[i];
+            let io = (region.entry, region.exit);
+            Ok((layer::layer(spec, shape, io, spec.name.clone(), target)?, None))
+        }
+        (Block::Embedding, Some(Shape::Table(shape))) => {
+            Ok((table::embedding(partition, shape, region.exit, target)?, None))
+        }
+        (_, Some(Shape::Table(shape))) => {
+            let (program, outputs) = table::head(partition, shape, region.entry, target)?;
+            Ok((program, Some(outputs)))
+        }
+        _ => unreachable!("placement gives every block the shape of its kind"),
+    }
+}
+
+/// `layer`, `layer.turn-out`, ...
+fn unique_name(program: &mut Program, others: &[Program], region: &Placed) {
+    let name = &mut program.template.name;
+    if matches!(region.entry, Entry::Turn(_)) {
+        name.push_str(".turn-in");
+    }
+    if matches!(region.exit, Exit::Turn(_)) {
+        name.push_str(".turn-out");
+    }
+    let taken = |name: &str| others.iter().any(|o| o.template.name == name);
+    if taken(name) {
+        let number = (2..).find(|n| !taken(&format!("{name}.{n}"))).unwrap_or(0);
+        name.push_str(&format!(".{number}"));
+    }
+}
+
+fn claims(
+    partition: &Partition,
+    routing: &Routing,
+    (programs, program_of): (&[Program], &[usize]),
+    target: &Target,
+) -> Claims {
+    let at_pos = crate::place::costed_position(partition);
+    let mut phases = Vec::new();
+    let mut sram = Vec::new();
+    let mut totals = Vec::new();
+    for (i, program) in programs.iter().enumerate() {
+        let template = TemplateId(i as u32);
+        let cycles = cost::phase_cycles(target, &program.template, at_pos);
+        totals.push(cycles.iter().map(|(a, b)| a + b).sum::<u64>());
+        for (phase, (compute_cycles, comm_cycles)) in cycles.into_iter().enumerate() {
+            let phase = phase as u32;
+            phases.push(PhaseClaim { template, phase, compute_cycles, comm_cycles });
+        }
+        for (role, bytes) in sram_by_role(&program.template) {
+            sram.push(SramClaim { template, role, bytes });
+        }
+    }
+    let token_cycles = program_of.iter().map(|&p| totals[p]).sum();
+    let prefill_interval_cycles = program_of.iter().map(|&p| totals[p]).max().unwrap_or(0);
+    let regions = routing.placement.regions.len() as u32;
+    let gaps = (1..regions).map(|i| (RegionId(i - 1), RegionId(i), 0)).collect();
+    let bounds = bounds(partition, routing, target);
+    Claims { at_pos, token_cycles, prefill_interval_cycles, phases, sram, bounds, gaps }
+}
+
+/// Lower bounds of a token's cycles, from the notes of the wafer literature: work over the PEs that
+/// share it, and the distance of its unavoidable all-to-all steps.
+fn bounds(partition: &Partition, routing: &Routing, target: &Target) -> Vec<Bound> {
+    let regions = &routing.placement.regions;
+    let mut work = 0u64;
+    let mut distance = 0u64;
+    for region in regions {
+        let pes = region.rect.area().max(1);
+        // A multiply-add per cycle and lane at best.
+        let lanes = u64::from(target.core.mac_bf16.lanes.max(1));
+        let (macs, steps) = match region.block {
+            Block::Embedding => (0, 1),
+            Block::Head => (partition.vocab as u64 * partition.hidden as u64, 1),
+            Block::Layer(i) => {
+                let spec = &partition.layers[i];
+                let q = (spec.heads * spec.head_dim) as u64;
+                let kv = (spec.kv_heads * spec.head_dim) as u64;
+                let hidden = spec.hidden as u64;
+                let attended = spec.window.map_or(partition.context, |w| w.min(partition.context));
+                let cached = 2 * q * attended as u64;
+                (hidden * (2 * q + 2 * kv + 3 * spec.ffn as u64) + cached, 4)
+            }
+        };
+        work += macs.div_ceil(pes * lanes);
+        // A step in which every PE's result depends on every PE: half the region out, half back.
+        let half = u64::from(region.rect.w.min(region.rect.h)) / 2;
+        distance += steps * 2 * half * u64::from(target.fabric.hop_cycles);
+    }
+    vec![
+        Bound { name: "work".into(), cycles: work },
+        Bound { name: "distance".into(), cycles: distance },
+    ]
+}

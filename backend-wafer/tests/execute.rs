@@ -1,0 +1,126 @@
+//! Compiled plans are legal and, executed, give the logits of `ir::eval`, over the variants of decoders.
+
+mod common;
+
+use common::{Decoder, check, grid};
+use ir::{Activation, Real, RopeScaling};
+use tensor::DType;
+
+fn small_sram(width: u32, height: u32, usable: u32) -> plan::Target {
+    let mut target = grid(width, height);
+    target.sram.bytes = usable + target.sram.reserved_bytes;
+    target
+}
+
+#[test]
+fn grouped_query_attention_on_a_small_grid() {
+    check(&Decoder::default(), &grid(16, 16), 9);
+}
+
+#[test]
+fn multi_head_and_multi_query_attention() {
+    check(&Decoder { kv_heads: 4, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { kv_heads: 1, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { heads: 3, kv_heads: 3, head_dim: 10, ..Decoder::default() }, &grid(20, 9), 5);
+}
+
+#[test]
+fn biases_norms_and_activations() {
+    check(&Decoder { bias: true, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { qk_norm: true, head_dim: 12, ..Decoder::default() }, &grid(16, 16), 5);
+    check(
+        &Decoder { bias: true, qk_norm: true, merged: false, ..Decoder::default() },
+        &grid(24, 24),
+        5,
+    );
+    for activation in [Activation::Gelu, Activation::GeluTanh] {
+        check(&Decoder { activation, ..Decoder::default() }, &grid(16, 16), 3);
+    }
+}
+
+#[test]
+fn gains_folded_into_weights_and_separate() {
+    check(&Decoder { folded: true, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { folded: true, merged: false, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { folded: true, dtype: DType::BF16, ..Decoder::default() }, &grid(16, 16), 5);
+}
+
+#[test]
+fn tied_tables_and_bf16() {
+    check(&Decoder { tied: true, ..Decoder::default() }, &grid(16, 16), 5);
+    check(&Decoder { tied: true, dtype: DType::BF16, ..Decoder::default() }, &grid(16, 16), 5);
+}
+
+#[test]
+fn sliding_windows_wrap_their_ring() {
+    for window in [1, 5, 7, 16, 40] {
+        check(
+            &Decoder { window: Some(window), context: 30, ..Decoder::default() },
+            &grid(16, 5),
+            30,
+        );
+    }
+}
+
+#[test]
+fn contexts_beyond_the_rows() {
+    check(&Decoder { context: 40, ..Decoder::default() }, &grid(30, 4), 40);
+    check(&Decoder { context: 40, ..Decoder::default() }, &grid(30, 7), 40);
+}
+
+#[test]
+fn quantised_weights() {
+    for quant in [DType::Q8, DType::Q4] {
+        let d = Decoder {
+            hidden: 64,
+            ffn: 96,
+            quant: Some(quant),
+            layers: 1,
+            ..Decoder::default()
+        };
+        check(&d, &grid(16, 16), 4);
+        check(&Decoder { folded: true, ..d }, &grid(20, 11), 4);
+    }
+}
+
+#[test]
+fn rope_scalings() {
+    let (factor, original) = (Real::new(2.0), 8);
+    for scaling in [
+        RopeScaling::Linear { factor },
+        RopeScaling::Dynamic { factor, original },
+        RopeScaling::Llama3 { factor, low: Real::new(1.0), high: Real::new(4.0), original },
+    ] {
+        check(&Decoder { scaling, layers: 1, ..Decoder::default() }, &grid(16, 16), 14);
+    }
+}
+
+#[test]
+fn strips_turn_on_narrow_wafers() {
+    let mut turns = 0;
+    for (width, height, usable) in
+        [(12, 24, 4000), (9, 40, 3000), (7, 60, 2600), (16, 30, 3000), (6, 64, 3000)]
+    {
+        let d = Decoder { layers: 3, ..Decoder::default() };
+        let plan = check(&d, &small_sram(width, height, usable), 6);
+        let rows: std::collections::BTreeSet<u32> = plan.regions.iter().map(|r| r.rect.y).collect();
+        turns += rows.len() - 1;
+    }
+    assert!(turns >= 5, "the grids were meant to force turns, found {turns}");
+}
+
+#[test]
+fn ragged_sizes_on_ragged_grids() {
+    for (width, height) in [(13, 13), (17, 11), (40, 3), (64, 1), (31, 32)] {
+        let d = Decoder {
+            hidden: 37,
+            ffn: 53,
+            vocab: 101,
+            head_dim: 6,
+            heads: 6,
+            kv_heads: 2,
+            ..Decoder::default()
+        };
+        check(&d, &grid(width, height), 4);
+    }
+}
