@@ -1,7 +1,6 @@
 //! The ops, and one table with what is known of each: spelling, arity, numeric class, meaning.
 //!
-//! To add an op: a variant of [`Op`], a row of the table, a type rule in `infer`, its attributes in
-//! `text`, and its meaning in `eval`; the compiler points at each place. Passes and back ends learn
+//! How to add an op is told at the end of the introduction, in `lib.rs`. Passes and back ends learn
 //! of it where they match on `Op`.
 
 use std::fmt;
@@ -10,7 +9,7 @@ use tensor::DType;
 
 use crate::{BlockId, Dim, RopeSpec};
 
-/// A finite f64 attribute with equality, order and hash by value: `epsilon`, `scale`, `theta`.
+/// An f64 attribute (not NaN; only `const` may be infinite) with equality, order and hash by value: `epsilon`, `scale`, `theta`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Real(u64);
 
@@ -124,9 +123,9 @@ pub enum Op {
     },
     /// An f32 scalar.
     Const(Real),
-    /// i32[T]: the positions C, C+1, ..., C+T-1 of the new tokens.
+    /// `i32[T]`: the positions C, C+1, ..., C+T-1 of the new tokens.
     Positions,
-    /// f32[T, C + T]: 0 where the query may see the key, -inf elsewhere. Query i stands at C + i
+    /// `f32[T, C + T]`: 0 where the query may see the key, -inf elsewhere. Query i stands at C + i
     /// and sees key j when j <= C + i and, with a window w, C + i - j < w.
     CausalMask {
         /// Keys seen, the query's own included.
@@ -140,7 +139,7 @@ pub enum Op {
     Cast(DType),
     /// Quantises in groups of 32 along the last axis (see `tensor::quant`).
     Quantize(DType),
-    /// a[..., M, K] x b[..., K, N] -> f32[..., M, N]; leading axes are equal or absent in one.
+    /// `a[..., M, K] x b[..., K, N] -> f32[..., M, N]`; leading axes are equal or absent in one.
     Matmul,
     /// Reduces one axis, counted from the front; it stays with extent 1.
     Reduce {
@@ -149,7 +148,7 @@ pub enum Op {
         /// Axis.
         axis: usize,
     },
-    /// Softmax along the last axis.
+    /// Softmax along the last axis; a row of only -inf gives zeros.
     Softmax,
     /// x / sqrt(mean(x^2) + eps) along the last axis, times `gain` where given as second operand.
     RmsNorm {
@@ -176,11 +175,11 @@ pub enum Op {
     },
     /// Repeats axes of extent 1 to these dims (same rank).
     Broadcast(Vec<Dim>),
-    /// table[V, D], ids i32[...] -> f32[..., D].
+    /// `table[V, D], ids i32[...] -> f32[..., D]`.
     Gather,
-    /// x[T, H, D], positions i32[T] -> x rotated.
+    /// `x[T, H, D], positions i32[T]` -> x rotated.
     Rope(Box<RopeSpec>),
-    /// q[T, H, D], k[S, G, D], v[S, G, E] -> f32[T, H, E], causal, S = C + T. Query head h reads
+    /// `q[T, H, D], k[S, G, D], v[S, G, E] -> f32[T, H, E]`, causal, S = C + T. Query head h reads
     /// key/value head h / (H/G): softmax(scale * q k^T + causal mask) v.
     Attention {
         /// Multiplies the scores.
@@ -190,9 +189,10 @@ pub enum Op {
     },
     /// gate, up -> act(gate) * up.
     Glu(Activation),
-    /// cache[len], new[T, heads, head_dim] -> cache[len + T]; consumes the cache.
+    /// `cache[len], new[T, heads, head_dim] -> cache[len + T]`; consumes the cache; rounds to its
+    /// dtype.
     CacheAppend,
-    /// cache[len] -> tensor[len, heads, head_dim]; borrows.
+    /// `cache[len] -> tensor[len, heads, head_dim]`; borrows.
     CacheRead,
     /// Runs a block once per layer index in `first..first + count`: operands and results as the
     /// block's parameters and results, carries threaded through, caches dealt from the stacks.
