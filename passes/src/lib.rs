@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`pipeline`], [`registry`](passes), `manager`, the passes, then `egraph/README.md`.
 
+mod canonicalize;
 mod cost;
 mod cse;
 mod dce;
@@ -14,6 +15,7 @@ mod describe;
 mod egraph;
 mod emit;
 mod error;
+mod fold;
 mod manager;
 mod optimize;
 pub mod pipeline;

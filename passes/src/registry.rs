@@ -5,9 +5,23 @@
 use crate::egraph::EGraphPass;
 use crate::manager::{OptionInfo, PassInfo};
 use crate::quantize::Quantize;
-use crate::{PassError, Tier, cse, dce};
+use crate::{PassError, Tier, canonicalize, cse, dce, fold};
 
 static PASSES: &[PassInfo] = &[
+    PassInfo {
+        name: "canonicalize",
+        summary: "Gives every meaning one spelling: merges views, orders operands.",
+        tier: Tier::Exact,
+        options: &[],
+        build: |_| Ok(Box::new(canonicalize::Canonicalize)),
+    },
+    PassInfo {
+        name: "const-fold",
+        summary: "Computes scalar constants and removes neutral operations.",
+        tier: Tier::Exact,
+        options: &[],
+        build: |_| Ok(Box::new(fold::ConstFold)),
+    },
     PassInfo {
         name: "cse",
         summary: "Keeps one copy of each pure expression.",
