@@ -35,6 +35,7 @@
 
 pub mod buffer;
 pub mod claims;
+pub mod codec;
 pub mod expand;
 pub mod geometry;
 pub mod index;
