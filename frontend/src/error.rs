@@ -117,12 +117,12 @@ pub enum ErrorKind {
 pub enum TensorProblem {
     #[error("tensor \"{tensor}\" {expected:?} is missing")]
     Missing { tensor: String, expected: Vec<usize> },
-    #[error("tensor \"{tensor}\" {found:?} is not part of this architecture")]
-    Unknown { tensor: String, found: Vec<usize> },
-    #[error("tensor \"{tensor}\" has shape {found:?}, the config asks for {expected:?}")]
-    Shape { tensor: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor \"{tensor}\" has dtype {found}, expected {}", dtype_list(expected))]
-    DType { tensor: String, found: String, expected: Vec<DType> },
+    #[error("tensor \"{tensor}\" {found:?} in {file} is not part of this architecture")]
+    Unknown { tensor: String, file: String, found: Vec<usize> },
+    #[error("tensor \"{tensor}\" in {file} has shape {found:?}, expected {expected:?}")]
+    Shape { tensor: String, file: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("tensor \"{tensor}\" in {file} has dtype {found}, expected {}", dtype_list(expected))]
+    DType { tensor: String, file: String, found: String, expected: Vec<DType> },
 }
 
 impl ErrorKind {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tensor::Bytes;
 
@@ -72,6 +72,14 @@ pub(crate) fn first_bytes(path: &Path, count: u64) -> Result<Vec<u8>, FrontendEr
     let mut bytes = Vec::new();
     file.take(count).read_to_end(&mut bytes).map_err(|e| io_error(&e, path))?;
     Ok(bytes)
+}
+
+/// The directory a file lies in.
+pub(crate) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
 }
 
 /// Opens a non-empty regular file and returns it with its length.

@@ -15,7 +15,8 @@ use crate::weights::Weights;
 pub struct OpenOptions {
     /// Most positions of a sequence, instead of what the config says.
     pub context: Option<usize>,
-    /// Weights of a `.spark` file: a safetensors file or a directory with some.
+    /// Weights from elsewhere, for a `.spark` file, a bare config or a directory: a safetensors
+    /// file or a directory with some.
     pub weights: Option<PathBuf>,
 }
 

@@ -5,7 +5,7 @@
 //! the message can name them.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::assets::Assets;
 use crate::config::{self, ModelConfig, POSITIONS_MAX};
@@ -47,11 +47,18 @@ fn open_directory(path: &Path, options: &OpenOptions) -> Result<Model, FrontendE
     }
     let object = config::read_object(&config)?;
     let parsed = ModelConfig::read(&config, object.clone())?;
-    let weights = weights::find(path).map_err(|e| pytorch_weights(path).unwrap_or(e))?;
+    let weights = match &options.weights {
+        Some(place) => Weights::open_at(place)?.0,
+        None => weights::find(path).map_err(|e| pytorch_weights(path).unwrap_or(e))?,
+    };
     finish(path, &config, object, parsed, Some(weights), options)
 }
 
 fn open_safetensors(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    if options.weights.is_some() {
+        let (field, why) = ("weights (option)".to_string(), "the model is weights already");
+        return Err(ErrorKind::FieldConflict { field, why: why.to_string() }.at(path));
+    }
     let config = path.with_file_name("config.json");
     let weights = match weights::index_beside(path) {
         // One shard of several stands for all of them.
@@ -70,13 +77,17 @@ fn open_json(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError>
     let object = json::read_object(path)?;
     if object.contains_key("weight_map") {
         // An index: the model is the directory it lies in.
-        return open_directory(&parent(path), options);
+        return open_directory(&file::parent(path), options);
     }
     if !config::looks_like_config(&object) {
         return Err(ErrorKind::UnknownFormat.at(path));
     }
     let parsed = ModelConfig::read(path, object.clone())?;
-    finish(path, path, object, parsed, None, options)
+    let weights = match &options.weights {
+        Some(place) => Some(Weights::open_at(place)?.0),
+        None => None,
+    };
+    finish(path, path, object, parsed, weights, options)
 }
 
 /// Builds the model once all files are read.
@@ -97,7 +108,7 @@ fn finish(
         None => arch::from_config(&config),
     };
     let assets = match &weights {
-        Some(_) => Assets::read(&parent(config_path), &config, &object, &mut warnings)?,
+        Some(_) => Assets::read(&file::parent(config_path), &config, &object, &mut warnings)?,
         None => Assets::default(),
     };
     let context = context(&config, options, config_path, &mut warnings);
@@ -133,14 +144,6 @@ fn context(
         warnings.push(Warning { code: "SPK2807", path: path.to_path_buf(), message });
     }
     context
-}
-
-/// The directory a file lies in.
-pub(crate) fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
 }
 
 /// The last component of a path that says something: not `.`, `config.json` or `model.safetensors`.

@@ -3,15 +3,15 @@
 //! The weights may hold more than the module reads (an optimised module drops some), but whatever
 //! it reads must be there with the stated dtype and shape.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tensor::DType;
 
 use crate::assets::Assets;
 use crate::error::{ErrorKind, FrontendError, TensorProblem};
 use crate::model::{Model, ModelInfo, OpenOptions};
-use crate::open::{parent, short_name};
-use crate::weights::{self, Weights};
+use crate::open::short_name;
+use crate::weights::Weights;
 use crate::{digest, file};
 
 /// Opens a `.spark` file.
@@ -29,7 +29,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model, Frontend
     let (weights, assets) = match &options.weights {
         None => (None, Assets::default()),
         Some(place) => {
-            let (weights, directory) = open_weights(place)?;
+            let (weights, directory) = Weights::open_at(place)?;
             check(&module, &weights).map_err(|e| e.at(place))?;
             (Some(weights), Assets::read_texts(&directory, None, &mut warnings)?)
         }
@@ -57,14 +57,6 @@ fn parse(text: &str) -> Result<ir::Module, ErrorKind> {
     })
 }
 
-/// The weights at a path, and the directory they lie in.
-fn open_weights(place: &Path) -> Result<(Weights, PathBuf), FrontendError> {
-    if file::is_directory(place)? {
-        return Ok((weights::find(place)?, place.to_path_buf()));
-    }
-    Ok((Weights::open(&[place.to_path_buf()])?, parent(place)))
-}
-
 /// Compares what the module reads with what there is.
 fn check(module: &ir::Module, weights: &Weights) -> Result<(), ErrorKind> {
     let mut problems = Vec::new();
@@ -73,12 +65,13 @@ fn check(module: &ir::Module, weights: &Weights) -> Result<(), ErrorKind> {
         match weights.header(&tensor) {
             None => problems.push(TensorProblem::Missing { tensor, expected: wanted.shape }),
             Some(header) if header.shape != wanted.shape => {
-                let (found, expected) = (header.shape, wanted.shape);
-                problems.push(TensorProblem::Shape { tensor, found, expected });
+                let (file, found, expected) = (header.file, header.shape, wanted.shape);
+                problems.push(TensorProblem::Shape { tensor, file, found, expected });
             }
             Some(header) if header.dtype != Some(wanted.dtype) => {
-                let (found, expected) = (header.stored_dtype, vec![wanted.dtype]);
-                problems.push(TensorProblem::DType { tensor, found, expected });
+                let (file, found) = (header.file, header.stored_dtype);
+                let expected = vec![wanted.dtype];
+                problems.push(TensorProblem::DType { tensor, file, found, expected });
             }
             Some(_) => {}
         }

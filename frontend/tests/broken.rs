@@ -519,7 +519,8 @@ fn weights_that_do_not_fit_a_module_as_text() {
     write_model(scratch.path(), &llama_config(), &llama_tensors());
     let model = open(scratch.path(), &OpenOptions::default()).expect("opens");
     let text = write(scratch.path(), "m.spark", model.module.to_string());
-    let cases: [(Expected, fn(&mut Vec<Stored>)); 3] = [
+    type Edit = fn(&mut Vec<Stored>);
+    let cases: [(Expected, Edit); 3] = [
         (("SPK2401", Input, &["lm_head.weight"]), |t| drop(t.remove(0))),
         (("SPK2403", Input, &["[8, 16]"]), |t| t[0].shape = vec![8, 16]),
         (("SPK2404", Unsupported, &["BF16", "f32"]), |t| t[0].dtype = "BF16"),

@@ -153,3 +153,29 @@ fn a_module_as_text_with_its_weights_is_the_same_model() {
         assert!(again.weights.is_some());
     }
 }
+
+/// The greedy sample of the default model's card, written by transformers when it was trained.
+fn sample_of_the_card(directory: &Path) -> String {
+    let card = std::fs::read_to_string(directory.join("README.md")).expect("the card is committed");
+    let (_, rest) = card.split_once("Prompt `def `, greedy:").expect("the card has a sample");
+    let (_, rest) = rest.split_once("```python\n").expect("the sample is a code block");
+    rest.split_once("\n```").expect("the block ends").0.to_string()
+}
+
+#[test]
+fn the_default_model_writes_what_its_card_says() {
+    let directory = root().join("models/tinypy");
+    let model = open_fixture(&directory);
+    assert!(model.warnings.is_empty(), "{:?}", model.warnings);
+    let json = model.assets.tokenizer_json.as_ref().expect("has a tokenizer");
+    let tokenizer = sparkc_frontend::load_tokenizer(json).expect("loads");
+    let prompt = tokenizer.encode("def ", false).expect("encodes");
+    let weights = model.weights.as_ref().expect("has weights");
+    let mut session =
+        Session::new(&model.module, weights, EvalOptions::default()).expect("verifies");
+    let mut tokens = prompt.get_ids().to_vec();
+    tokens.extend(session.greedy(&tokens, 24, &[]).expect("evaluates"));
+    let text = tokenizer.decode(&tokens, false).expect("decodes");
+    let sample = sample_of_the_card(&directory);
+    assert!(sample.starts_with(&text), "{text:?}, the card says {sample:?}");
+}

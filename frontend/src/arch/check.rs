@@ -91,11 +91,13 @@ pub(crate) fn from_weights(
         }
         known.insert(name);
     }
-    for name in weights.names().filter(|n| !known.contains(*n) && !names::is_ignorable(n)) {
-        let equal_tie = config.tied
-            && [Role::Head, Role::Embedding].map(|r| names::row(r).name).contains(&name);
-        if let Some(header) = weights.header(name).filter(|_| !equal_tie) {
-            problems.push(TensorProblem::Unknown { tensor: name.to_string(), found: header.shape });
+    // Whatever of a tied pair is not in use equals the one that is.
+    let tied = [Role::Head, Role::Embedding].map(|role| names::row(role).name);
+    let idle = |name: &str| names::is_ignorable(name) || config.tied && tied.contains(&name);
+    for name in weights.names().filter(|n| !known.contains(*n) && !idle(n)) {
+        if let Some(header) = weights.header(name) {
+            let (tensor, file, found) = (name.to_string(), header.file, header.shape);
+            problems.push(TensorProblem::Unknown { tensor, file, found });
         }
     }
     if problems.is_empty() { Ok(tensors) } else { Err(ErrorKind::Tensors { problems }.at(path)) }
@@ -152,11 +154,12 @@ fn judge(weights: &Weights, name: &str, shape: &[usize]) -> Result<DType, Tensor
         return Err(TensorProblem::Missing { tensor, expected: shape.to_vec() });
     };
     if header.shape != shape {
-        let (found, expected) = (header.shape, shape.to_vec());
-        return Err(TensorProblem::Shape { tensor, found, expected });
+        let (file, found, expected) = (header.file, header.shape, shape.to_vec());
+        return Err(TensorProblem::Shape { tensor, file, found, expected });
     }
     header.dtype.filter(|d| SUPPORTED.contains(d)).ok_or_else(|| TensorProblem::DType {
         tensor,
+        file: header.file,
         found: header.stored_dtype,
         expected: SUPPORTED.to_vec(),
     })

@@ -273,7 +273,10 @@ fn activation(fields: &mut Fields<'_>) -> Result<Activation, FrontendError> {
     match name.as_str() {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
+        // One function, spelled with other roundings of its constants.
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+            Ok(Activation::GeluTanh)
+        }
         "relu" => Ok(Activation::Relu),
         other => {
             Err(fields.unsupported("hidden_act", other, "silu, gelu, gelu_pytorch_tanh, relu"))

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use tensor::{DType, Tensor};
 
 use crate::error::{ErrorKind, FrontendError};
+use crate::file;
 use container::{Container, Stored};
 
 pub(crate) use shards::{find, index_beside};
@@ -30,8 +31,8 @@ pub struct Weights {
 /// What a header says about a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorHeader {
-    /// The file it is in.
-    pub path: PathBuf,
+    /// Name of the file it is in.
+    pub file: String,
     /// The dtype, where sparkc has it.
     pub dtype: Option<DType>,
     /// The dtype as the format spells it: `F64`, `F8_E4M3`.
@@ -64,6 +65,17 @@ impl Weights {
         Ok(Weights { containers, holder })
     }
 
+    /// Opens the weights at a path, a directory or one file, and says which directory that is.
+    ///
+    /// # Errors
+    /// As [`Weights::open`], and when a directory has no weights or an index is wrong.
+    pub(crate) fn open_at(place: &Path) -> Result<(Self, PathBuf), FrontendError> {
+        if file::is_directory(place)? {
+            return Ok((shards::find(place)?, place.to_path_buf()));
+        }
+        Ok((Weights::open(&[place.to_path_buf()])?, file::parent(place)))
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.holder.keys().map(String::as_str)
@@ -73,7 +85,7 @@ impl Weights {
     pub fn header(&self, name: &str) -> Option<TensorHeader> {
         let (container, stored) = self.find(name)?;
         Some(TensorHeader {
-            path: container.path.clone(),
+            file: file_name(&container.path),
             dtype: stored.dtype(),
             stored_dtype: stored.dtype.to_string(),
             shape: stored.shape.clone(),
