@@ -111,9 +111,31 @@ impl Problem {
         let starts = [self.best_trees(), self.original()];
         let improved = starts.into_iter().map(|start| self.improve(start));
         let (picks, cost) = improved.min_by_key(|(_, cost)| *cost).expect("two starts");
+        (self.choice(&picks), cost)
+    }
+
+    /// Every way to compute every class, each within the cheapest trees, without cycles: what tests
+    /// compare.
+    #[cfg(test)]
+    pub(crate) fn alternatives(&self) -> Vec<Choice> {
+        let base = self.best_trees();
+        let mut all = Vec::new();
+        for class in 0..self.classes.len() {
+            for pick in 0..self.classes[class].candidates.len() {
+                let mut picks = base.clone();
+                picks[class] = pick;
+                if self.cost(&picks).is_some() {
+                    all.push(self.choice(&picks));
+                }
+            }
+        }
+        all
+    }
+
+    fn choice(&self, picks: &[usize]) -> Choice {
         let terms = picks.iter().zip(&self.classes);
         let terms = terms.map(|(&pick, class)| class.candidates[pick].term.clone()).collect();
-        (Choice { terms, positions: self.positions.clone() }, cost)
+        Choice { terms, positions: self.positions.clone() }
     }
 
     /// The term each class was written with; for classes that rules made, the best tree.

@@ -15,6 +15,8 @@ mod rules;
 mod views;
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
