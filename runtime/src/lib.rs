@@ -11,14 +11,19 @@
 //! the number of threads or on how the tokens were split into steps.
 //! Does not know: the IR, the compiler, any model file format.
 
+pub mod cli;
 mod exec;
+mod generate;
 pub mod kernels;
 mod mmap;
 mod payload;
 mod pool;
 pub mod program;
+mod sample;
+mod text;
 
 pub use exec::{Session, SessionError, SessionOptions, Wanted};
+pub use generate::{Generation, GenerationOptions, Generator, StopReason, Timings};
 pub use kernels::Isa;
 pub use payload::{
     Assets, FOOTER_BYTES, GenerationDefaults, Payload, PayloadError, PayloadHead, WEIGHT_ALIGN,
@@ -26,3 +31,5 @@ pub use payload::{
 };
 pub use pool::Pool;
 pub use program::Program;
+pub use sample::{Sampler, Sampling};
+pub use text::{ChatMessage, Text, TextError, TextStream};

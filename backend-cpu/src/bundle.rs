@@ -1,0 +1,155 @@
+//! Stub, weights and program in one file.
+//!
+//! The file is written under a temporary name beside its target and renamed when it is whole, so a
+//! failure leaves nothing. Same module, weights and assets, same bytes.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use ir::{Module, WeightSource};
+use runtime::program::{Program, encode};
+use runtime::{Assets, Payload, PayloadHead, WEIGHT_ALIGN, write_tail};
+
+use crate::error::CpuError;
+use crate::lower::{Lowered, lower};
+use crate::pack::{PackError, write_weights};
+
+/// The program of every executable: `runtime`'s `sparkc-stub`, built beside this crate.
+static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sparkc-stub"));
+
+/// Weight segments from this size on are aligned to huge pages; smaller ones to pages, so that a
+/// small model has a small file.
+const LARGE: u64 = 16 << 20;
+const PAGE: u64 = 4096;
+
+/// How far packing is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Weight bytes written.
+    pub done: u64,
+    /// Weight bytes in all.
+    pub total: u64,
+    /// What is being packed; empty at the end.
+    pub weight: &'a str,
+}
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of packed weights.
+    pub weight_bytes: u64,
+    /// Bytes of the bare stub.
+    pub stub_bytes: u64,
+    /// Bytes of KV cache per position.
+    pub cache_bytes_per_token: u64,
+    /// Calls per decode step, loops unrolled.
+    pub calls: u64,
+    /// The program.
+    pub program: Program,
+}
+
+/// The bytes of the bare stub.
+pub fn stub_bytes() -> &'static [u8] {
+    STUB
+}
+
+/// Compiles a verified module to an executable file at `path`.
+///
+/// # Errors
+/// When the module cannot be lowered, a weight is missing, or the file cannot be written; then there
+/// is no file.
+pub fn compile(
+    module: &Module,
+    weights: &dyn WeightSource,
+    assets: Assets,
+    path: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary, CpuError> {
+    let lowered = lower(module)?;
+    let write = |source: io::Error| CpuError::Write { path: path.to_path_buf(), source };
+    let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new().prefix(".model-").tempfile_in(directory).map_err(write)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let result = write_executable(module, &lowered, weights, assets, &mut out, progress);
+    let file_bytes = match result {
+        Ok(bytes) => bytes,
+        Err(PackError::Cpu(error)) => return Err(error),
+        Err(PackError::Io(error)) => return Err(write(error)),
+    };
+    let file = out.into_inner().map_err(|e| write(e.into_error()))?;
+    make_executable(file.as_file()).map_err(write)?;
+    file.persist(path).map_err(|e| write(e.error))?;
+    Ok(summary(lowered, file_bytes))
+}
+
+/// Compiles to a payload in memory: for tests and for running without a file.
+///
+/// # Errors
+/// As [`compile`], without the file.
+pub fn compile_in_memory(
+    module: &Module,
+    weights: &dyn WeightSource,
+    assets: Assets,
+) -> Result<Payload, CpuError> {
+    let lowered = lower(module)?;
+    let mut bytes = Vec::with_capacity(lowered.weight_bytes as usize);
+    match write_weights(module, &lowered, weights, &mut bytes, &mut |_, _| {}) {
+        Ok(()) => {}
+        Err(PackError::Cpu(error)) => return Err(error),
+        Err(PackError::Io(error)) => return Err(CpuError::Internal { why: error.to_string() }),
+    }
+    let payload = Payload::new(lowered.program, bytes.into(), assets);
+    payload.map_err(|e| CpuError::Internal { why: e.to_string() })
+}
+
+fn write_executable(
+    module: &Module,
+    lowered: &Lowered,
+    weights: &dyn WeightSource,
+    assets: Assets,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<u64, PackError> {
+    let total = lowered.weight_bytes;
+    let align = if total >= LARGE { WEIGHT_ALIGN } else { PAGE };
+    let weight_offset = (STUB.len() as u64).next_multiple_of(align);
+    out.write_all(STUB)?;
+    io::copy(&mut io::Read::take(io::repeat(0), weight_offset - STUB.len() as u64), out)?;
+    let mut report = |done, weight: &str| progress(Progress { done, total, weight });
+    write_weights(module, lowered, weights, out, &mut report)?;
+    let head = PayloadHead { program: encode(&lowered.program), assets };
+    let tail = write_tail(&head, weight_offset, total);
+    out.write_all(&tail)?;
+    out.flush()?;
+    Ok(weight_offset + total + tail.len() as u64)
+}
+
+#[cfg(unix)]
+fn make_executable(file: &std::fs::File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &std::fs::File) -> io::Result<()> {
+    Ok(())
+}
+
+fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
+    let program = lowered.program;
+    let cache = program.caches.iter().map(|c| 4 * u64::from(c.heads) * u64::from(c.width));
+    let calls = program.steps.iter().map(|step| match step {
+        runtime::program::Step::Call(_) => 1,
+        runtime::program::Step::Repeat(r) => u64::from(r.count) * r.calls.len() as u64,
+    });
+    Summary {
+        file_bytes,
+        weight_bytes: lowered.weight_bytes,
+        stub_bytes: STUB.len() as u64,
+        cache_bytes_per_token: cache.sum(),
+        calls: calls.sum(),
+        program,
+    }
+}

@@ -1,0 +1,52 @@
+//! Why a module has no executable.
+
+/// A failed compilation.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The module uses something in a way that no kernel covers.
+    #[error("{graph}: {op}: {why}")]
+    Unsupported {
+        /// Graph of the module.
+        graph: String,
+        /// Spelling of the op.
+        op: String,
+        /// What is not covered, in numbers.
+        why: String,
+    },
+    /// The module is not an entry as `ir::Module` describes it.
+    #[error("the module is no language model: {why}")]
+    Entry {
+        /// What is wrong.
+        why: String,
+    },
+    /// A constant cannot be evaluated, because a weight is missing or wrong.
+    #[error(transparent)]
+    Constant(#[from] ir::eval::EvalError),
+    /// The plan contradicts itself: a bug of this crate.
+    #[error("internal: {why}")]
+    Internal {
+        /// What was found.
+        why: String,
+    },
+    /// The executable cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// Target file.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl CpuError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CpuError::Unsupported { .. } => "SPK4001",
+            CpuError::Entry { .. } => "SPK4002",
+            CpuError::Constant(_) => "SPK4003",
+            CpuError::Internal { .. } => "SPK4004",
+            CpuError::Write { .. } => "SPK4005",
+        }
+    }
+}

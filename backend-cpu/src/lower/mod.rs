@@ -1,0 +1,124 @@
+//! Module to program: a kernel for every op, a place for every value, a recipe for every constant.
+//!
+//! Values become buffers; reshapes and row ranges become views of them. Constants stay expressions
+//! ([`Recipe`]) until packing. A block becomes a loop over layers with a table of its weights and
+//! caches. Times on the line of `memory` are calls; a loop's body is on it once.
+
+mod cache;
+mod constants;
+mod graph;
+mod memory;
+mod ops;
+
+use ir::{Module, ParamKind, Type};
+use runtime::program::{Buffer, Program, Rope, Step};
+
+use crate::error::CpuError;
+pub(crate) use constants::{Form, Recipe};
+use constants::Constants;
+use graph::GraphLower;
+use memory::Memory;
+
+/// A program and how to make its weights.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The program; weights have their final places.
+    pub program: Program,
+    /// One per weight of the program, in order.
+    pub(crate) recipes: Vec<Recipe>,
+    /// Bytes of the weight segment.
+    pub weight_bytes: u64,
+}
+
+/// What grows while graphs are lowered.
+#[derive(Default)]
+struct Shared {
+    memory: Memory,
+    buffers: Vec<PlannedBuffer>,
+    constants: Constants,
+    caches: Vec<runtime::program::CacheSpec>,
+    ropes: Vec<(ir::RopeSpec, Rope)>,
+}
+
+/// A buffer whose slot is not chosen yet.
+struct PlannedBuffer {
+    storage: usize,
+    offset: ir::Dim,
+    dims: Vec<ir::Dim>,
+}
+
+/// Lowers a verified module.
+///
+/// # Errors
+/// When `main` is not a language model's entry, or an op is used in a way that no kernel covers.
+pub fn lower(module: &Module) -> Result<Lowered, CpuError> {
+    let entry = |why: String| CpuError::Entry { why };
+    let vocab = vocab(module).map_err(entry)?;
+    let mut shared = Shared::default();
+    let mut main = GraphLower::new(module, &module.main, None, &mut shared);
+    let mut inputs = main.graph.params().iter().filter(|p| p.kind != ParamKind::State);
+    let (Some(tokens), None) = (inputs.next().map(|p| p.value), inputs.next()) else {
+        return Err(entry("main takes other inputs than its tokens".to_string()));
+    };
+    let token_buffer = main.define(tokens)?;
+    main.bind_states()?;
+    main.nodes()?;
+    let logits = main.buffer_of(main.graph.results[0])?;
+    let steps = main.steps;
+    shared.memory.keep(shared.buffers[logits as usize].storage);
+    let plan = shared.memory.plan(module.context).map_err(|why| CpuError::Internal { why })?;
+    let place = |b: &PlannedBuffer| Buffer {
+        slot: plan.slot_of[b.storage],
+        offset: memory::size(&b.offset),
+        dims: b.dims.iter().map(memory::size).collect(),
+    };
+    let (weights, recipes, weight_bytes) = shared.constants.finish();
+    let program = Program {
+        name: module.name.clone(),
+        vocab,
+        context: u32::try_from(module.context).unwrap_or(u32::MAX),
+        slots: plan.slots,
+        buffers: shared.buffers.iter().map(place).collect(),
+        caches: shared.caches,
+        weights,
+        ropes: shared.ropes.into_iter().map(|(_, rope)| rope).collect(),
+        steps,
+        tokens: token_buffer,
+        logits,
+    };
+    program.check(weight_bytes).map_err(|e| CpuError::Internal { why: e.to_string() })?;
+    Ok(Lowered { program, recipes, weight_bytes })
+}
+
+/// Width of the logits, the first result of `main`.
+fn vocab(module: &Module) -> Result<u32, String> {
+    let main = &module.main;
+    let logits = main.results.first().and_then(|&v| main.ty(v).as_tensor());
+    let width = match logits.map(|t| t.dims.as_slice()) {
+        Some([_, width]) => width.as_const().and_then(|n| u32::try_from(n).ok()),
+        _ => None,
+    };
+    width.ok_or_else(|| "main returns no logits f32[R, vocab]".to_string())
+}
+
+/// A call as a step of its own.
+fn call_step(call: runtime::program::Call) -> Step {
+    Step::Call(call)
+}
+
+/// Whether a type is a cache.
+fn is_cache(ty: &Type) -> bool {
+    ty.as_cache().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_without_logits_is_refused() {
+        let module = Module::new("empty", 8, ir::Graph::new("main"));
+        let error = lower(&module).unwrap_err();
+        assert_eq!(error.code(), "SPK4002");
+    }
+}

@@ -1,0 +1,159 @@
+//! Continues one prompt.
+
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+
+use super::logits::LogitsFile;
+use super::{Args, CliError, Streams, UsageError};
+use crate::generate::{Generation, GenerationOptions, Generator, StopReason};
+use crate::text::{ChatMessage, Text, TextError};
+
+/// Tokens of a text when neither the user nor the model says.
+const DEFAULT_TOKENS: usize = 128;
+
+pub(super) fn complete(
+    args: &Args,
+    generator: &mut Generator,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
+    let payload = generator.session().payload().clone();
+    // With token ids alone a model without tokenizer is of use.
+    let text = match Text::new(payload.assets()) {
+        Ok(text) => Some(text),
+        Err(TextError::NoTokenizer) if args.tokens.is_some() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let prompt = prompt(args, text.as_ref())?;
+    let defaults = &payload.assets().generation;
+    let model_limit = defaults.max_new_tokens.map_or(DEFAULT_TOKENS, |n| n as usize);
+    let asked_for_logits = args.logits.is_some();
+    let options = GenerationOptions {
+        limit: args.n.unwrap_or(if asked_for_logits { 0 } else { model_limit }),
+        sampling: args.sampling(defaults),
+        stop_tokens: &defaults.stop_tokens,
+    };
+    let program = payload.program();
+    let mut file = match &args.logits {
+        Some(path) => Some(LogitsFile::create(path, prompt.len(), program.vocab as usize)?),
+        None => None,
+    };
+    let mut rows = file.as_mut().map(|file| |rows: &[f32]| file.push(rows));
+    let rows = rows.as_mut().map(|rows| rows as &mut dyn FnMut(&[f32]));
+    let generation = if args.json || text.is_none() {
+        generator.generate(&prompt, &options, rows, &mut |_| ControlFlow::Continue(()))?
+    } else {
+        stream(generator, &prompt, &options, rows, text.as_ref(), streams)?
+    };
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    if args.json {
+        return print_json(&generation, &prompt, text.as_ref(), streams);
+    }
+    if text.is_none() && !generation.tokens.is_empty() {
+        let ids: Vec<String> = generation.tokens.iter().map(u32::to_string).collect();
+        writeln!(streams.out, "{}", ids.join(","))?;
+    }
+    if generation.stop == StopReason::ContextFull {
+        let context = generator.session().context();
+        writeln!(streams.err, "note: the context of {context} tokens is full")?;
+    }
+    Ok(())
+}
+
+/// The tokens to continue: given, from the prompt, or from standard input.
+fn prompt(args: &Args, text: Option<&Text>) -> Result<Vec<u32>, CliError> {
+    if let Some(tokens) = &args.tokens {
+        return Ok(tokens.clone());
+    }
+    let text = text.ok_or(TextError::NoTokenizer)?;
+    let prompt = match &args.prompt {
+        Some(prompt) => prompt.clone(),
+        None if std::io::stdin().is_terminal() => {
+            let chat = if text.can_chat() { ", or --chat to talk" } else { "" };
+            return Err(UsageError(format!("no prompt: give one in quotes{chat}")).into());
+        }
+        None => {
+            let mut prompt = String::new();
+            std::io::stdin().read_to_string(&mut prompt).map_err(CliError::Prompt)?;
+            prompt
+        }
+    };
+    if args.chat {
+        return Ok(text.encode_chat(&[ChatMessage::new("user", &prompt)])?);
+    }
+    Ok(text.encode(&prompt)?)
+}
+
+/// Generates and writes text as it comes.
+fn stream(
+    generator: &mut Generator,
+    prompt: &[u32],
+    options: &GenerationOptions<'_>,
+    logits: Option<&mut dyn FnMut(&[f32])>,
+    text: Option<&Text>,
+    streams: &mut Streams<'_>,
+) -> Result<Generation, CliError> {
+    let text = text.ok_or(TextError::NoTokenizer)?;
+    let mut stream = text.stream(prompt);
+    let mut failure: Option<CliError> = None;
+    let out = &mut *streams.out;
+    let generation = generator.generate(prompt, options, logits, &mut |token| {
+        let written = stream.push(token).map_err(CliError::from).and_then(|piece| {
+            out.write_all(piece.as_bytes())?;
+            Ok(out.flush()?)
+        });
+        match written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    streams.out.write_all(stream.finish()?.as_bytes())?;
+    if !generation.tokens.is_empty() {
+        streams.out.write_all(b"\n")?;
+    }
+    streams.out.flush()?;
+    Ok(generation)
+}
+
+fn print_json(
+    generation: &Generation,
+    prompt: &[u32],
+    text: Option<&Text>,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
+    let text = match text {
+        Some(text) => {
+            let mut stream = text.stream(prompt);
+            let stopped = usize::from(generation.stop == StopReason::StopToken);
+            let mut all = String::new();
+            for &token in &generation.tokens[..generation.tokens.len() - stopped] {
+                all.push_str(&stream.push(token)?);
+            }
+            all.push_str(&stream.finish()?);
+            Some(all)
+        }
+        None => None,
+    };
+    let timings = &generation.timings;
+    let object = serde_json::json!({
+        "text": text,
+        "tokens": generation.tokens,
+        "prompt_tokens": prompt,
+        "stop": generation.stop.name(),
+        "timings": {
+            "prompt_seconds": timings.prompt.as_secs_f64(),
+            "prompt_tokens_per_second": timings.prompt_rate(),
+            "generate_seconds": timings.decode.as_secs_f64(),
+            "tokens_per_second": timings.decode_rate(),
+        },
+    });
+    writeln!(streams.out, "{object}")?;
+    Ok(streams.out.flush()?)
+}

@@ -1,0 +1,175 @@
+//! The command line of every executable; `sparkc run` shares it.
+//!
+//! Data goes to standard output, all else to standard error. Exit codes: 0 ok, 1 bad input, 2 usage,
+//! 3 does not fit the context, 4 resource limit, 70 internal, 130 interrupted. A closed output pipe
+//! is the reader's way to say "enough" and ends with 0.
+
+mod args;
+mod bench;
+mod chat;
+mod complete;
+mod info;
+mod logits;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use args::{Args, UsageError};
+
+use crate::exec::{Session, SessionError, SessionOptions};
+use crate::generate::Generator;
+use crate::payload::{Payload, PayloadError};
+use crate::text::TextError;
+
+/// Exit codes; a contract.
+pub mod exit {
+    /// All is well.
+    pub const OK: u8 = 0;
+    /// Something given is wrong: a file, a text, a token.
+    pub const INPUT: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// It does not fit the context.
+    pub const DOES_NOT_FIT: u8 = 3;
+    /// The system refuses memory or threads.
+    pub const RESOURCE: u8 = 4;
+    /// A bug.
+    pub const INTERNAL: u8 = 70;
+    /// Ctrl-C.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("cannot write {path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot read the prompt from standard input: {0}")]
+    Prompt(io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Usage(_) => exit::USAGE,
+            CliError::Session(SessionError::ContextFull { .. }) => exit::DOES_NOT_FIT,
+            CliError::Session(SessionError::Resource { .. } | SessionError::TooLarge { .. }) => {
+                exit::RESOURCE
+            }
+            CliError::File { source, .. } | CliError::Output(source)
+                if matches!(source.kind(), io::ErrorKind::StorageFull) =>
+            {
+                exit::RESOURCE
+            }
+            _ => exit::INPUT,
+        }
+    }
+
+    /// What to try.
+    fn hint(&self) -> Option<String> {
+        match self {
+            CliError::Usage(_) => Some("--help lists what this program can do".to_string()),
+            CliError::Session(SessionError::ContextFull { context, .. }) => Some(format!(
+                "shorten the prompt to {context} tokens, or compile with a larger --context"
+            )),
+            CliError::Session(SessionError::Isa(_)) => {
+                Some("leave --isa out to take the best of this machine".to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The streams of a process.
+pub struct Streams<'a> {
+    /// Data.
+    pub out: &'a mut dyn Write,
+    /// Everything else.
+    pub err: &'a mut dyn Write,
+    /// Whether both are terminals.
+    pub terminal: bool,
+}
+
+/// Runs the command line `args` (without the program's name) on the model that `open` finds;
+/// returns the exit code.
+pub fn run(
+    args: impl Iterator<Item = OsString>,
+    program: &str,
+    open: impl FnOnce() -> Result<Payload, PayloadError>,
+    streams: &mut Streams<'_>,
+) -> u8 {
+    let error = match execute(args, program, open, streams) {
+        Ok(()) => return exit::OK,
+        Err(error) => error,
+    };
+    if let CliError::Output(e) = &error
+        && e.kind() == io::ErrorKind::BrokenPipe
+    {
+        return exit::OK;
+    }
+    // Nothing is left to do when standard error is closed too.
+    let _ = writeln!(streams.err, "error: {error}");
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(streams.err, "  try: {hint}");
+    }
+    error.exit_code()
+}
+
+fn execute(
+    args: impl Iterator<Item = OsString>,
+    program: &str,
+    open: impl FnOnce() -> Result<Payload, PayloadError>,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
+    let args = Args::parse(args)?;
+    if args.help {
+        streams.out.write_all(args::help(program).as_bytes())?;
+        return Ok(streams.out.flush()?);
+    }
+    if args.version {
+        writeln!(streams.out, "sparkc {}", env!("CARGO_PKG_VERSION"))?;
+        return Ok(());
+    }
+    let payload = Arc::new(open()?);
+    if args.info {
+        return info::info(&payload, args.json, streams);
+    }
+    let options = SessionOptions { threads: args.threads.unwrap_or(0), isa: args.isa, chunk: 0 };
+    let session = Session::new(Arc::clone(&payload), options)?;
+    let mut generator = Generator::new(session);
+    if args.bench {
+        bench::bench(&args, &mut generator, streams)
+    } else if args.chat && args.prompt.is_none() && args.tokens.is_none() && !args.json {
+        chat::converse(&args, &mut generator, streams)
+    } else {
+        complete::complete(&args, &mut generator, streams)
+    }
+}
+
+/// Files that must not survive an interruption.
+static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn set_temporary(path: Option<PathBuf>) {
+    *TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner) = path;
+}
+
+/// Removes what is half-written: to be called before an interrupted process ends.
+pub fn remove_temporaries() {
+    let path = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(path) = path {
+        // There is nobody left to tell.
+        let _ = std::fs::remove_file(path);
+    }
+}

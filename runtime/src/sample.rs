@@ -1,0 +1,155 @@
+//! Choosing the next token: greedy, or by temperature, top-k and top-p with a seeded generator.
+//!
+//! As in `transformers`: temperature first, then top-k, then top-p on what is left. Equal logits are
+//! ordered by token id, so a seed gives the same text on every run.
+
+use std::cmp::Ordering;
+
+use tensor::Rng;
+
+/// How to choose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Most likely tokens kept; 0 keeps all.
+    pub top_k: usize,
+    /// Probability mass kept, the most likely first; 1 keeps all.
+    pub top_p: f32,
+    /// Seed of the random choices.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The most likely token, always.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+}
+
+/// Chooses tokens; owns the memory it needs.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    rng: Rng,
+    /// (logit, token), reused.
+    candidates: Vec<(f32, u32)>,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab` tokens; no later call allocates.
+    pub fn new(sampling: Sampling, vocab: usize) -> Self {
+        let room = if sampling.temperature > 0.0 { vocab } else { 0 };
+        Sampler { sampling, rng: Rng::new(sampling.seed), candidates: Vec::with_capacity(room) }
+    }
+
+    /// The next token. NaN is never chosen unless all are.
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
+        let Sampling { temperature, top_k, top_p, .. } = self.sampling;
+        if temperature <= 0.0 {
+            return argmax(logits);
+        }
+        let all = logits.iter().zip(0..).filter(|(l, _)| !l.is_nan());
+        self.candidates.clear();
+        self.candidates.extend(all.map(|(&l, id)| (l / temperature, id)));
+        let kept = &mut self.candidates;
+        if top_k > 0 && top_k < kept.len() {
+            kept.select_nth_unstable_by(top_k - 1, likelier);
+            kept.truncate(top_k);
+        }
+        kept.sort_unstable_by(likelier);
+        let Some(&(best, first)) = kept.first() else { return 0 };
+        // From here the first component is the probability, up to one common factor.
+        let mut total = 0.0;
+        for c in kept.iter_mut() {
+            c.0 = (f64::from(c.0) - f64::from(best)).exp() as f32;
+            total += f64::from(c.0);
+        }
+        if top_p < 1.0 {
+            let wanted = total * f64::from(top_p);
+            let mut mass = 0.0;
+            let mut within = |c: &(f32, u32)| {
+                mass += f64::from(c.0);
+                mass < wanted
+            };
+            let count = kept.iter().take_while(|c| within(c)).count() + 1;
+            kept.truncate(count);
+            total = kept.iter().map(|c| f64::from(c.0)).sum();
+        }
+        let mut left = f64::from(self.rng.uniform()) * total;
+        for &(p, token) in kept.iter() {
+            left -= f64::from(p);
+            if left < 0.0 {
+                return token;
+            }
+        }
+        first
+    }
+}
+
+/// Larger logits first, then smaller ids.
+fn likelier(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The first of the largest; 0 when all are NaN.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (&logit, token) in logits.iter().zip(0..) {
+        if logit > best.0 {
+            best = (logit, token);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frequencies(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling, logits.len());
+        let mut counts = vec![0.0; logits.len()];
+        for _ in 0..20_000 {
+            counts[sampler.choose(logits) as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn frequencies_are_the_probabilities() {
+        // Probabilities 0.5, 0.3, 0.2 in another order.
+        let logits = [0.3f32.ln(), 0.5f32.ln(), 0.2f32.ln()];
+        let plain = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 4 };
+        let close = |found: Vec<f64>, expected: [f64; 3]| {
+            for (f, e) in found.iter().zip(expected) {
+                assert!((f - e).abs() < 0.015, "{found:?} against {expected:?}");
+            }
+        };
+        close(frequencies(plain, &logits), [0.3, 0.5, 0.2]);
+        close(frequencies(Sampling { top_k: 2, ..plain }, &logits), [0.375, 0.625, 0.0]);
+        close(frequencies(Sampling { top_p: 0.7, ..plain }, &logits), [0.375, 0.625, 0.0]);
+        close(frequencies(Sampling { top_p: 0.4, ..plain }, &logits), [0.0, 1.0, 0.0]);
+        // At temperature 1/2 probabilities are squared.
+        close(frequencies(Sampling { temperature: 0.5, ..plain }, &logits), [0.237, 0.658, 0.105]);
+    }
+
+    #[test]
+    fn greedy_takes_the_first_maximum_and_never_nan() {
+        let mut greedy = Sampler::new(Sampling::GREEDY, 4);
+        assert_eq!(greedy.choose(&[1.0, 3.0, 3.0, f32::NAN]), 1);
+        assert_eq!(greedy.choose(&[f32::NAN; 3]), 0);
+        let mut random = Sampler::new(Sampling { temperature: 1.0, ..Sampling::GREEDY }, 2);
+        assert_eq!(random.choose(&[f32::NAN, 0.0]), 1);
+    }
+
+    #[test]
+    fn a_seed_is_a_text() {
+        let logits: Vec<f32> = (0..50).map(|i| (i % 7) as f32 / 3.0).collect();
+        let run = |seed| {
+            let sampling = Sampling { temperature: 0.8, top_k: 20, top_p: 0.9, seed };
+            let mut sampler = Sampler::new(sampling, 50);
+            (0..30).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+}
