@@ -38,6 +38,10 @@ pub(super) fn apply(
     shape: &[usize],
     step: &Step,
 ) -> Result<Array, EvalError> {
+    // Nothing to compute, however many empty rows there are. (A gather still checks its ids.)
+    if shape.contains(&0) && *op != Op::Gather {
+        return Ok(Array::new(shape, vec![]));
+    }
     let acc = step.accumulate;
     let why = |why: String| EvalError::Malformed { graph: String::new(), why };
     Ok(match op {

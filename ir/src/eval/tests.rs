@@ -128,6 +128,23 @@ fn enormous_values_are_refused_before_they_are_allocated() {
 }
 
 #[test]
+fn empty_tensors_of_enormous_extents_cost_nothing() {
+    let mut b = Builder::new("main");
+    let side = 1usize << 40;
+    let dims = [Dim::from(side), Symbol::C.into(), Symbol::C.into()];
+    let x = b.param(ParamKind::Input, TensorType::new(DType::F32, dims), "x");
+    let sum = Op::Reduce { op: crate::ReduceOp::Sum, axis: 1 };
+    let y = b.apply(sum, &[x]).unwrap();
+    let z = b.apply(Op::Concat { axis: 1 }, &[y, y]).unwrap();
+    let graph = b.finish(vec![z]);
+    let input = Tensor::from_f32(vec![side, 0, 0], &[]);
+    let step = Bindings { t: 1, c: 0, r: 1 };
+    let none = WeightMap::default();
+    let out = eval_graph(&graph, &[input], step, None, &none, EvalOptions::default()).unwrap();
+    assert_eq!(out[0].shape(), [side, 2, 0]);
+}
+
+#[test]
 fn a_block_runs_alone_with_its_cache_given_and_returned() {
     let module = decoder(Style::Fused);
     let weights = weights(&module, 6);
