@@ -96,7 +96,8 @@ fn check_shards(name: &str, expected: Expected, edit: impl Fn(&Path)) {
 
 /// Checks a well-formed model with one more file.
 fn check_beside(file: &str, content: &[u8], expected: Expected) {
-    check(&format!("{file}: {}", content.escape_ascii()), expected, |directory| {
+    let start = &content[..content.len().min(80)];
+    check(&format!("{file}: {}", start.escape_ascii()), expected, |directory| {
         write_model(directory, &llama_config(), &llama_tensors());
         write(directory, file, content);
         directory.to_path_buf()
@@ -478,6 +479,12 @@ fn files_beside_the_weights() {
     check_beside("tokenizer.json", b"not JSON", tokenizer);
     check_beside("tokenizer.json", b"", ("SPK2005", Input, &["tokenizer.json", "empty"]));
     check_beside("tokenizer.json", b"{\"model\": {\"type\": \"Magic\"}}", tokenizer);
+    let fixture = "../tests/fixtures/hf/llama_chat/tokenizer.json";
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).expect("committed");
+    check_beside("tokenizer.json", &whole[..whole.len() / 2], tokenizer);
+    let merge = br#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}"#;
+    let expected: Expected = ("SPK2501", Input, &["tokenizer.json", "merge 0, \"a b\""]);
+    check_beside("tokenizer.json", merge, expected);
     let field: Expected = ("SPK2111", Input, &["tokenizer_config.json", "bos_token", "7"]);
     check_beside("tokenizer_config.json", b"{\"bos_token\": 7}", field);
     let field: Expected = ("SPK2111", Input, &["chat_template"]);

@@ -201,9 +201,10 @@ fn a_context_that_scaling_stretches_is_the_stretched_one() {
     };
     assert_eq!(context(json!({"type": "dynamic", "factor": 4.0}), 100), 400);
     assert_eq!(context(json!({"type": "dynamic", "factor": 4.0}), 6), 128);
-    assert_eq!(context(json!({"type": "linear", "factor": 4.0}), 100), 100);
-    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 25});
-    assert_eq!(context(yarn, 100), 100);
+    assert_eq!(context(json!({"type": "linear", "factor": 4.0}), 200), 200);
+    assert_eq!(context(json!({"type": "linear", "factor": 4.0}), 20), 128);
+    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50});
+    assert_eq!(context(yarn, 200), 200);
     assert_eq!(context(json!({"type": "yarn", "factor": 4.0}), 100), 400);
 }
 

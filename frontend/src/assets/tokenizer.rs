@@ -4,6 +4,7 @@
 //! that it cannot read. Its tokens must have rows in the embedding; where they do not, text with
 //! such a token would be out of range, which is worth a warning and no error.
 
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use tokenizers::Tokenizer;
 use crate::config::Fields;
 use crate::error::{ErrorKind, FrontendError, Warning};
 use crate::file;
-use crate::json::Object;
+use crate::json::{self, Object};
 
 /// What tokenizer_config.json says about special tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +37,41 @@ pub struct TokenizerSettings {
 /// # Errors
 /// A sentence saying why it is none.
 pub fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
-    Tokenizer::from_bytes(json).map_err(|e| e.to_string())
+    // The crate panics on JSON that is cut off and on some merges: look before.
+    let object = json::parse_object(json, Path::new("")).map_err(|e| e.kind.to_string())?;
+    check_merges(&object)?;
+    // And on what else its authors did not expect; the parser keeps no state that could be torn.
+    catch_unwind(|| Tokenizer::from_bytes(json))
+        .map_err(|_| "the tokenizers library cannot read it".to_string())?
+        .map_err(|e| e.to_string())
+}
+
+/// Checks that every merge of a BPE model joins two tokens to a token.
+fn check_merges(object: &Object) -> Result<(), String> {
+    let Some(model) = object.get("model").and_then(Value::as_object) else { return Ok(()) };
+    let (Some(merges), Some(vocab)) = (
+        model.get("merges").and_then(Value::as_array),
+        model.get("vocab").and_then(Value::as_object),
+    ) else {
+        return Ok(());
+    };
+    let prefix = model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("");
+    for (i, merge) in merges.iter().enumerate() {
+        let pair = match merge {
+            Value::String(text) => text.split_once(' '),
+            Value::Array(pair) => match pair.as_slice() {
+                [Value::String(a), Value::String(b)] => Some((a.as_str(), b.as_str())),
+                _ => None,
+            },
+            _ => None,
+        };
+        // The prefix that marks b as a continuation is dropped where b is joined to a.
+        let joined = pair.and_then(|(a, b)| Some(format!("{a}{}", b.get(prefix.len()..)?)));
+        if joined.is_none_or(|token| !vocab.contains_key(&token)) {
+            return Err(format!("merge {i}, {}, does not make a token", json::shown(merge)));
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of tokenizer.json, where there is one.

@@ -10,7 +10,7 @@ mod without_effect;
 
 use std::path::Path;
 
-use ir::{Activation, RopeSpec};
+use ir::{Activation, RopeScaling, RopeSpec};
 use serde_json::Value;
 use tensor::DType;
 
@@ -27,9 +27,9 @@ const EXTENT_MAX: u64 = 1 << 28;
 const LAYERS_MAX: u64 = 4096;
 /// Most positions: they are i32 in the IR.
 pub(crate) const POSITIONS_MAX: u64 = i32::MAX as u64;
-/// Fewest positions that a model stretched by its RoPE scaling gets by default. Stretching has no
-/// hard end, so a tiny trained context (as in tests) need not make for a tiny usable one.
-const STRETCHED_POSITIONS_MIN: usize = 128;
+/// Fewest positions that a model with RoPE scaling gets by default. Stretching has no hard end, so a
+/// tiny trained context (as in tests) need not make for a tiny usable one.
+const SCALED_POSITIONS_MIN: usize = 128;
 
 /// A Llama-like decoder, in numbers.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl ModelConfig {
             heads,
             kv_heads,
             head_dim,
-            context: context(max_positions, rope.stretch),
+            context: context(max_positions, &rope),
             norm_eps: norm_eps.unwrap_or(NORM_EPS_DEFAULT),
             activation: activation(&mut fields)?,
             rope: rope.spec,
@@ -198,13 +198,13 @@ fn head_dim(
 }
 
 /// Default context: what the model was made for, stretched where its RoPE scaling says so.
-fn context(max_positions: usize, stretch: f64) -> usize {
-    if stretch <= 1.0 {
+fn context(max_positions: usize, rope: &rope::Rope) -> usize {
+    if rope.spec.scaling == RopeScaling::None {
         return max_positions;
     }
     // A float too large for usize saturates; then the bound holds.
-    let stretched = (max_positions as f64 * stretch).ceil() as usize;
-    stretched.max(STRETCHED_POSITIONS_MIN).min(POSITIONS_MAX as usize)
+    let stretched = (max_positions as f64 * rope.stretch).ceil() as usize;
+    stretched.max(SCALED_POSITIONS_MIN).min(POSITIONS_MAX as usize)
 }
 
 fn windows(
