@@ -15,6 +15,7 @@
 //! with this crate.
 
 mod compile;
+mod cost_model;
 mod emit;
 mod error;
 pub mod partition;
@@ -24,6 +25,7 @@ pub mod report;
 pub mod route;
 pub mod schedule;
 
+pub use cost_model::WaferCost;
 pub use compile::{Options, Stage, compile};
 pub use error::{Contributor, WaferError, WeightTrouble};
 pub use report::Report;
