@@ -28,6 +28,9 @@ const WEIGHTS: [u8; 4] = *b"WGTS";
 /// More sections than any version has.
 const MAX_SECTIONS: u32 = 16;
 
+/// Tag and payload.
+type Section<'a> = ([u8; 4], &'a [u8]);
+
 /// Why bytes are not a plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
@@ -139,7 +142,7 @@ pub fn decode_weights(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, CodecErr
 }
 
 /// Checks the frame and every checksum.
-fn sections(bytes: &[u8]) -> Result<Vec<([u8; 4], &[u8])>, CodecError> {
+fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, CodecError> {
     let mut r = Reader { bytes, at: 0 };
     if r.array::<8>().map_err(|_| CodecError::Magic)? != MAGIC {
         return Err(CodecError::Magic);

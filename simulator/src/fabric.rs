@@ -197,6 +197,11 @@ impl<'a> Fabric<'a> {
         if input == 1 << from as u8 { Ports(outputs) } else { Ports::NONE }
     }
 
+    /// Input port bit and output port bits of a color on a tile's router; zeros when unused.
+    pub fn route_bits(&self, tile: usize, color: usize) -> (u8, u8) {
+        self.routes[tile * self.colors + color]
+    }
+
     /// The tile a hop away.
     pub fn neighbor(&self, tile: usize, port: Port) -> Option<usize> {
         let (dx, dy) = port.step();

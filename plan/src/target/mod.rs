@@ -198,6 +198,12 @@ impl Target {
         if !in_range(self.wafers, 1, 1024) {
             return bad("wafers", self.wafers.to_string(), "1..=1024");
         }
+        // Bounds what a hostile plan can make its reader allocate.
+        let pes = u64::from(self.width) * u64::from(self.height);
+        if pes > 1 << 22 || pes * u64::from(self.wafers) > 1 << 26 {
+            let value = format!("{} x {} x {} wafers", self.width, self.height, self.wafers);
+            return bad("width x height", value, "2^22 PEs a wafer, 2^26 in all");
+        }
         if !(self.clock_ghz > 0.0 && self.clock_ghz <= 100.0) {
             return bad("clock_ghz", self.clock_ghz.to_string(), "0..=100, not 0");
         }
@@ -214,8 +220,8 @@ impl Target {
         if !in_range(f.hop_cycles, 1, 1000) {
             return bad("fabric.hop_cycles", f.hop_cycles.to_string(), "1..=1000");
         }
-        if !in_range(f.ramp_cycles, 0, 1000) {
-            return bad("fabric.ramp_cycles", f.ramp_cycles.to_string(), "0..=1000");
+        if !in_range(f.ramp_cycles, 1, 1000) {
+            return bad("fabric.ramp_cycles", f.ramp_cycles.to_string(), "1..=1000");
         }
         if !in_range(f.colors, 1, 64) {
             return bad("fabric.colors", f.colors.to_string(), "1..=64");

@@ -8,9 +8,6 @@ use crate::plan::{Plan, WeightData};
 use crate::program::Instr;
 use crate::template::Template;
 
-/// Largest rectangle of a template: what the largest target can hold.
-const MAX_SIDE: u32 = 65_536;
-
 pub(super) fn check(plan: &Plan, found: &mut Vec<Violation>) {
     if let Err(e) = plan.target.check() {
         found.push(e.into());
@@ -24,7 +21,14 @@ pub(super) fn check(plan: &Plan, found: &mut Vec<Violation>) {
     names(found, "region", plan.regions.iter().map(|r| r.name.as_str()));
     names(found, "template", plan.templates.iter().map(|t| t.name.as_str()));
     for t in &plan.templates {
-        template(t, found);
+        let wafer = (plan.target.width, plan.target.height);
+        if t.width > wafer.0 || t.height > wafer.1 {
+            let what =
+                format!("{} x {} PEs, a wafer has {} x {}", t.width, t.height, wafer.0, wafer.1);
+            malformed(found, &format!("template `{}`", t.name), what);
+        } else {
+            template(t, found);
+        }
     }
     for r in &plan.regions {
         let place = format!("region `{}`", r.name);
@@ -89,8 +93,7 @@ fn weights(plan: &Plan, found: &mut Vec<Violation>) {
 
 fn template(t: &Template, found: &mut Vec<Violation>) {
     let place = format!("template `{}`", t.name);
-    let side = 1..=MAX_SIDE;
-    if !side.contains(&t.width) || !side.contains(&t.height) {
+    if t.width == 0 || t.height == 0 {
         malformed(found, &place, format!("{} x {} PEs", t.width, t.height));
         return;
     }

@@ -1,0 +1,243 @@
+//! Carries a token from region to region: what leaves one enters the next.
+//!
+//! Regions are run in the order of their streams, each in its template's own coordinates. A region
+//! whose template has been run with the same input but for a shift in time is not run again: an
+//! 80-layer model costs what its distinct templates cost. Works for L1 and L2 alike; anything this
+//! cannot tell apart (cycles between regions, shared wires) is reported, and L3 has to be used.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use plan::{Color, Plan, PlanMap, Point, Port};
+
+use super::domain::Domain;
+use super::engine::{Crossing, Outcome};
+use crate::error::{LISTED_TILES, SimError, Waiting};
+
+/// Inputs later than this are moved here before a region runs: the cycle at which every tile has long
+/// done what it can do without input. Work before the first input that takes longer is exact too, but
+/// shared only between regions at the same time.
+const SETTLED: u64 = 1 << 20;
+
+/// Runs one template: domain, columns, starts, input.
+pub type Runner<'r> = dyn Fn(&Domain, u32, &[u64], &[Crossing]) -> (Outcome, Option<String>) + 'r;
+
+/// What came of one region.
+#[derive(Clone, Debug)]
+pub struct RegionRun {
+    /// First wavelet of its input, 0 without one.
+    pub start: u64,
+    /// Added to all times of `outcome`.
+    pub shift: u64,
+    /// In template coordinates; shared between equal regions.
+    pub outcome: Rc<Outcome>,
+    /// The input, shifted like `outcome`.
+    pub entering: Rc<Vec<Crossing>>,
+}
+
+impl RegionRun {
+    /// The last end of a tile.
+    pub fn end(&self) -> u64 {
+        self.outcome.ends.iter().max().copied().unwrap_or(0) + self.shift
+    }
+}
+
+/// All regions of a plan, and the notes of the runner.
+pub struct ChainRun {
+    /// One per region.
+    pub regions: Vec<RegionRun>,
+    /// Distinct runs.
+    pub runs: usize,
+    /// What the runner had to say.
+    pub notes: Vec<String>,
+}
+
+/// Runs all regions.
+///
+/// # Errors
+/// A deadlock; flows between regions that cannot be run one region after another.
+pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<ChainRun, SimError> {
+    let map = PlanMap::new(plan);
+    let order = order(plan)?;
+    let mut inputs: Vec<BTreeMap<(u32, u8, u8), Vec<u64>>> =
+        vec![BTreeMap::new(); plan.regions.len()];
+    let mut done: Vec<Option<RegionRun>> = vec![None; plan.regions.len()];
+    let mut known: BTreeMap<(u32, Vec<Crossing>), Rc<Outcome>> = BTreeMap::new();
+    let mut wires = WireUse::default();
+    let mut notes = Vec::new();
+    for &i in &order {
+        let region = &plan.regions[i];
+        let entering = inputs[i].iter().map(|(&(tile, port, color), times)| {
+            let mut times = times.clone();
+            times.sort_unstable();
+            Crossing { tile, port, color, times }
+        });
+        let mut entering: Vec<Crossing> = entering.collect();
+        let start = entering.iter().flat_map(|c| c.times.first()).min().copied().unwrap_or(0);
+        let shift = start.saturating_sub(SETTLED);
+        entering.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t -= shift));
+        let key = (region.template.0, entering);
+        if !known.contains_key(&key) {
+            let domain = &domains[region.template.0 as usize];
+            let starts = vec![0; domain.len()];
+            let (outcome, note) = runner(domain, region.rect.w, &starts, &key.1);
+            if !outcome.waiting.is_empty() {
+                return Err(deadlock(plan, i, domain, &outcome));
+            }
+            notes.extend(note.map(|n| format!("{}: {n}", region.name)));
+            known.insert(key.clone(), Rc::new(outcome));
+        }
+        let run =
+            RegionRun { start, shift, outcome: Rc::clone(&known[&key]), entering: Rc::new(key.1) };
+        for c in &run.outcome.leaving {
+            let times: Vec<u64> = c.times.iter().map(|t| t + shift).collect();
+            for entry in deliver(&map, i, c, &times, &mut wires)? {
+                if done[entry.region].is_some() || entry.region == i {
+                    return Err(not_a_chain("a flow returns to a region that has been run"));
+                }
+                let key = (entry.tile, entry.port, entry.color);
+                inputs[entry.region].entry(key).or_default().extend(entry.times);
+            }
+        }
+        done[i] = Some(run);
+    }
+    let regions: Vec<RegionRun> = done.into_iter().flatten().collect();
+    Ok(ChainRun { regions, runs: known.len(), notes })
+}
+
+fn not_a_chain(what: &str) -> SimError {
+    SimError::Illegal { what: format!("regions cannot be timed one by one: {what}; use level 3") }
+}
+
+/// Region indices such that streams go forward; ties by index.
+fn order(plan: &Plan) -> Result<Vec<usize>, SimError> {
+    let n = plan.regions.len();
+    let mut waits = vec![0usize; n];
+    plan.streams.iter().for_each(|s| waits[s.to.0 as usize] += 1);
+    let mut open: std::collections::BTreeSet<usize> = (0..n).filter(|&i| waits[i] == 0).collect();
+    let mut order = Vec::new();
+    while let Some(i) = open.pop_first() {
+        order.push(i);
+        for s in plan.streams.iter().filter(|s| s.from.0 as usize == i) {
+            let to = s.to.0 as usize;
+            waits[to] -= 1;
+            if waits[to] == 0 {
+                open.insert(to);
+            }
+        }
+    }
+    if order.len() < n { Err(not_a_chain("streams form a cycle")) } else { Ok(order) }
+}
+
+/// Wavelets at the border of a region.
+struct Entry {
+    region: usize,
+    tile: u32,
+    port: u8,
+    color: u8,
+    times: Vec<u64>,
+}
+
+/// When each wire link is busy.
+#[derive(Default)]
+struct WireUse(BTreeMap<(Point, u8), Vec<(u64, u64)>>);
+
+impl WireUse {
+    fn claim(&mut self, at: Point, port: Port, times: &[u64]) -> Result<(), SimError> {
+        let (Some(&first), Some(&last)) = (times.first(), times.last()) else { return Ok(()) };
+        let spans = self.0.entry((at, port as u8)).or_default();
+        if spans.iter().any(|&(a, b)| first <= b && a <= last) {
+            return Err(not_a_chain(&format!("two flows share the wire at ({}, {})", at.x, at.y)));
+        }
+        spans.push((first, last));
+        Ok(())
+    }
+}
+
+/// Follows what leaves a region over wires to where it enters others.
+fn deliver(
+    map: &PlanMap<'_>,
+    from: usize,
+    leaving: &Crossing,
+    times: &[u64],
+    wires: &mut WireUse,
+) -> Result<Vec<Entry>, SimError> {
+    let plan = map.plan;
+    let region = &plan.regions[from];
+    let color = region.color(Color(leaving.color));
+    let position = (leaving.tile % region.rect.w, leaving.tile / region.rect.w);
+    let port = region.orientation.port(Port::ALL[leaving.port as usize]);
+    let mut entries = Vec::new();
+    let mut open = vec![(region.point(position), port, times.to_vec())];
+    while let Some((at, port, mut times)) = open.pop() {
+        let cycles = hop_cycles(plan, at, port);
+        times.iter_mut().for_each(|t| *t += cycles);
+        let lost = || SimError::Illegal {
+            what: format!("color {} is lost after PE ({}, {})", color.0, at.x, at.y),
+        };
+        let next = map.neighbor(at, port).ok_or_else(lost)?;
+        let input = port.opposite();
+        if let Some((id, other)) = map.region_at(next)
+            && let Some((x, y)) = other.position(next)
+            && let Some(theirs) = region_color(map, other, (x, y), color)
+        {
+            entries.push(Entry {
+                region: id.0 as usize,
+                tile: y * other.rect.w + x,
+                port: other.orientation.port(input) as u8,
+                color: theirs.0,
+                times,
+            });
+            continue;
+        }
+        let (expected, outputs) = map.route(next, color).ok_or_else(lost)?;
+        if expected != input {
+            return Err(lost());
+        }
+        for out in outputs.iter() {
+            wires.claim(next, out, &times)?;
+            open.push((next, out, times.clone()));
+        }
+    }
+    Ok(entries)
+}
+
+/// The template color that a wafer color is on a position of a region, when it is routed there.
+fn region_color(
+    map: &PlanMap<'_>,
+    region: &plan::Region,
+    (x, y): (u32, u32),
+    color: Color,
+) -> Option<Color> {
+    let t = map.templates.get(region.template.0 as usize)?;
+    t.colors().find(|&c| region.color(c) == color && t.route(c, x, y).is_some())
+}
+
+/// Cycles of the hop from a PE through a port.
+fn hop_cycles(plan: &Plan, at: Point, port: Port) -> u64 {
+    let target = &plan.target;
+    let crosses = match port {
+        Port::East => (at.x + 1).is_multiple_of(target.width),
+        Port::West => at.x.is_multiple_of(target.width),
+        _ => false,
+    };
+    u64::from(if crosses { target.fabric.wafer_hop_cycles } else { target.fabric.hop_cycles })
+}
+
+fn deadlock(plan: &Plan, region: usize, domain: &Domain, outcome: &Outcome) -> SimError {
+    let region = &plan.regions[region];
+    let tiles = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, color)| {
+        let position = (tile % region.rect.w, tile / region.rect.w);
+        let program = domain.program(tile);
+        Waiting {
+            region: region.name.clone(),
+            at: region.point(position),
+            phase: String::new(),
+            instruction: program.steps.len(),
+            color: region.color(Color(color)).0,
+            found: 0,
+            needed: 0,
+        }
+    });
+    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: tiles.collect() }
+}

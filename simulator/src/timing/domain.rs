@@ -1,0 +1,304 @@
+//! What the timing engines run on: routers, links and programs of a set of tiles, without numbers.
+//!
+//! A [`Domain`] is a template's rectangle (in template positions, ports and colors) or a whole plan (in
+//! wafer points, ports and colors). Programs are lists of [`Step`]s whose lengths and cycles are those
+//! of one position in the sequence; tiles with equal roles and equal cached-token counts share one.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use plan::target::cost::instruction_cycles;
+use plan::{Instr, Plan, Port, Target, Template, TemplateMap};
+
+use crate::error::SimError;
+use crate::fabric::Fabric;
+
+/// No tile.
+pub const NONE: u32 = u32::MAX;
+
+/// What a step waits for and does to the fabric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepKind {
+    /// Takes its cycles and nothing else.
+    Local,
+    /// Emits wavelets on a color.
+    Send(u8),
+    /// Receives wavelets of a color.
+    Recv(u8),
+    /// Receives from the first color, emits on the second.
+    Relay(u8, u8),
+}
+
+/// An instruction with its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What it is.
+    pub kind: StepKind,
+    /// Index of its phase.
+    pub phase: u16,
+    /// Wavelets of its message.
+    pub wavelets: u32,
+    /// Cycles of a local step; software cycles before the first wavelet otherwise.
+    pub cycles: u64,
+}
+
+/// The steps of all phases of a tile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Per phase: its first step; one more entry for the end.
+    pub phase_starts: Vec<u32>,
+}
+
+/// Tiles with their routers and programs.
+pub struct Domain {
+    /// Colors: 0..colors.
+    pub colors: usize,
+    /// Per tile and color: input port bit, output bits.
+    pub routes: Vec<(u8, u8)>,
+    /// Per tile: neighbour through each of the four mesh ports.
+    pub neighbors: Vec<[u32; 4]>,
+    /// Per tile: index into `table`.
+    pub programs: Vec<u32>,
+    /// Distinct programs.
+    pub table: Vec<Rc<Program>>,
+    /// Per tile: region (of a plan) or 0 (of a template).
+    pub group: Vec<u32>,
+    /// Per group: its first phase slot; one more entry for the end.
+    phase_bases: Vec<usize>,
+    /// Cycles from router to router.
+    pub hop: u64,
+    /// Tiles whose hop through a port costs more (between wafers), with the cycles.
+    pub dear_hops: BTreeMap<(u32, u8), u64>,
+    /// Cycles between router and core.
+    pub ramp: u64,
+    /// Cycles a core spends per wavelet received.
+    pub wavelet: u64,
+}
+
+impl Domain {
+    /// The rectangle of a template at sequence position `pos`.
+    ///
+    /// # Errors
+    /// A position without a role.
+    pub fn of_template(plan: &Plan, template: &Template, pos: u32) -> Result<Self, SimError> {
+        let map = TemplateMap::new(template);
+        let (w, h) = (template.width, template.height);
+        let used = map.colors().chain(template_colors(template));
+        let colors = used.map(|c| usize::from(c.0) + 1).max().unwrap_or(0);
+        let mut domain = Domain::empty(&plan.target, colors);
+        domain.add_group(template.phases.len());
+        let mut builder = Builder::new(&plan.target, template, pos);
+        for y in 0..h {
+            for x in 0..w {
+                let roles: Option<Vec<usize>> =
+                    (0..template.phases.len()).map(|p| map.role_index(p, x, y)).collect();
+                let roles = roles.ok_or_else(|| SimError::Illegal {
+                    what: format!("position ({x}, {y}) of `{}` has no role", template.name),
+                })?;
+                domain.programs.push(builder.program(&roles, y, |c| c, &mut domain.table));
+                domain.group.push(0);
+                let base = domain.routes.len();
+                domain.routes.resize(base + colors, (0, 0));
+                for color in map.colors() {
+                    if let Some(r) = map.route(color, x, y) {
+                        domain.routes[base + usize::from(color.0)] =
+                            (1 << r.input as u8, r.outputs.0);
+                    }
+                }
+                let at = |dx: i64, dy: i64| {
+                    let (nx, ny) = (i64::from(x) + dx, i64::from(y) + dy);
+                    let inside = nx >= 0 && ny >= 0 && nx < w.into() && ny < h.into();
+                    if inside { (ny * i64::from(w) + nx) as u32 } else { NONE }
+                };
+                domain.neighbors.push([at(0, -1), at(1, 0), at(0, 1), at(-1, 0)]);
+            }
+        }
+        Ok(domain)
+    }
+
+    /// All tiles of a plan at sequence position `pos`.
+    pub fn of_plan(fabric: &Fabric<'_>, pos: u32) -> Self {
+        let plan = fabric.plan;
+        let mut domain = Domain::empty(&plan.target, fabric.colors);
+        let idle = Program { steps: Vec::new(), phase_starts: vec![0] };
+        domain.table.push(Rc::new(idle));
+        let mut builders: Vec<Builder<'_>> = Vec::new();
+        for region in &plan.regions {
+            let template = &plan.templates[region.template.0 as usize];
+            domain.add_group(template.phases.len());
+            builders.push(Builder::new(&plan.target, template, pos));
+        }
+        for tile in 0..fabric.len() {
+            let group = fabric.regions[tile];
+            let program = match builders.get_mut(group as usize) {
+                None => 0,
+                Some(builder) => {
+                    let phases = 0..builder.template.phases.len();
+                    let roles: Vec<usize> =
+                        phases.filter_map(|p| fabric.role_index(tile, p)).collect();
+                    let y = fabric.position(tile).1;
+                    let region = &plan.regions[group as usize];
+                    builder.program(&roles, y, |c| region.color(c), &mut domain.table)
+                }
+            };
+            domain.programs.push(program);
+            domain.group.push(group);
+            for color in 0..fabric.colors {
+                domain.routes.push(fabric.route_bits(tile, color));
+            }
+            let near = |p: Port| fabric.neighbor(tile, p).map_or(NONE, |t| t as u32);
+            let ports = [Port::North, Port::East, Port::South, Port::West];
+            domain.neighbors.push(ports.map(near));
+            for port in ports {
+                let cycles = fabric.hop_cycles(tile, port);
+                if cycles != domain.hop {
+                    domain.dear_hops.insert((tile as u32, port as u8), cycles);
+                }
+            }
+        }
+        domain
+    }
+
+    fn empty(target: &Target, colors: usize) -> Self {
+        Domain {
+            colors,
+            routes: Vec::new(),
+            neighbors: Vec::new(),
+            programs: Vec::new(),
+            table: Vec::new(),
+            group: Vec::new(),
+            phase_bases: vec![0],
+            hop: u64::from(target.fabric.hop_cycles),
+            dear_hops: BTreeMap::new(),
+            ramp: u64::from(target.fabric.ramp_cycles),
+            wavelet: u64::from(target.core.wavelet_cycles),
+        }
+    }
+
+    /// Number of tiles.
+    pub fn len(&self) -> usize {
+        self.programs.len()
+    }
+
+    /// True without tiles.
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty()
+    }
+
+    /// Number of groups.
+    pub fn groups(&self) -> usize {
+        self.phase_bases.len() - 1
+    }
+
+    /// Index of a group's phase in [`super::engine::Outcome::phase_ends`].
+    pub fn phase_slot(&self, group: u32, phase: u16) -> usize {
+        self.phase_bases[group as usize] + phase as usize
+    }
+
+    /// Number of phase slots.
+    pub fn phase_slots(&self) -> usize {
+        self.phase_bases.last().copied().unwrap_or(0)
+    }
+
+    fn add_group(&mut self, phases: usize) {
+        self.phase_bases.push(self.phase_slots() + phases);
+    }
+
+    /// The program of a tile.
+    pub fn program(&self, tile: u32) -> &Program {
+        &self.table[self.programs[tile as usize] as usize]
+    }
+
+    /// Cycles of a hop.
+    pub fn hop_cycles(&self, tile: u32, port: u8) -> u64 {
+        if self.dear_hops.is_empty() {
+            return self.hop;
+        }
+        self.dear_hops.get(&(tile, port)).copied().unwrap_or(self.hop)
+    }
+}
+
+fn template_colors(template: &Template) -> impl Iterator<Item = plan::Color> {
+    let programs = template.phases.iter().flat_map(|p| &p.roles).flat_map(|r| &r.program);
+    programs.filter_map(Instr::communication).flat_map(|c| [c.input, c.output]).flatten()
+}
+
+/// Makes the programs of one region's tiles, each distinct one once.
+struct Builder<'a> {
+    target: &'a Target,
+    template: &'a Template,
+    pos: u32,
+    /// By roles and cached tokens.
+    known: BTreeMap<(Vec<usize>, u32), u32>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(target: &'a Target, template: &'a Template, pos: u32) -> Self {
+        Builder { target, template, pos, known: BTreeMap::new() }
+    }
+
+    fn program(
+        &mut self,
+        roles: &[usize],
+        y: u32,
+        color: impl Fn(plan::Color) -> plan::Color,
+        table: &mut Vec<Rc<Program>>,
+    ) -> u32 {
+        let tokens = self.template.kv.map_or(0, |kv| kv.tokens(y, self.pos).1);
+        let key = (roles.to_vec(), tokens);
+        if let Some(&id) = self.known.get(&key) {
+            return id;
+        }
+        let mut steps = Vec::new();
+        let mut phase_starts = Vec::new();
+        let mut bound: Vec<plan::Color> = Vec::new();
+        for (phase, (&role, p)) in roles.iter().zip(&self.template.phases).enumerate() {
+            phase_starts.push(steps.len() as u32);
+            let program = &p.roles[role].program;
+            let overhead = phase_overhead(self.target, program, &mut bound);
+            if overhead > 0 {
+                let kind = StepKind::Local;
+                steps.push(Step { kind, phase: phase as u16, wavelets: 0, cycles: overhead });
+            }
+            for instr in program {
+                let cycles = instruction_cycles(self.target, self.template, instr, tokens);
+                let id = |c: plan::Color| color(c).0;
+                let (kind, wavelets) = match instr.communication() {
+                    None => (StepKind::Local, 0),
+                    Some(c) => {
+                        let kind = match (c.input, c.output) {
+                            (Some(a), Some(b)) => StepKind::Relay(id(a), id(b)),
+                            (Some(a), None) => StepKind::Recv(id(a)),
+                            (None, Some(b)) => StepKind::Send(id(b)),
+                            (None, None) => StepKind::Local,
+                        };
+                        (kind, c.wire.wavelets(c.len.elements(tokens)) as u32)
+                    }
+                };
+                steps.push(Step { kind, phase: phase as u16, wavelets, cycles });
+            }
+        }
+        phase_starts.push(steps.len() as u32);
+        table.push(Rc::new(Program { steps, phase_starts }));
+        let id = table.len() as u32 - 1;
+        self.known.insert(key, id);
+        id
+    }
+}
+
+/// Task switch and queue binding at the start of a phase; `bound` are the colors of the last phase
+/// with a program.
+pub fn phase_overhead(target: &Target, program: &[Instr], bound: &mut Vec<plan::Color>) -> u64 {
+    if program.is_empty() {
+        return 0;
+    }
+    let comms = program.iter().filter_map(Instr::communication);
+    let mut colors: Vec<plan::Color> = comms.flat_map(|c| [c.input, c.output]).flatten().collect();
+    colors.sort_unstable();
+    colors.dedup();
+    let fresh = colors.iter().filter(|c| !bound.contains(c)).count() as u64;
+    *bound = colors;
+    u64::from(target.core.task_switch_cycles) + fresh * u64::from(target.core.color_bind_cycles)
+}

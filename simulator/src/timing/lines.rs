@@ -1,0 +1,290 @@
+//! Level L2: the wavelet engine on one representative line per class.
+//!
+//! Most phases move data along rows only or along columns only, so a template's run splits into
+//! segments of phases that are confined to one axis, and a segment into independent lines. Lines whose
+//! tiles have the same steps and routes, and the same starting and entering times but for a shift, are
+//! run once. All of this is checked here, mechanically; where it fails the segment runs on all tiles.
+//!
+//! Segments overlap in time without a barrier between them. That is exact as long as no link
+//! carries wavelets of a later segment before the last one of an earlier segment; when one does, the
+//! whole template is run on all tiles, as L3 does. So L2 always equals L3.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::domain::{Domain, Step, StepKind};
+use super::engine::{self, Crossing, Job, Outcome};
+
+/// How a phase moves data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    None,
+    Rows,
+    Columns,
+    Both,
+}
+
+impl Way {
+    fn and(self, other: Way) -> Way {
+        match (self, other) {
+            (Way::None, w) | (w, Way::None) => w,
+            (a, b) if a == b => a,
+            _ => Way::Both,
+        }
+    }
+}
+
+/// A step, comparable: kind, colors, phase, wavelets, cycles.
+type StepKey = (u8, u8, u8, u16, u32, u64);
+
+/// A run of phases confined to one axis.
+#[derive(Clone, Debug)]
+struct Segment {
+    phases: Range<usize>,
+    way: Way,
+    /// Colors used in it.
+    colors: Vec<u8>,
+}
+
+/// What identifies a line but for a shift in time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LineKey {
+    /// Per tile: class of its steps and routes.
+    classes: Vec<u32>,
+    /// Per tile: start.
+    starts: Vec<u64>,
+    /// By index in the line.
+    entering: Vec<Crossing>,
+}
+
+/// What was run and what came of it.
+#[derive(Clone, Debug)]
+pub struct LinesOutcome {
+    /// As the engine on all tiles gives it (`links` is empty).
+    pub outcome: Outcome,
+    /// Lines that were run wavelet by wavelet.
+    pub lines_run: usize,
+    /// Lines in all.
+    pub lines: usize,
+    /// True when the template ran on all tiles at once.
+    pub fell_back: bool,
+}
+
+/// Runs a template's rectangle of `width` columns.
+pub fn run(domain: &Domain, width: u32, starts: &[u64], entering: &[Crossing]) -> LinesOutcome {
+    run_lines(domain, width, starts, entering).unwrap_or_else(|| LinesOutcome {
+        outcome: run_all(domain, starts, entering),
+        lines_run: 1,
+        lines: 1,
+        fell_back: true,
+    })
+}
+
+/// The engine on all tiles and phases.
+pub fn run_all(domain: &Domain, starts: &[u64], entering: &[Crossing]) -> Outcome {
+    let tiles: Vec<u32> = (0..domain.len() as u32).collect();
+    engine::run(&Job { domain, tiles: &tiles, phases: 0..usize::MAX, starts, entering })
+}
+
+/// `None` when lines cannot be told apart in space or segments in time.
+fn run_lines(
+    domain: &Domain,
+    width: u32,
+    starts: &[u64],
+    entering: &[Crossing],
+) -> Option<LinesOutcome> {
+    let segments = segments(domain);
+    let mut ready = starts.to_vec();
+    let mut last_busy = vec![0u64; domain.len() * 5];
+    let mut total = LinesOutcome {
+        outcome: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
+        lines_run: 0,
+        lines: 0,
+        fell_back: false,
+    };
+    let mut used = 0;
+    for segment in &segments {
+        let classes = classes(domain, segment);
+        let here: Vec<&Crossing> =
+            entering.iter().filter(|c| segment.colors.contains(&c.color)).collect();
+        used += here.len();
+        let mut known: BTreeMap<LineKey, Outcome> = BTreeMap::new();
+        for tiles in lines(domain.len() as u32, width, segment.way) {
+            let mut of_line: Vec<Crossing> = Vec::new();
+            for c in &here {
+                if let Ok(i) = tiles.binary_search(&c.tile) {
+                    of_line.push(Crossing { tile: i as u32, ..(*c).clone() });
+                }
+            }
+            let first = tiles.iter().map(|&t| ready[t as usize]);
+            let first = first.chain(of_line.iter().flat_map(|c| c.times.iter().copied())).min();
+            // Times run from 1 in a line, so that 0 means never.
+            let shift = first.unwrap_or(0);
+            let relative = |t: u64| t - shift + 1;
+            of_line.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t = relative(*t)));
+            let key = LineKey {
+                classes: tiles.iter().map(|&t| classes[t as usize]).collect(),
+                starts: tiles.iter().map(|&t| relative(ready[t as usize])).collect(),
+                entering: of_line,
+            };
+            total.lines += 1;
+            if !known.contains_key(&key) {
+                total.lines_run += 1;
+                let outcome = run_line(domain, segment, &tiles, &key);
+                known.insert(key.clone(), outcome);
+            }
+            let outcome = &known[&key];
+            apply(&mut total.outcome, outcome, &tiles, shift, &mut ready, &mut last_busy)?;
+        }
+    }
+    if used != entering.len() {
+        return None;
+    }
+    total.outcome.ends = ready;
+    total.outcome.leaving.sort_unstable();
+    total.outcome.waiting.sort_unstable();
+    Some(total)
+}
+
+/// Tiles and crossings of the outcome are indices in the line.
+fn run_line(domain: &Domain, segment: &Segment, tiles: &[u32], key: &LineKey) -> Outcome {
+    let place = |c: &Crossing| Crossing { tile: tiles[c.tile as usize], ..c.clone() };
+    let entering: Vec<Crossing> = key.entering.iter().map(place).collect();
+    let phases = segment.phases.clone();
+    let job = Job { domain, tiles, phases, starts: &key.starts, entering: &entering };
+    let mut outcome = engine::run(&job);
+    let index = |t: u32| tiles.binary_search(&t).map_or(0, |i| i as u32);
+    outcome.leaving.iter_mut().for_each(|c| c.tile = index(c.tile));
+    outcome.waiting.iter_mut().for_each(|w| w.0 = index(w.0));
+    outcome
+}
+
+/// Adds a line's outcome to the total; `None` when a link was busy out of order.
+fn apply(
+    total: &mut Outcome,
+    line: &Outcome,
+    tiles: &[u32],
+    shift: u64,
+    ready: &mut [u64],
+    last_busy: &mut [u64],
+) -> Option<()> {
+    let absolute = |t: u64| t + shift - 1;
+    for (i, &tile) in tiles.iter().enumerate() {
+        ready[tile as usize] = absolute(line.ends[i]);
+        for port in 0..5 {
+            if let Some((first, last)) = line.links[i * 5 + port] {
+                let busy = &mut last_busy[tile as usize * 5 + port];
+                // Cycles count from 1 here, so that 0 means never.
+                if *busy > absolute(first) {
+                    return None;
+                }
+                *busy = absolute(last) + 1;
+            }
+        }
+    }
+    for (all, &end) in total.phase_ends.iter_mut().zip(&line.phase_ends) {
+        if end > 0 {
+            *all = (*all).max(absolute(end));
+        }
+    }
+    total.leaving.extend(line.leaving.iter().map(|c| Crossing {
+        tile: tiles[c.tile as usize],
+        times: c.times.iter().map(|&t| absolute(t)).collect(),
+        ..c.clone()
+    }));
+    total.waiting.extend(line.waiting.iter().map(|w| (tiles[w.0 as usize], w.1)));
+    Some(())
+}
+
+/// Tiles of each line, ascending.
+fn lines(n: u32, width: u32, way: Way) -> Vec<Vec<u32>> {
+    let height = n / width.max(1);
+    match way {
+        Way::Both => vec![(0..n).collect()],
+        Way::Columns => (0..width).map(|x| (0..height).map(|y| y * width + x).collect()).collect(),
+        Way::Rows | Way::None => {
+            (0..height).map(|y| (y * width..(y + 1) * width).collect()).collect()
+        }
+    }
+}
+
+fn step_colors(step: &Step) -> impl Iterator<Item = u8> {
+    let (a, b) = match step.kind {
+        StepKind::Local => (None, None),
+        StepKind::Send(c) | StepKind::Recv(c) => (Some(c), None),
+        StepKind::Relay(a, b) => (Some(a), Some(b)),
+    };
+    a.into_iter().chain(b)
+}
+
+/// Splits the phases into the longest segments along one axis.
+fn segments(domain: &Domain) -> Vec<Segment> {
+    // Bits of the ports each color uses anywhere.
+    let mut ports = vec![0u8; domain.colors];
+    for (i, &(input, outputs)) in domain.routes.iter().enumerate() {
+        ports[i % domain.colors] |= input | outputs;
+    }
+    let way = |color: u8| {
+        let bits = ports.get(color as usize).copied().unwrap_or(0);
+        match (bits & 0b1010 != 0, bits & 0b0101 != 0) {
+            (false, false) => Way::None,
+            (true, false) => Way::Rows,
+            (false, true) => Way::Columns,
+            (true, true) => Way::Both,
+        }
+    };
+    let mut used: Vec<Vec<u8>> = vec![Vec::new(); domain.phase_slots()];
+    for step in domain.table.iter().flat_map(|p| &p.steps) {
+        used[step.phase as usize].extend(step_colors(step));
+    }
+    let mut segments: Vec<Segment> = Vec::new();
+    for (phase, mut colors) in used.into_iter().enumerate() {
+        colors.sort_unstable();
+        colors.dedup();
+        let here = colors.iter().fold(Way::None, |w, &c| w.and(way(c)));
+        match segments.last_mut() {
+            Some(s) if s.way.and(here) != Way::Both || s.way == here => {
+                s.phases.end = phase + 1;
+                s.way = s.way.and(here);
+                s.colors.extend(colors);
+            }
+            _ => segments.push(Segment { phases: phase..phase + 1, way: here, colors }),
+        }
+    }
+    segments
+}
+
+/// Per tile: a number that equal steps and equal routes in this segment share.
+fn classes(domain: &Domain, segment: &Segment) -> Vec<u32> {
+    let mut steps: BTreeMap<Vec<StepKey>, u32> = BTreeMap::new();
+    let of_program: Vec<u32> = domain
+        .table
+        .iter()
+        .map(|p| {
+            let from = p.phase_starts.get(segment.phases.start).map_or(0, |&s| s as usize);
+            let to = p.phase_starts.get(segment.phases.end).map_or(0, |&s| s as usize);
+            let key = p.steps.get(from..to).unwrap_or(&[]).iter().map(|s| {
+                let (kind, a, b) = match s.kind {
+                    StepKind::Local => (0, 0, 0),
+                    StepKind::Send(c) => (1, c, 0),
+                    StepKind::Recv(c) => (2, c, 0),
+                    StepKind::Relay(a, b) => (3, a, b),
+                };
+                (kind, a, b, s.phase, s.wavelets, s.cycles)
+            });
+            let next = steps.len() as u32;
+            *steps.entry(key.collect()).or_insert(next)
+        })
+        .collect();
+    let mut known: BTreeMap<(u32, Vec<(u8, u8)>), u32> = BTreeMap::new();
+    (0..domain.len())
+        .map(|tile| {
+            let row = &domain.routes[tile * domain.colors..(tile + 1) * domain.colors];
+            let routes =
+                segment.colors.iter().map(|&c| row.get(c as usize).copied().unwrap_or((0, 0)));
+            let key = (of_program[domain.programs[tile] as usize], routes.collect());
+            let next = known.len() as u32;
+            *known.entry(key).or_insert(next)
+        })
+        .collect()
+}

@@ -1,0 +1,275 @@
+//! Cycles of a plan at four levels of fidelity, on one description of the work.
+//!
+//! | level | what is simulated | file |
+//! |---|---|---|
+//! | L0 | closed forms per phase | [`closed`] |
+//! | L1 | bursts between merge points, every tile | [`burst`] |
+//! | L2 | every wavelet, one representative line per class | [`lines`] |
+//! | L3 | every wavelet on every tile | [`engine`] |
+//!
+//! L2 equals L3 exactly, L0 and L1 come within 1 %; tests hold them to it. What is modelled: cores in
+//! order, ramps, hops, one wavelet per link and cycle, software costs of the target. What is not:
+//! bounded queues (a sender is never held back), bank conflicts, throttling.
+
+pub mod burst;
+pub mod chain;
+pub mod closed;
+pub mod domain;
+pub mod engine;
+pub mod lines;
+pub mod report;
+pub mod trace;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use plan::{Plan, Point, TokenOutput};
+
+use chain::ChainRun;
+use domain::Domain;
+pub use report::{Breakdown, Level, PhaseTime, RegionTime, TemplateTime, TimingReport};
+
+use crate::error::{LISTED_TILES, SimError, Waiting};
+use crate::fabric::Fabric;
+
+/// Times one token at position `pos`.
+///
+/// # Errors
+/// A position outside of the context, a deadlock, an illegal plan.
+pub fn time(plan: &Plan, level: Level, pos: u32) -> Result<TimingReport, SimError> {
+    if pos >= plan.model.context {
+        return Err(SimError::Context { pos, context: plan.model.context });
+    }
+    for region in &plan.regions {
+        if plan.template_of(region).is_none() {
+            let what = format!("region `{}` has no template", region.name);
+            return Err(SimError::Illegal { what });
+        }
+    }
+    let domains: Result<Vec<Rc<Domain>>, SimError> =
+        plan.templates.iter().map(|t| Ok(Rc::new(Domain::of_template(plan, t, pos)?))).collect();
+    let domains = domains?;
+    let closed: Vec<Vec<PhaseTime>> = plan
+        .templates
+        .iter()
+        .zip(&domains)
+        .map(|(t, d)| closed::phases(&plan.target, t, d, pos))
+        .collect();
+    let run = match level {
+        Level::L0 => closed_chain(plan, &closed),
+        Level::L3 => full(plan, pos)?,
+        Level::L1 | Level::L2 => by_region(plan, level, &domains)?,
+    };
+    Ok(report(plan, level, pos, &domains, &closed, run))
+}
+
+/// Times of all regions, however they were found.
+struct Run {
+    regions: Vec<RegionTime>,
+    /// When the token is known in its PE.
+    result: u64,
+    /// Per template: cycles between tokens.
+    intervals: BTreeMap<u32, u64>,
+    notes: Vec<String>,
+}
+
+/// Regions one after another along their streams, phases one after another.
+fn closed_chain(plan: &Plan, closed: &[Vec<PhaseTime>]) -> Run {
+    let mut regions: Vec<RegionTime> = Vec::new();
+    let mut ends = vec![0u64; plan.regions.len()];
+    for (i, region) in plan.regions.iter().enumerate() {
+        let inputs = plan.streams.iter().filter(|s| s.to.0 as usize == i);
+        let start = inputs.map(|s| ends[s.from.0 as usize]).max().unwrap_or(0);
+        let mut at = start;
+        let sum = |p: &PhaseTime| {
+            at += p.cycles;
+            at
+        };
+        let phase_ends: Vec<u64> = closed[region.template.0 as usize].iter().map(sum).collect();
+        ends[i] = at;
+        regions.push(RegionTime { name: region.name.clone(), start, end: at, phase_ends });
+    }
+    let result = plan.outputs.token.map_or(0, |t| ends[t.region.0 as usize]);
+    let last = ends.iter().max().copied().unwrap_or(0);
+    let result = if result == 0 { last } else { result };
+    let interval =
+        |(i, phases): (usize, &Vec<PhaseTime>)| (i as u32, phases.iter().map(|p| p.cycles).sum());
+    let intervals = closed.iter().enumerate().map(interval).collect();
+    Run { regions, result, intervals, notes: Vec::new() }
+}
+
+/// All tiles of the plan at once.
+fn full(plan: &Plan, pos: u32) -> Result<Run, SimError> {
+    let fabric = Fabric::new(plan)?;
+    let domain = Domain::of_plan(&fabric, pos);
+    let outcome = lines::run_all(&domain, &vec![0; domain.len()], &[]);
+    if !outcome.waiting.is_empty() {
+        return Err(deadlock(&fabric, &outcome));
+    }
+    // A second token right behind the first: what each region adds is its interval.
+    let second = lines::run_all(&domain, &outcome.ends, &[]);
+    let mut regions = Vec::new();
+    let mut intervals = BTreeMap::new();
+    for (i, region) in plan.regions.iter().enumerate() {
+        let Some(template) = plan.template_of(region) else { continue };
+        let first = fabric.region_base[i] as usize;
+        let tiles = first..first + region.rect.area() as usize;
+        let end = |o: &engine::Outcome| o.ends[tiles.clone()].iter().max().copied().unwrap_or(0);
+        let slot = |p: usize| outcome.phase_ends[domain.phase_slot(i as u32, p as u16)];
+        let phase_ends: Vec<u64> = (0..template.phases.len()).map(slot).collect();
+        let start = Some(outcome.entered[i]).filter(|t| *t != u64::MAX);
+        let name = region.name.clone();
+        regions.push(RegionTime {
+            name,
+            start: start.unwrap_or(0),
+            end: end(&outcome),
+            phase_ends,
+        });
+        let interval = intervals.entry(region.template.0).or_insert(0u64);
+        *interval = (*interval).max(end(&second) - end(&outcome));
+    }
+    let token_tile = |t: TokenOutput| fabric.tile_in(t.region.0 as usize, t.position);
+    let last = outcome.ends.iter().max().copied().unwrap_or(0);
+    let result = plan.outputs.token.map_or(last, |t| outcome.ends[token_tile(t)]);
+    let notes = vec![format!("{} tiles wavelet by wavelet", domain.len())];
+    Ok(Run { regions, result, intervals, notes })
+}
+
+fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, SimError> {
+    let runner = |d: &Domain, w: u32, starts: &[u64], entering: &[engine::Crossing]| {
+        if level == Level::L1 {
+            return (burst::run(d, starts, entering), None);
+        }
+        let run = lines::run(d, w, starts, entering);
+        let note = if run.fell_back {
+            "segments overlap on a link: all tiles were run".to_owned()
+        } else {
+            format!("{} of {} lines run wavelet by wavelet", run.lines_run, run.lines)
+        };
+        (run.outcome, Some(note))
+    };
+    let ChainRun { regions: runs, runs: distinct, mut notes } = chain::run(plan, domains, &runner)?;
+    let mut intervals: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut regions = Vec::new();
+    for (region, run) in plan.regions.iter().zip(&runs) {
+        let id = region.template.0;
+        if let std::collections::btree_map::Entry::Vacant(slot) = intervals.entry(id) {
+            let starts = run.outcome.ends.clone();
+            let again = runner(&domains[id as usize], region.rect.w, &starts, &run.entering).0;
+            let end = |ends: &[u64]| ends.iter().max().copied().unwrap_or(0);
+            slot.insert(end(&again.ends) - end(&run.outcome.ends));
+        }
+        let shifted = |&t: &u64| if t == 0 { 0 } else { t + run.shift };
+        let phase_ends = run.outcome.phase_ends.iter().map(shifted).collect();
+        let name = region.name.clone();
+        regions.push(RegionTime { name, start: run.start, end: run.end(), phase_ends });
+    }
+    let token_end = |t: TokenOutput| {
+        let run = runs.get(t.region.0 as usize)?;
+        let w = plan.regions[t.region.0 as usize].rect.w;
+        let tile = t.position.1 * w + t.position.0;
+        Some(run.outcome.ends.get(tile as usize)? + run.shift)
+    };
+    let last = regions.iter().map(|r| r.end).max().unwrap_or(0);
+    let result = plan.outputs.token.and_then(token_end).unwrap_or(last);
+    notes.push(format!("{distinct} distinct runs for {} regions", plan.regions.len()));
+    Ok(Run { regions, result, intervals, notes })
+}
+
+fn deadlock(fabric: &Fabric<'_>, outcome: &engine::Outcome) -> SimError {
+    let tiles = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, color)| Waiting {
+        region: fabric.plan.regions[fabric.regions[tile as usize] as usize].name.clone(),
+        at: fabric.points[tile as usize],
+        phase: String::new(),
+        instruction: 0,
+        color,
+        found: 0,
+        needed: 0,
+    });
+    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: tiles.collect() }
+}
+
+/// Cycles from the argmax PE to the registers of the farthest PE that starts without input.
+fn feedback(plan: &Plan) -> u64 {
+    let Some(token) = plan.outputs.token else { return 0 };
+    let Some(region) = plan.regions.get(token.region.0 as usize) else { return 0 };
+    let from: Point = region.point(token.position);
+    let fed = plan.regions.iter().enumerate();
+    let fed = fed.filter(|(i, _)| plan.streams.iter().all(|s| s.to.0 as usize != *i));
+    let far = |lo: u32, n: u32, p: u32| p.abs_diff(lo).max(p.abs_diff(lo + n - 1));
+    let distance =
+        |r: plan::Rect| u64::from(far(r.x, r.w, from.x)) + u64::from(far(r.y, r.h, from.y));
+    let hops = fed.map(|(_, r)| distance(r.rect)).max().unwrap_or(0);
+    let f = &plan.target.fabric;
+    // Two wavelets: token and position.
+    hops * u64::from(f.hop_cycles)
+        + 2 * u64::from(f.ramp_cycles)
+        + 2
+        + u64::from(plan.target.host.feedback_cycles)
+}
+
+fn report(
+    plan: &Plan,
+    level: Level,
+    pos: u32,
+    domains: &[Rc<Domain>],
+    closed: &[Vec<PhaseTime>],
+    run: Run,
+) -> TimingReport {
+    let feedback_cycles = feedback(plan);
+    let token_cycles = run.result + feedback_cycles;
+    let mut templates = Vec::new();
+    let mut breakdown = Breakdown { distance: feedback_cycles, ..Breakdown::default() };
+    for (id, template) in plan.templates.iter().enumerate() {
+        let users = || plan.regions.iter().enumerate().filter(|(_, r)| r.template.0 as usize == id);
+        let Some((first, _)) = users().next() else { continue };
+        debug_assert!(!domains[id].is_empty());
+        let times = &run.regions[first];
+        let phases = measured(times, &closed[id]);
+        let regions = users().count() as u32;
+        for p in &phases {
+            let n = u64::from(regions);
+            breakdown.compute += n * p.compute;
+            breakdown.payload += n * p.payload;
+            breakdown.distance += n * p.distance;
+            breakdown.relay += n * p.relay;
+            breakdown.fixed += n * p.fixed;
+        }
+        let interval = run.intervals.get(&(id as u32)).copied().unwrap_or(0);
+        let cycles = times.end.saturating_sub(times.start);
+        let name = template.name.clone();
+        templates.push(TemplateTime { name, regions, cycles, interval, phases });
+    }
+    let b = &breakdown;
+    let parts = b.compute + b.payload + b.distance + b.relay + b.fixed;
+    breakdown.contention = token_cycles as i64 - parts as i64;
+    let prefill = templates.iter().map(|t| t.interval).max().unwrap_or(0);
+    let rate = |cycles: u64| if cycles == 0 { 0.0 } else { 1.0 / plan.target.seconds(cycles) };
+    TimingReport {
+        target: plan.target.name.clone(),
+        level,
+        pos,
+        token_cycles,
+        feedback_cycles,
+        tokens_per_second: rate(token_cycles),
+        prefill_interval_cycles: prefill,
+        prefill_tokens_per_second: rate(prefill),
+        breakdown,
+        templates,
+        regions: run.regions,
+        notes: run.notes,
+    }
+}
+
+/// Cycles of each phase from the ends of a region, parts from the closed forms.
+fn measured(times: &RegionTime, closed: &[PhaseTime]) -> Vec<PhaseTime> {
+    let mut at = times.start;
+    let phase = |(p, &end): (&PhaseTime, &u64)| {
+        let end = end.max(at);
+        let cycles = end - at;
+        at = end;
+        let parts = p.compute + p.payload + p.distance + p.relay + p.fixed;
+        PhaseTime { cycles, contention: cycles as i64 - parts as i64, ..p.clone() }
+    };
+    closed.iter().zip(&times.phase_ends).map(phase).collect()
+}
