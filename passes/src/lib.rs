@@ -22,6 +22,7 @@ pub mod pipeline;
 mod quantize;
 mod registry;
 mod report;
+mod roll;
 #[cfg(test)]
 mod testing;
 mod tier;

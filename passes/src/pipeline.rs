@@ -7,12 +7,12 @@
 use crate::PassError;
 
 /// Nothing but what back ends demand: one spelling per meaning, no dead code.
-pub const O0: &str = "canonicalize,dce,quantize,dce";
+pub const O0: &str = "roll,canonicalize,dce,quantize,dce";
 /// The clean-up passes, without search.
-pub const O1: &str = "canonicalize,const-fold,cse,dce,quantize,cse,dce";
+pub const O1: &str = "roll,canonicalize,const-fold,cse,dce,quantize,cse,dce";
 /// Everything.
 pub const O2: &str =
-    "canonicalize,const-fold,cse,dce,quantize,dce,egraph,canonicalize,const-fold,cse,dce";
+    "roll,canonicalize,const-fold,cse,dce,quantize,dce,egraph,canonicalize,const-fold,cse,dce";
 
 /// The pipeline of an optimisation level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

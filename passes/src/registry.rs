@@ -5,9 +5,16 @@
 use crate::egraph::EGraphPass;
 use crate::manager::{OptionInfo, PassInfo};
 use crate::quantize::Quantize;
-use crate::{PassError, Tier, canonicalize, cse, dce, fold};
+use crate::{PassError, Tier, canonicalize, cse, dce, fold, roll};
 
 static PASSES: &[PassInfo] = &[
+    PassInfo {
+        name: "roll",
+        summary: "Makes one block and a repeat of equal layers that are written out.",
+        tier: Tier::Exact,
+        options: &[],
+        build: |_| Ok(Box::new(roll::Roll)),
+    },
     PassInfo {
         name: "canonicalize",
         summary: "Gives every meaning one spelling: merges views, orders operands.",
