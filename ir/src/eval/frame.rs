@@ -119,6 +119,12 @@ impl<'a> Machine<'a> {
                 false => self.take(place, &mut frame, v)?,
             });
         }
+        // What is returned is counted again by whoever receives it.
+        for array in frame.values.iter().flatten() {
+            if let Value::Array(array) = array {
+                self.live = self.live.saturating_sub(array.len());
+            }
+        }
         Ok(results)
     }
 

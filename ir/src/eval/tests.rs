@@ -128,6 +128,28 @@ fn enormous_values_are_refused_before_they_are_allocated() {
 }
 
 #[test]
+fn the_limit_counts_what_is_alive_not_what_was() {
+    let mut b = Builder::new("main");
+    let ty = TensorType::new(DType::I32, [Symbol::T]);
+    let tokens = b.param(ParamKind::Input, ty, "tokens");
+    let table = b.weight("table", DType::F32, &[13, 13]).unwrap();
+    let x = b.apply(Op::Gather, &[table, tokens]).unwrap();
+    let end = Dim::from(Symbol::T);
+    let start = &end - &Dim::from(Symbol::R);
+    let logits = b.apply(Op::Slice { axis: 0, start, end }, &[x]).unwrap();
+    let module = crate::Module::new("m", 100, b.finish(vec![logits]));
+    let weights = weights(&module, 9);
+    // A step of one token holds a token, a row and the logits.
+    let options = EvalOptions { max_elements: 27, ..EvalOptions::default() };
+    let mut session = Session::new(&module, &weights, options).unwrap();
+    for token in 0..100 {
+        session.step(&[token % 13], 1).unwrap();
+    }
+    session.reset();
+    assert_eq!(session.step(&[1, 2], 1).unwrap_err().code(), "SPK1206");
+}
+
+#[test]
 fn empty_tensors_of_enormous_extents_cost_nothing() {
     let mut b = Builder::new("main");
     let side = 1usize << 40;
