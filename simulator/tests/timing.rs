@@ -144,6 +144,7 @@ fn level_2_equals_level_3_and_levels_0_and_1_come_within_a_percent() {
             let mut t = target(name);
             // Room for test sizes whatever SRAM says: timing does not depend on it.
             t.sram.bytes = 1 << 24;
+            (t.width, t.height) = (t.width.max(160), t.height.max(64));
             let plan = language_model(m, t);
             let at = |level| time(&plan, level, pos).unwrap_or_else(|e| panic!("{level:?}: {e}"));
             let exact = at(Level::L3);
