@@ -186,3 +186,87 @@ fn stripped_node(node: &Node, gone: &dyn Fn(usize) -> bool) -> Node {
         results: kept(&node.results, &keep_result),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tier;
+    use crate::testing::{Decoder, assert_same_meaning, run_pass};
+
+    /// A decoder whose layers append to a third cache, and read it when told to.
+    fn with_extra_cache(read: bool) -> Module {
+        let mut text = ir::print(&Decoder::default().module());
+        let cache = "cache f32[C, 2, 16]";
+        let grown = "cache f32[C + T, 2, 16]";
+        text = text.replace(
+            &format!("state %v_cache: {cache}"),
+            &format!("state %v_cache: {cache}, state %extra: {cache}"),
+        );
+        text = text.replace(
+            "state %v: cache x2 f32[C, 2, 16]",
+            "state %v: cache x2 f32[C, 2, 16], state %extra: cache x2 f32[C, 2, 16]",
+        );
+        text = text.replace("%k, %v) : f32[T, 64]", "%k, %v, %extra) : f32[T, 64]");
+        let stack = "cache x2 f32[C + T, 2, 16]";
+        text = text.replace(&format!("{stack}, {stack}"), &format!("{stack}, {stack}, {stack}"));
+        let mut lines: Vec<String> = text.lines().map(String::from).collect();
+        // Whatever the printer calls them: the second append, the returns, the results of repeat.
+        let append = lines.iter().rposition(|l| l.contains("cache_append")).unwrap();
+        let new = lines[append].split("%v_cache, ").nth(1).unwrap();
+        let new = new.split(' ').next().unwrap().to_string();
+        let mut extra = format!("    %grown = cache_append %extra, {new} : {grown}");
+        if read {
+            extra.push_str("\n    %seen = cache_read %grown : f32[C + T, 2, 16]");
+        }
+        lines.insert(append + 1, extra);
+        if read {
+            let values = lines.iter().rposition(|l| l.contains("cache_read")).unwrap();
+            let name = lines[values].trim().split(' ').next().unwrap().to_string();
+            let ty = "f32[C + T, 2, 16]";
+            let sum = format!("    %both = add {name}, %seen : {ty}");
+            let uses = lines[values + 1..].iter().position(|l| l.contains(&format!(" {name} ")));
+            let at = values + 1 + uses.unwrap();
+            lines[at] = lines[at].replacen(&format!(" {name} "), " %both ", 1);
+            lines.insert(values + 1, sum);
+        }
+        let mut returns = 0;
+        for line in &mut lines {
+            if line.contains("return") {
+                line.push_str(if returns == 0 { ", %grown" } else { ", %rest" });
+                returns += 1;
+            }
+            if line.contains("repeat @layer") {
+                *line = line.replacen(" = repeat", ", %rest = repeat", 1);
+            }
+        }
+        let text = lines.join("\n");
+        ir::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+    }
+
+    fn states(module: &Module) -> [usize; 2] {
+        [&module.blocks[0], &module.main]
+            .map(|g| g.params().iter().filter(|p| p.kind == ParamKind::State).count())
+    }
+
+    #[test]
+    fn a_cache_that_is_never_read_leaves_block_repeat_and_main() {
+        let before = with_extra_cache(false);
+        assert_eq!(states(&before), [3, 3]);
+        let mut after = before.clone();
+        assert!(run_pass("dce", &mut after));
+        assert_eq!(states(&after), [2, 2]);
+        let appends = after.blocks[0].nodes().filter(|(_, n)| n.op == Op::CacheAppend).count();
+        assert_eq!(appends, 2);
+        assert_same_meaning(&before, &after, Tier::Exact);
+        assert!(!run_pass("dce", &mut after));
+    }
+
+    #[test]
+    fn a_cache_that_is_read_stays() {
+        let mut module = with_extra_cache(true);
+        let before = module.clone();
+        assert!(!run_pass("dce", &mut module));
+        assert_eq!(states(&module), [3, 3]);
+        assert_same_meaning(&before, &module, Tier::Exact);
+    }
+}

@@ -162,10 +162,21 @@ pub fn run(
     pipeline: &str,
     module: &mut Module,
     model: &dyn CostModel,
-    mut options: RunOptions<'_>,
+    options: RunOptions<'_>,
 ) -> Result<Report, PassError> {
     let steps = pipeline::parse(pipeline)?;
     let passes = steps.iter().map(build).collect::<Result<Vec<_>, _>>()?;
+    run_passes(&passes, module, model, options)
+}
+
+type Built = (&'static PassInfo, Box<dyn Pass>);
+
+fn run_passes(
+    passes: &[Built],
+    module: &mut Module,
+    model: &dyn CostModel,
+    mut options: RunOptions<'_>,
+) -> Result<Report, PassError> {
     if let Some(violations) = violations(module) {
         return Err(PassError::Invalid { violations });
     }
@@ -218,7 +229,7 @@ fn run_one(
     Ok(PassReport { name: info.name, changed, nodes, warnings })
 }
 
-fn build(step: &Step) -> Result<(&'static PassInfo, Box<dyn Pass>), PassError> {
+fn build(step: &Step) -> Result<Built, PassError> {
     let info = registry::find(&step.name)?;
     let pass = (info.build)(&PassOptions::new(info, step)?)?;
     Ok((info, pass))
@@ -231,4 +242,88 @@ fn node_count(module: &Module) -> usize {
 /// What is wrong with a module, one violation per line.
 fn violations(module: &Module) -> Option<String> {
     ir::verify(module).err().map(|v| v.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NeutralCost;
+    use crate::testing::Decoder;
+
+    fn attempt(pipeline: &str, options: RunOptions<'_>) -> Result<Report, PassError> {
+        run(pipeline, &mut Decoder::default().module(), &NeutralCost, options)
+    }
+
+    #[test]
+    fn what_the_user_misspells_is_named() {
+        let error = |pipeline| attempt(pipeline, RunOptions::default()).unwrap_err();
+        assert_eq!(error("cse,optimise").code(), "SPK3002");
+        assert!(error("optimise").to_string().contains("canonicalize"));
+        assert_eq!(error("egraph{speed=9}").code(), "SPK3003");
+        assert!(error("egraph{speed=9}").to_string().contains("nodes"));
+        assert_eq!(error("egraph{nodes=many}").code(), "SPK3003");
+        assert_eq!(error("cse,,dce").code(), "SPK3001");
+    }
+
+    #[test]
+    fn every_level_runs_and_reports_each_pass() {
+        for level in crate::Level::ALL {
+            let report = attempt(level.pipeline(), RunOptions::default()).unwrap();
+            assert_eq!(report.passes.len(), level.pipeline().split(',').count());
+            assert_eq!(report.timings.len(), report.passes.len());
+        }
+    }
+
+    #[test]
+    fn a_pipeline_stops_where_it_is_told_and_shows_every_step() {
+        let mut seen = Vec::new();
+        let observe = |i: usize, name: &'static str, changed: bool, module: &Module| {
+            seen.push((i, name, changed, module.main.order().len()));
+        };
+        let options = RunOptions {
+            stop_after: Some(2),
+            observe: Some(Box::new(observe)),
+            ..RunOptions::default()
+        };
+        attempt("cse,dce,egraph", options).unwrap();
+        assert_eq!(seen.iter().map(|s| (s.0, s.1)).collect::<Vec<_>>(), [(1, "cse"), (2, "dce")]);
+        assert!(seen[0].2 && !seen[1].2);
+    }
+
+    #[test]
+    fn an_invalid_module_is_refused_before_any_pass() {
+        let mut module = Decoder::default().module();
+        module.main.results.clear();
+        let error = run("dce", &mut module, &NeutralCost, RunOptions::default()).unwrap_err();
+        assert_eq!(error.code(), "SPK3006");
+        assert!(!error.is_internal());
+    }
+
+    /// A pass that breaks what it is given.
+    struct Vandal;
+
+    impl Pass for Vandal {
+        fn run(&self, module: &mut Module, _cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+            module.main.results.clear();
+            Ok(Changed::Yes)
+        }
+    }
+
+    #[test]
+    fn the_pass_that_breaks_the_module_is_named() {
+        static INFO: PassInfo = PassInfo {
+            name: "vandal",
+            summary: "Breaks things.",
+            tier: Tier::Exact,
+            options: &[],
+            build: |_| Ok(Box::new(Vandal)),
+        };
+        let mut module = Decoder::default().module();
+        let passes: Vec<Built> = vec![(&INFO, Box::new(Vandal))];
+        let error = run_passes(&passes, &mut module, &NeutralCost, RunOptions::default());
+        let error = error.unwrap_err();
+        assert_eq!(error.code(), "SPK3090");
+        assert!(error.is_internal());
+        assert!(error.to_string().starts_with("pass vandal (number 1 of the pipeline)"), "{error}");
+    }
 }
