@@ -42,7 +42,8 @@ pub(crate) fn write_weights(
         io::copy(&mut io::Read::take(io::repeat(0), weight.offset - at), out)?;
         let written = write_weight(module, weight, recipe, source, out)?;
         if written != weight.bytes {
-            let why = format!("{} packed to {written} bytes, planned {}", weight.name, weight.bytes);
+            let why =
+                format!("{} packed to {written} bytes, planned {}", weight.name, weight.bytes);
             return Err(PackError::Cpu(CpuError::Internal { why }));
         }
         at = weight.offset + weight.bytes;
@@ -64,9 +65,9 @@ fn write_weight(
     let value = eval_constant(graph, recipe.value, recipe.layer, source, &options)
         .map_err(|e| PackError::Cpu(e.into()))?;
     // Evaluation may have widened a quantised value whose groups were cut.
-    let value = value.cast(weight.dtype).map_err(|e| {
-        PackError::Cpu(CpuError::Internal { why: format!("{}: {e}", weight.name) })
-    })?;
+    let value = value
+        .cast(weight.dtype)
+        .map_err(|e| PackError::Cpu(CpuError::Internal { why: format!("{}: {e}", weight.name) }))?;
     match recipe.form {
         Form::Plain => {
             out.write_all(value.bytes())?;

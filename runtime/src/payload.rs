@@ -45,7 +45,9 @@ pub enum PayloadError {
         why: String,
     },
     /// Made by another version.
-    #[error("payload version {found}, this program reads version {VERSION}: compile the model again")]
+    #[error(
+        "payload version {found}, this program reads version {VERSION}: compile the model again"
+    )]
     Version {
         /// Version found.
         found: u64,
@@ -163,15 +165,14 @@ impl Payload {
 /// Head and footer of a payload whose weights are `weight_bytes` from `weight_offset` of the file;
 /// they belong right behind the weights.
 pub fn write_tail(head: &PayloadHead, weight_offset: u64, weight_bytes: u64) -> Vec<u8> {
-    let mut out = postcard::to_allocvec(head)
-        .expect("a vector takes any bytes and every type has a length");
+    let mut out =
+        postcard::to_allocvec(head).expect("a vector takes any bytes and every type has a length");
     let head_bytes = out.len() as u64;
     let head_offset = weight_offset + weight_bytes;
     let digest = fnv1a(&out);
     let file_bytes = head_offset + head_bytes + FOOTER_BYTES as u64;
     out.extend(MAGIC);
-    for field in
-        [VERSION, weight_offset, weight_bytes, head_offset, head_bytes, digest, file_bytes]
+    for field in [VERSION, weight_offset, weight_bytes, head_offset, head_bytes, digest, file_bytes]
     {
         out.extend(field.to_le_bytes());
     }
@@ -215,8 +216,8 @@ fn read_payload(file: &Bytes) -> Result<Payload, PayloadError> {
     if fnv1a(&head) != field(6) {
         return Err(damaged("the digest of the program does not match".to_string()));
     }
-    let head: PayloadHead =
-        postcard::from_bytes(&head).map_err(|e| damaged(format!("the head does not parse: {e}")))?;
+    let head: PayloadHead = postcard::from_bytes(&head)
+        .map_err(|e| damaged(format!("the head does not parse: {e}")))?;
     let program = program::decode(&head.program, weights.len() as u64)?;
     Payload::new(program, weights, head.assets)
 }

@@ -82,11 +82,8 @@ impl<'a> GraphLower<'a> {
             let ty = self.graph.ty(param.value).as_cache();
             let ty = ty.ok_or_else(|| self.internal("a state that is no cache"))?;
             let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let spec = CacheSpec {
-                heads: narrow(ty.heads),
-                width: narrow(ty.head_dim),
-                dtype: ty.dtype,
-            };
+            let spec =
+                CacheSpec { heads: narrow(ty.heads), width: narrow(ty.head_dim), dtype: ty.dtype };
             let ids = (0..ty.layers.unwrap_or(1)).map(|_| {
                 self.shared.caches.push(spec);
                 narrow(self.shared.caches.len() - 1)

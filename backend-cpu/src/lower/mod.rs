@@ -14,8 +14,8 @@ use ir::{Module, ParamKind, Type};
 use runtime::program::{Buffer, Program, Rope, Step};
 
 use crate::error::CpuError;
-pub(crate) use constants::{Form, Recipe};
 use constants::Constants;
+pub(crate) use constants::{Form, Recipe};
 use graph::GraphLower;
 use memory::Memory;
 

@@ -30,9 +30,7 @@ impl GraphLower<'_> {
                 self.compute(Kernel::Reduce { op: reduce(*op), axis }, x, out)
             }
             Op::Softmax => self.compute(Kernel::Softmax, x, out),
-            Op::RmsNorm { eps } => {
-                self.compute(Kernel::RmsNorm { eps: eps.get() as f32 }, x, out)
-            }
+            Op::RmsNorm { eps } => self.compute(Kernel::RmsNorm { eps: eps.get() as f32 }, x, out),
             Op::Reshape(dims) => {
                 let buffer = self.buffer_of(x[0])?;
                 let view = self.view(buffer, &Dim::from(0), dims.clone());
@@ -91,9 +89,9 @@ impl GraphLower<'_> {
             return self.compute(Kernel::Matmul, &[a, b], out);
         }
         let graph = self.graph;
-        let transposed = graph.producer(b).filter(|(_, node)| {
-            matches!(&node.op, Op::Transpose(perm) if perm.as_slice() == [1, 0])
-        });
+        let transposed = graph.producer(b).filter(
+            |(_, node)| matches!(&node.op, Op::Transpose(perm) if perm.as_slice() == [1, 0]),
+        );
         let weight = match transposed {
             Some((_, node)) => self.constant(node.operands[0], Form::Rows)?,
             None => self.constant(b, Form::Columns)?,
@@ -118,7 +116,13 @@ impl GraphLower<'_> {
     }
 
     /// A range of the first axis is a view; of another, a copy.
-    fn slice(&mut self, axis: usize, start: &Dim, x: ValueId, out: ValueId) -> Result<(), CpuError> {
+    fn slice(
+        &mut self,
+        axis: usize,
+        start: &Dim,
+        x: ValueId,
+        out: ValueId,
+    ) -> Result<(), CpuError> {
         let from = strides(&self.dims(x)?);
         let dims = self.dims(out)?;
         let offset = start * &from[axis];
@@ -151,7 +155,11 @@ impl GraphLower<'_> {
         let one = Dim::from(1);
         let from = strides(&x_dims).into_iter().zip(x_dims.iter().zip(dims));
         let from: Vec<Dim> = from
-            .map(|(stride, (had, has))| if *had == one && had != has { Dim::from(0) } else { stride })
+            .map(
+                |(stride, (had, has))| {
+                    if *had == one && had != has { Dim::from(0) } else { stride }
+                },
+            )
             .collect();
         let copy = strided(dims, &Dim::from(0), &from, &Dim::from(0), &strides(dims));
         self.compute(copy, &[x], out)

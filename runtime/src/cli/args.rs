@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn the_contract_parses() {
-        let args = parse("hello -n 3 --temp 0.5 --top-k 4 --top-p 0.9 --seed 7 --threads 2").unwrap();
+        let args =
+            parse("hello -n 3 --temp 0.5 --top-k 4 --top-p 0.9 --seed 7 --threads 2").unwrap();
         assert_eq!(args.prompt.as_deref(), Some("hello"));
         assert_eq!((args.n, args.threads, args.seed), (Some(3), Some(2), Some(7)));
         let args = parse("--tokens 1,2,3 --logits out.st --json --greedy").unwrap();
@@ -232,7 +233,8 @@ mod tests {
 
     #[test]
     fn the_models_defaults_yield_to_flags() {
-        let model = GenerationDefaults { sample: true, temperature: 0.6, top_k: 20, ..Default::default() };
+        let model =
+            GenerationDefaults { sample: true, temperature: 0.6, top_k: 20, ..Default::default() };
         assert_eq!(parse("").unwrap().sampling(&model).temperature, 0.6);
         assert_eq!(parse("--temp 1").unwrap().sampling(&model).top_k, 20);
         assert_eq!(parse("--greedy").unwrap().sampling(&model), Sampling::GREEDY);

@@ -20,7 +20,11 @@ pub(super) fn converse(
         return Err(TextError::NoTemplate.into());
     }
     if streams.terminal {
-        writeln!(streams.err, "{}: an empty line or Ctrl-D ends the talk.", payload.program().name)?;
+        writeln!(
+            streams.err,
+            "{}: an empty line or Ctrl-D ends the talk.",
+            payload.program().name
+        )?;
     }
     let mut messages = Vec::new();
     let mut lines = std::io::stdin().lock().lines();

@@ -1,6 +1,5 @@
 //! What is inside an executable.
 
-
 use super::{CliError, Streams};
 use crate::payload::Payload;
 use crate::program::Step;

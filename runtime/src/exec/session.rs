@@ -268,7 +268,10 @@ impl Session {
 }
 
 fn refused(elements: usize, source: std::io::Error) -> SessionError {
-    SessionError::Resource { what: format!("{} bytes of memory", elements.saturating_mul(4)), source }
+    SessionError::Resource {
+        what: format!("{} bytes of memory", elements.saturating_mul(4)),
+        source,
+    }
 }
 
 /// The KV caches: `[heads][context][width]` each, so that the keys of a head lie together.

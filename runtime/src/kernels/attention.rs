@@ -81,14 +81,7 @@ mod tests {
     const KEYS: usize = 40;
 
     fn shape(past: usize, window: Option<usize>) -> AttentionShape {
-        AttentionShape {
-            past,
-            heads: 6,
-            key_width: 20,
-            value_width: 36,
-            scale: 0.3,
-            window,
-        }
+        AttentionShape { past, heads: 6, key_width: 20, value_width: 36, scale: 0.3, window }
     }
 
     fn rows(data: &[f32], width: usize) -> Rows<'_> {

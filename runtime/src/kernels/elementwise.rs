@@ -82,7 +82,10 @@ fn binary_with(
         for (o, &a) in out.iter_mut().zip(a) {
             *o = f(a, b[0]);
         }
-    } else if a.len() == out.len() && Some(&b.len()) == out_dims.last() && b_dims.last() == out_dims.last() {
+    } else if a.len() == out.len()
+        && Some(&b.len()) == out_dims.last()
+        && b_dims.last() == out_dims.last()
+    {
         for (out, a) in out.chunks_exact_mut(b.len().max(1)).zip(a.chunks_exact(b.len().max(1))) {
             for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
                 *o = f(a, b);

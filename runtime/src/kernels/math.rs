@@ -113,7 +113,9 @@ mod tests {
             assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 3e-7, "tanh({x})");
         }
         // From Abramowitz and Stegun, table 7.1.
-        for (x, y) in [(0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (3.0, 0.999_977_9)] {
+        for (x, y) in
+            [(0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (3.0, 0.999_977_9)]
+        {
             assert!((erf(x) - y).abs() < 2e-7, "erf({x}) = {}", erf(x));
             assert_eq!(erf(-x), -erf(x));
         }

@@ -171,7 +171,10 @@ mod tests {
                             linear(&kernels, &pool, &weight, x, out);
                         }
                         let case = format!("{dtype} {} by {step} on {threads}", kernels.isa);
-                        assert!(out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{case}");
+                        assert!(
+                            out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()),
+                            "{case}"
+                        );
                     }
                 }
             }

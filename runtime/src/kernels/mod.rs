@@ -8,7 +8,10 @@
 //!
 //! An instruction set is a [`Kernels`] table, handed out only where the machine has it.
 
-#[allow(unsafe_code, reason = "vector instructions on raw pointers; each block says why it is safe")]
+#[allow(
+    unsafe_code,
+    reason = "vector instructions on raw pointers; each block says why it is safe"
+)]
 mod arch;
 pub mod attention;
 pub mod elementwise;

@@ -76,11 +76,18 @@ impl<'a> Packed<'a> {
             DType::F32 => {
                 for (o, column) in out.iter_mut().zip(tile.as_chunks::<{ 4 * TILE }>().0) {
                     let at = 4 * lane;
-                    *o = f32::from_le_bytes([column[at], column[at + 1], column[at + 2], column[at + 3]]);
+                    *o = f32::from_le_bytes([
+                        column[at],
+                        column[at + 1],
+                        column[at + 2],
+                        column[at + 3],
+                    ]);
                 }
             }
             DType::Q8 | DType::Q4 => {
-                for (group, o) in tile.chunks(SCALES + code_bytes(self.dtype)).zip(out.chunks_mut(GROUP)) {
+                for (group, o) in
+                    tile.chunks(SCALES + code_bytes(self.dtype)).zip(out.chunks_mut(GROUP))
+                {
                     let scale = half_at(group, lane, DType::F16);
                     for (j, o) in o.iter_mut().enumerate() {
                         *o = scale * code_at(self.dtype, &group[SCALES..], j, lane);
@@ -121,7 +128,14 @@ fn code_at(dtype: DType, codes: &[u8], j: usize, lane: usize) -> f32 {
 
 /// Widens columns `first..first + n` of a tile to `out[column][16]`, with `stride` elements from
 /// column to column; the portable form of what the instruction sets do.
-pub(crate) fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
+pub(crate) fn widen(
+    dtype: DType,
+    tile: &[u8],
+    first: usize,
+    n: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
     for (i, out) in out.chunks_mut(stride).take(n).enumerate() {
         let column = first + i;
         for (lane, o) in out[..TILE].iter_mut().enumerate() {
@@ -199,17 +213,23 @@ pub(crate) fn check_weight(weight: &Weight, segment: u64) -> Result<(), String> 
     }
     let dims: Vec<usize> = weight.dims.iter().map(|&d| d as usize).collect();
     let expected = match (weight.layout, dims.as_slice()) {
-        (Layout::Plain, _) if weight.dtype == DType::F32 && dims.len() <= crate::program::MAX_RANK => {
+        (Layout::Plain, _)
+            if weight.dtype == DType::F32 && dims.len() <= crate::program::MAX_RANK =>
+        {
             tensor::element_count(&dims).and_then(|n| n.checked_mul(4))
         }
-        (Layout::Packed, &[rows, cols]) if weight.dtype.is_float() || weight.dtype.is_quantized() => {
+        (Layout::Packed, &[rows, cols])
+            if weight.dtype.is_float() || weight.dtype.is_quantized() =>
+        {
             packed_bytes(weight.dtype, rows, cols)
         }
         _ => None,
     };
     match expected {
         Some(bytes) if bytes as u64 == weight.bytes => Ok(()),
-        _ => Err(format!("{:?} {} {dims:?} in {} bytes", weight.layout, weight.dtype, weight.bytes)),
+        _ => {
+            Err(format!("{:?} {} {dims:?} in {} bytes", weight.layout, weight.dtype, weight.bytes))
+        }
     }
 }
 

@@ -5,8 +5,7 @@
 use super::pack::{GROUP_COLUMNS, Packed, TILE, widen};
 use super::{Isa, Kernels};
 
-pub(super) const KERNELS: Kernels =
-    Kernels { isa: Isa::Portable, gemv, widen, micro, scores, mix };
+pub(super) const KERNELS: Kernels = Kernels { isa: Isa::Portable, gemv, widen, micro, scores, mix };
 
 /// Columns of two tiles.
 const PAIR: usize = 2 * TILE;

@@ -121,11 +121,7 @@ impl Program {
     }
 
     /// Every table entry that `index` may mean.
-    fn entries(
-        index: Index,
-        table: Option<&Vec<Vec<u32>>>,
-        limit: usize,
-    ) -> Checked<Vec<usize>> {
+    fn entries(index: Index, table: Option<&Vec<Vec<u32>>>, limit: usize) -> Checked<Vec<usize>> {
         match index {
             Index::Fixed(i) if (i as usize) < limit => Ok(vec![i as usize]),
             Index::Fixed(i) => Err(format!("index {i} of {limit}")),
@@ -178,7 +174,7 @@ impl Program {
                 return Err("reads a cache as a tensor".to_string());
             }
             let out = self.dims(self.buffer(call.out)?, at)?;
-            self.check_shapes(&call.op, &dims, weight.as_deref(), &out, at)?;
+            self.check_shapes(call, &dims, weight.as_deref(), &out, at)?;
             self.check_overlap(call, at)?;
         }
         Ok(())
@@ -222,12 +218,13 @@ impl Program {
 
     fn check_shapes(
         &self,
-        op: &Op,
+        call: &Call,
         x: &[Vec<usize>],
         weight: Option<&[usize]>,
         out: &[usize],
         at: &Bindings,
     ) -> Checked<()> {
+        let op = &call.op;
         let expect = |ok: bool| {
             if ok { Ok(()) } else { Err(format!("{op:?} of {x:?} to {out:?}")) }
         };
@@ -268,12 +265,13 @@ impl Program {
             }
             Op::Gather { .. } => {
                 let [v, d] = *weight.unwrap_or(&[]) else { return Err("no matrix".to_string()) };
-                // Every token id is a row: ids are the only integers that index.
-                expect(arity(1) && count(out) == count(&x[0]) * d && v >= self.vocab as usize)
+                expect(
+                    arity(1) && count(out) == count(&x[0]) * d && v >= self.rows_indexed(call, 0),
+                )
             }
             Op::GatherPlain => {
                 let fits = arity(2) && x[0].len() == 2;
-                let rows = fits && x[0][0] >= self.vocab as usize;
+                let rows = fits && x[0][0] >= self.rows_indexed(call, 1);
                 expect(rows && count(out) == count(&x[1]) * x[0][1])
             }
             Op::Rope { rope } => {
@@ -294,6 +292,13 @@ impl Program {
             }
             Op::CacheAppend { .. } => Ok(()),
         }
+    }
+
+    /// Rows that a table needs so that operand `ids` of a gather stays inside: one per token id, or
+    /// what every other integer (a position) is bounded by.
+    fn rows_indexed(&self, call: &Call, ids: usize) -> usize {
+        let tokens = call.operands.get(ids) == Some(&Operand::Buffer(self.tokens));
+        if tokens { self.vocab as usize } else { self.vocab.min(self.context) as usize }
     }
 
     fn check_ends(&self) -> Checked<()> {

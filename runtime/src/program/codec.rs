@@ -28,7 +28,10 @@ pub(super) mod dtype_code {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use tensor::DType;
 
-    pub(in super::super) fn serialize<S: Serializer>(dtype: &DType, s: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        dtype: &DType,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
         let code = DType::ALL.iter().position(|d| d == dtype).unwrap_or(usize::MAX);
         s.serialize_u8(code as u8)
     }

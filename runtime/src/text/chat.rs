@@ -69,8 +69,18 @@ fn now() -> u64 {
 /// The formats that chat templates use, in UTC: `%Y %m %d %b %B %H %M %S` and literal text.
 fn strftime(format: &str, seconds: u64) -> String {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September",
-        "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     let (year, month, day) = civil(seconds / 86_400);
     let name = MONTHS[month as usize - 1];
@@ -128,7 +138,8 @@ mod tests {
         assert!(error.to_string().contains("roles must alternate"), "{error}");
         assert!(render("{% for %}", &[], &[]).is_err());
         let messages = [ChatMessage::new("user", "x")];
-        let python = "{% if messages[0]['role'].startswith('us') %}{{ messages|length }}{% endif %}";
+        let python =
+            "{% if messages[0]['role'].startswith('us') %}{{ messages|length }}{% endif %}";
         assert_eq!(render(python, &messages, &[]).unwrap(), "1");
     }
 }

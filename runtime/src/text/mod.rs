@@ -112,9 +112,7 @@ pub(crate) mod tests {
     /// 257 `</s>`.
     pub(crate) fn byte_tokenizer() -> Vec<u8> {
         let mut vocab = serde_json::Map::new();
-        let printable = |b: u32| {
-            matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
-        };
+        let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
         let mut next = 256;
         for byte in 0u32..256 {
             let c = if printable(byte) {

@@ -86,7 +86,10 @@ fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m5
             for u in 0..U {
                 // SAFETY: columns j and j + 1 of group g lie within the tile.
                 let (w0, w1) = unsafe {
-                    (column::<D>(tiles[u], g, j, scales[u]), column::<D>(tiles[u], g, j + 1, scales[u]))
+                    (
+                        column::<D>(tiles[u], g, j, scales[u]),
+                        column::<D>(tiles[u], g, j + 1, scales[u]),
+                    )
                 };
                 acc[u] = _mm512_fmadd_ps(w0, x0, acc[u]);
                 acc[u] = _mm512_fmadd_ps(w1, x1, acc[u]);
@@ -273,7 +276,8 @@ fn scores_all(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32
             let (q_at, key) = (q.as_ptr(), keys.as_ptr().add(j * stride));
             let whole = q.len() / TILE * TILE;
             for i in (0..whole).step_by(TILE) {
-                sum = _mm512_fmadd_ps(_mm512_loadu_ps(q_at.add(i)), _mm512_loadu_ps(key.add(i)), sum);
+                sum =
+                    _mm512_fmadd_ps(_mm512_loadu_ps(q_at.add(i)), _mm512_loadu_ps(key.add(i)), sum);
             }
             if tail != 0 {
                 let a = _mm512_maskz_loadu_ps(tail, q_at.add(whole));
