@@ -1,7 +1,8 @@
 //! Writes modules and graphs as text.
 //!
 //! Values are numbered in the order in which they are written, so the text does not depend on what
-//! else the arenas hold. Total: a graph that does not verify is printed too, for debugging.
+//! else the arenas hold. A graph that does not verify is printed too, for debugging, as long as its
+//! ids are in range (SPK1116).
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};

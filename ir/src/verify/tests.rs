@@ -1,8 +1,10 @@
 //! Every rule: a module that keeps them all, and for each rule changes that break it.
 
-use tensor::DType;
+use tensor::{DType, Rng};
 
 use super::*;
+use crate::eval::{EvalOptions, eval_module};
+use crate::random::{self, RandomOptions};
 use crate::testing::{Style, cache_type, decoder};
 use crate::{
     BinaryOp, Builder, CacheType, Dim, NodeId, Op, ParamKind, Real, RopeScaling, RopeSpec, Symbol,
@@ -366,4 +368,73 @@ fn the_evaluator_survives_what_verify_refuses() {
     let options = crate::eval::EvalOptions::default();
     let error = crate::eval::eval_constant(&graph, c, None, &WeightMap::default(), &options);
     assert_eq!(error.unwrap_err().code(), "SPK1211");
+}
+
+/// Changes `graph` in one place, mostly for the worse.
+fn damage(rng: &mut Rng, graph: &mut Graph, donor: &[Op]) {
+    let mut order = graph.order().to_vec();
+    let at = rng.below(order.len());
+    // Now and then an id that does not exist.
+    let beyond = usize::from(rng.below(8) == 0);
+    let value = ValueId::new(rng.below(graph.value_count() + beyond));
+    let known = value.index() < graph.value_count();
+    let node = graph.node_mut(order[at]);
+    match rng.below(8) {
+        0 | 1 => {
+            let i = rng.below(node.operands.len() + 1);
+            match node.operands.get_mut(i) {
+                Some(operand) => *operand = value,
+                None => node.operands.push(value),
+            }
+        }
+        2 => node.op = donor[rng.below(donor.len())].clone(),
+        3 => drop(node.operands.pop()),
+        4 => {
+            let other = rng.below(order.len());
+            order.swap(at, other);
+            graph.set_order(order);
+        }
+        5 => {
+            order.remove(at);
+            graph.set_order(order);
+        }
+        6 if known => {
+            let other = ValueId::new(rng.below(graph.value_count()));
+            graph.value_mut(value).ty = graph.ty(other).clone();
+        }
+        _ => {
+            let i = rng.below(graph.results.len());
+            graph.results[i] = value;
+        }
+    }
+}
+
+#[test]
+fn whatever_is_done_to_a_module_verify_judges_and_what_it_accepts_runs() {
+    let mut rng = Rng::new(11);
+    let options = RandomOptions { steps: 4, ..RandomOptions::default() };
+    let (mut refused, mut accepted) = (0, 0);
+    for round in 0..3000 {
+        let mut module = random::module(round % 100, &options);
+        let graphs = || module.graphs().flat_map(|g| g.nodes());
+        let donor: Vec<Op> = graphs().map(|(_, n)| n.op.clone()).collect();
+        let damaged = rng.below(module.blocks.len() + 1);
+        let graph = module.graphs_mut().nth(damaged).expect("blocks and main");
+        damage(&mut rng, graph, &donor);
+        if let Err(Violations(found)) = verify(&module) {
+            assert!(!found.is_empty());
+            refused += 1;
+            continue;
+        }
+        accepted += 1;
+        let text = crate::print(&module);
+        assert_eq!(crate::parse(&text).as_ref(), Ok(&module.compact()), "round {round}\n{text}");
+        let weights = random::weights(&module, 0);
+        let eval = eval_module(&module, &weights, &[1, 2, 3], 2, EvalOptions::default());
+        // Only ids can be out of place now: a gather from another table.
+        if let Err(error) = eval {
+            assert_eq!(error.code(), "SPK1204", "round {round}: {error}\n{text}");
+        }
+    }
+    assert!(refused > 1500 && accepted > 100, "{refused} refused, {accepted} accepted");
 }
