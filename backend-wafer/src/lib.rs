@@ -18,6 +18,7 @@ mod compile;
 mod cost_model;
 mod emit;
 mod error;
+pub mod kernels;
 pub mod partition;
 pub mod place;
 pub mod program;

@@ -1,0 +1,79 @@
+//! What cannot be planned is refused by name, with numbers and what to try.
+
+mod common;
+
+use common::{Decoder, grid, module};
+use ir::{BinaryOp, Builder, Op, ParamKind, TensorType};
+use sparkc_backend_wafer::{Options, WaferError, compile};
+use tensor::DType;
+
+fn error(d: &Decoder, target: &plan::Target) -> WaferError {
+    compile(&module(d), target, &Options::default(), &|_| {}).expect_err("must be refused")
+}
+
+#[test]
+fn a_model_that_does_not_fit_says_by_how_much() {
+    let big = Decoder { hidden: 512, ffn: 4096, vocab: 5000, layers: 8, ..Decoder::default() };
+    let error = error(&big, &grid(8, 8));
+    assert!(error.does_not_fit());
+    let text = error.to_string();
+    assert!(text.starts_with("SPK4101") && text.contains("weights"), "{text}");
+    let WaferError::DoesNotFit { needed_pes, available_pes, .. } = error else { panic!("{text}") };
+    assert!(available_pes == 64 && needed_pes > 64, "{needed_pes} of {available_pes}");
+    // The hints name more than one way out, the number of wafers among them.
+    let hints: Vec<String> = error_hints(&big);
+    assert!(hints.iter().any(|h| h.contains("--quant")), "{hints:?}");
+    assert!(hints.iter().any(|h| h.contains("wafers")), "{hints:?}");
+}
+
+fn error_hints(d: &Decoder) -> Vec<String> {
+    error(d, &grid(8, 8)).hints().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_large_context_is_blamed_on_the_cache() {
+    let long = Decoder { context: 400_000, ..Decoder::default() };
+    let text = error(&long, &grid(8, 8)).to_string();
+    assert!(text.contains("KV cache") || text.contains("activations"), "{text}");
+    let hints = error(&long, &grid(8, 8)).hints().iter().map(ToString::to_string).collect::<String>();
+    assert!(hints.contains("--context"), "{hints}");
+}
+
+#[test]
+fn more_context_than_the_model_has_is_refused() {
+    let options = Options { context: Some(25), ..Options::default() };
+    let found = compile(&module(&Decoder::default()), &grid(16, 16), &options, &|_| {});
+    assert!(matches!(found, Err(WaferError::Context { asked: 25, supported: 24, .. })));
+}
+
+#[test]
+fn a_graph_that_is_no_decoder_is_refused_by_value() {
+    let mut b = Builder::new("main");
+    let tokens =
+        b.param(ParamKind::Input, TensorType::new(DType::I32, [ir::Symbol::T]), "tokens");
+    let table = b.weight("embed", DType::F32, &[8, 4]).expect("weight");
+    let x = b.apply(Op::Gather, &[table, tokens]).expect("gather");
+    let doubled = b.apply(Op::Binary(BinaryOp::Add), &[x, x]).expect("add");
+    let logits = b.linear(doubled, table).expect("head");
+    let module = ir::Module::new("odd", 16, b.finish(vec![logits]));
+    let found = compile(&module, &grid(16, 16), &Options::default(), &|_| {});
+    let Err(WaferError::Unsupported(why)) = found else { panic!("{found:?}") };
+    assert_eq!((why.graph.as_str(), why.op), ("main", "add"));
+}
+
+#[test]
+fn dead_tiles_and_missing_colors_are_refused() {
+    let mut target = grid(16, 16);
+    target.dead = vec![(3, 3)];
+    assert!(matches!(error(&Decoder::default(), &target), WaferError::DeadPes { count: 1, .. }));
+    let mut target = grid(16, 16);
+    target.fabric.colors = 12;
+    assert!(matches!(error(&Decoder::default(), &target), WaferError::Colors { .. }));
+}
+
+#[test]
+fn compiling_twice_gives_the_same_plan() {
+    let module = module(&Decoder { layers: 3, qk_norm: true, ..Decoder::default() });
+    let compile = || compile(&module, &grid(20, 20), &Options::default(), &|_| {}).expect("fits").0;
+    assert_eq!(plan::codec::encode(&compile()), plan::codec::encode(&compile()));
+}
