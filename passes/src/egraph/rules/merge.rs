@@ -125,10 +125,10 @@ fn merge_biases(m: &mut Match<'_>) -> Option<()> {
             _ => None,
         };
         let (Some(start), Some(end)) = (bound(2), bound(3)) else { continue };
-        if let Some((sum, bias)) = bias_of(m, slice, end - start) {
-            if !found.iter().any(|b| b.start == start) {
-                found.push(Biased { start, end, sum, bias });
-            }
+        if let Some((sum, bias)) = bias_of(m, slice, end - start)
+            && !found.iter().any(|b| b.start == start)
+        {
+            found.push(Biased { start, end, sum, bias });
         }
     }
     found.sort_by_key(|b| b.start);
