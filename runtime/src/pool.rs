@@ -124,6 +124,14 @@ impl Pool {
         self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes room for `len` elements of scratch on every thread, so that later jobs that need no
+    /// more allocate nothing.
+    pub fn reserve_scratch(&self, len: usize) {
+        for thread in 0..self.threads() {
+            self.scratch(thread).get(len);
+        }
+    }
+
     /// Cuts `out` into one contiguous part per thread, at multiples of `grain`, and calls
     /// `f(first element, part, scratch)` for each part; on this thread alone when `small`.
     pub fn split(

@@ -114,6 +114,8 @@ impl Session {
             source,
         })?;
         let program = payload.program();
+        // The scores of one query: the only scratch that grows with the sequence.
+        pool.reserve_scratch(program.context as usize);
         let caches = Caches::new(&program.caches, program.context as usize)?;
         let chunk = if options.chunk == 0 { CHUNK } else { options.chunk };
         let ropes = vec![RopeTable::default(); program.ropes.len()];
