@@ -3,9 +3,10 @@
 //! * A core executes its steps in order. A wavelet received at cycle a is done at
 //!   `max(a, previous) + wavelet_cycles`; a relay puts its result on the ramp in that cycle; a send
 //!   started at s puts wavelet i on the ramp at s + i (i from 1).
-//! * Ramp and hops take T_R and h cycles. A link (and the ramp up to the core) carries one wavelet
-//!   per cycle; wavelets that arrive at a router in one cycle are served lower color first, later
-//!   ones queue. Queues are not bounded: `plan::verify` proves that no plan needs them to be.
+//! * Ramp and hops take T_R and h cycles. A link carries one wavelet per cycle; wavelets that arrive
+//!   at a router in one cycle are served lower color first, later ones queue. The ramp up follows the
+//!   core's demand: a core takes one wavelet per cycle from the queue it reads, whatever waits in
+//!   others. Queues are not bounded: `plan::verify` proves that no plan needs them to be.
 //!
 //! Level L3 runs it on all tiles, level L2 on one line of tiles at a time. The order in which events
 //! of one cycle are handled on *different* tiles cannot matter, so both see the same cycles.
@@ -55,7 +56,7 @@ pub struct Outcome {
     pub phase_ends: Vec<u64>,
     /// Per group: first cycle in which a wavelet entered it from another one; `u64::MAX` when none.
     pub entered: Vec<u64>,
-    /// Per tile of the job and port: first and last cycle in which its link carried a wavelet.
+    /// Per tile of the job and mesh port: first and last cycle in which its link carried a wavelet.
     pub links: Vec<Option<(u64, u64)>>,
     /// What left the domain, by tile, port and color.
     pub leaving: Vec<Crossing>,
@@ -89,7 +90,7 @@ struct Engine<'a> {
     cores: Vec<Core>,
     /// Per job tile and color: arrivals that wait at the core.
     queues: Vec<VecDeque<u64>>,
-    /// Per job tile and port: first free cycle.
+    /// Per job tile and mesh port: first free cycle.
     free: Vec<u64>,
     out: Outcome,
     leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
@@ -110,9 +111,9 @@ pub fn run(job: &Job<'_>) -> Outcome {
         index,
         cores: vec![Core::default(); n],
         queues: vec![VecDeque::new(); n * job.domain.colors],
-        free: vec![0; n * 5],
+        free: vec![0; n * 4],
         out: Outcome {
-            links: vec![None; n * 5],
+            links: vec![None; n * 4],
             entered: vec![u64::MAX; job.domain.groups()],
             phase_ends: vec![0; job.domain.phase_slots()],
             ..Outcome::default()
@@ -202,15 +203,15 @@ impl Engine<'_> {
             if outputs & (1 << port) == 0 {
                 continue;
             }
-            let link = tile * 5 + port as usize;
+            if port == RAMP {
+                self.push(self.now + domain.ramp, Event { at_core: true, ..event });
+                continue;
+            }
+            let link = tile * 4 + port as usize;
             let depart = self.now.max(self.free[link]);
             self.free[link] = depart + 1;
             let window = self.out.links[link].get_or_insert((depart, depart));
             window.1 = depart;
-            if port == RAMP {
-                self.push(depart + domain.ramp, Event { at_core: true, ..event });
-                continue;
-            }
             let next = domain.neighbors[global as usize][port as usize];
             let next = if next == NONE { NONE } else { self.index[next as usize] };
             if next == NONE {

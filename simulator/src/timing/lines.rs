@@ -95,7 +95,7 @@ fn run_lines(
 ) -> Option<LinesOutcome> {
     let segments = segments(domain);
     let mut ready = starts.to_vec();
-    let mut last_busy = vec![0u64; domain.len() * 5];
+    let mut last_busy = vec![0u64; domain.len() * 4];
     let mut total = LinesOutcome {
         outcome: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
         lines_run: 0,
@@ -171,9 +171,9 @@ fn apply(
     let absolute = |t: u64| t + shift - 1;
     for (i, &tile) in tiles.iter().enumerate() {
         ready[tile as usize] = absolute(line.ends[i]);
-        for port in 0..5 {
-            if let Some((first, last)) = line.links[i * 5 + port] {
-                let busy = &mut last_busy[tile as usize * 5 + port];
+        for port in 0..4 {
+            if let Some((first, last)) = line.links[i * 4 + port] {
+                let busy = &mut last_busy[tile as usize * 4 + port];
                 // Cycles count from 1 here, so that 0 means never.
                 if *busy > absolute(first) {
                     return None;
