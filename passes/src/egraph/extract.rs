@@ -20,12 +20,24 @@ use crate::{Cost, CostModel};
 /// Sweeps of local search; each but the last makes the graph cheaper. Blocks need three or four.
 const SWEEPS: usize = 24;
 
+/// Cost that does not saturate: of two graphs that a target cannot execute as they are, the one with
+/// fewer infinitely dear nodes is the better one.
+type Units = u128;
+
+fn units(cost: Cost) -> Units {
+    Units::from(cost.units())
+}
+
+fn as_cost(units: Units) -> Cost {
+    u64::try_from(units).map_or(Cost::INFINITE, Cost::new)
+}
+
 /// A way to compute a class.
 struct Candidate {
     term: Term,
     /// Positions of the operands' classes.
     operands: Vec<usize>,
-    cost: Cost,
+    cost: Units,
     /// Whether reading its result means reading its operand: reshape and transpose.
     view: bool,
 }
@@ -35,7 +47,7 @@ struct Class {
     candidates: Vec<Candidate>,
     cc: bool,
     /// What it costs to keep, when it is a constant that the run-time graph reads.
-    resident: Cost,
+    resident: Units,
 }
 
 /// The extraction problem of one e-graph.
@@ -103,7 +115,7 @@ impl Problem {
 
     /// Cost of the graph as it was written, before any rule.
     pub(crate) fn original_cost(&self) -> Cost {
-        self.cost(&self.original()).unwrap_or(Cost::INFINITE)
+        self.cost(&self.original()).map_or(Cost::INFINITE, as_cost)
     }
 
     /// The cheapest choice found, and its cost.
@@ -111,7 +123,7 @@ impl Problem {
         let starts = [self.best_trees(), self.original()];
         let improved = starts.into_iter().map(|start| self.improve(start));
         let (picks, cost) = improved.min_by_key(|(_, cost)| *cost).expect("two starts");
-        (self.choice(&picks), cost)
+        (self.choice(&picks), as_cost(cost))
     }
 
     /// Every way to compute every class, each within the cheapest trees, without cycles: what tests
@@ -159,7 +171,7 @@ impl Problem {
                     let operands = candidate.operands.iter().map(|&o| best[o].map(|b| b.0));
                     let Some(operands) = operands.collect::<Option<Vec<u128>>>() else { continue };
                     // One more than it costs: free nodes must not lead in circles.
-                    let own = u128::from(candidate.cost.units()) + 1;
+                    let own = candidate.cost + 1 + self.stored_for(class, candidate);
                     let total = operands.into_iter().fold(own, u128::saturating_add);
                     if best[i].is_none_or(|(cost, _)| total < cost) {
                         best[i] = Some((total, pick));
@@ -173,8 +185,14 @@ impl Problem {
         }
     }
 
-    fn improve(&self, mut picks: Vec<usize>) -> (Vec<usize>, Cost) {
-        let mut cost = self.cost(&picks).unwrap_or(Cost::INFINITE);
+    /// What the constants that a run-time candidate reads cost to keep, were it their only reader.
+    fn stored_for(&self, class: &Class, candidate: &Candidate) -> Units {
+        let read = candidate.operands.iter().filter(|_| !class.cc).map(|&o| &self.classes[o]);
+        read.filter(|c| c.cc).map(|c| c.resident).sum()
+    }
+
+    fn improve(&self, mut picks: Vec<usize>) -> (Vec<usize>, Units) {
+        let mut cost = self.cost(&picks).unwrap_or(Units::MAX);
         for _ in 0..SWEEPS {
             let before = cost;
             for class in 0..self.classes.len() {
@@ -193,7 +211,7 @@ impl Problem {
     }
 
     /// Makes a move if it pays. The first candidate named for a class counts.
-    fn attempt(&self, picks: &mut [usize], cost: &mut Cost, moves: &[(usize, usize)]) {
+    fn attempt(&self, picks: &mut [usize], cost: &mut Units, moves: &[(usize, usize)]) {
         let mut undo = Vec::with_capacity(moves.len());
         for &(class, pick) in moves {
             if picks[class] != pick && !undo.iter().any(|(c, _)| *c == class) {
@@ -211,7 +229,7 @@ impl Problem {
     }
 
     /// What the graph of these picks costs; `None` when it has a cycle.
-    fn cost(&self, picks: &[usize]) -> Option<Cost> {
+    fn cost(&self, picks: &[usize]) -> Option<Units> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -220,7 +238,7 @@ impl Problem {
         }
         let mut marks = vec![Mark::New; self.classes.len()];
         let mut stored = vec![false; self.classes.len()];
-        let mut total = Cost::ZERO;
+        let mut total: Units = 0;
         let mut stack: Vec<(usize, usize)> = Vec::new();
         for &root in &self.roots {
             self.store(root, picks, &mut stored);
@@ -232,7 +250,7 @@ impl Problem {
                 let candidate = &self.classes[class].candidates[picks[class]];
                 let Some(&operand) = candidate.operands.get(next) else {
                     marks[class] = Mark::Done;
-                    total = total + candidate.cost;
+                    total += candidate.cost;
                     continue;
                 };
                 stack.push((class, next + 1));
@@ -250,7 +268,7 @@ impl Problem {
             }
         }
         let kept = stored.iter().zip(&self.classes).filter(|(s, _)| **s);
-        Some(total + kept.map(|(_, class)| class.resident).sum())
+        Some(total + kept.map(|(_, class)| class.resident).sum::<Units>())
     }
 
     /// Notes that the run-time graph reads a class: a constant behind views is stored.
@@ -291,7 +309,7 @@ fn price_class(
         let leaf = matches!(term.head, Head::Given(_));
         (!cc || (from_cc && !leaf)).then_some(candidate)
     });
-    let resident = ty.as_tensor().filter(|_| cc).map_or(Cost::ZERO, |t| model.resident(t));
+    let resident = ty.as_tensor().filter(|_| cc).map_or(0, |t| units(model.resident(t)));
     Class { candidates: priced.collect(), cc, resident }
 }
 
@@ -307,7 +325,7 @@ fn price(
         children.iter().copied().filter(|&c| value(egraph, c).is_some()).collect();
     let operands = values.iter().map(|c| positions[c]).collect();
     if let Head::Given(_) = term.head {
-        return Some(Candidate { term: term.clone(), operands, cost: Cost::ZERO, view: false });
+        return Some(Candidate { term: term.clone(), operands, cost: 0, view: false });
     }
     let attrs: Vec<_> = children
         .iter()
@@ -319,7 +337,7 @@ fn price(
     let op = decode(&term.head, &attrs)?;
     let types = values.iter().filter_map(|&c| value(egraph, c));
     let types: Vec<Operand<'_>> = types.map(|(ty, cc)| Operand { ty, cc }).collect();
-    let cost = model.op(&Call { op: &op, operands: &types, result, cc });
+    let cost = units(model.op(&Call { op: &op, operands: &types, result, cc }));
     let view = matches!(op, ir::Op::Reshape(_) | ir::Op::Transpose(_));
     Some(Candidate { term: term.clone(), operands, cost, view })
 }

@@ -1,11 +1,13 @@
 //! The whole pass on decoders: the shape that back ends rely on, the same logits, one search per
 //! block however many layers there are.
 
-use ir::{Graph, Op};
+use ir::eval::{EvalOptions, eval_module};
+use ir::random::{self, RandomOptions};
+use ir::{Graph, Module, Op, TensorType};
 use tensor::DType;
 
-use crate::testing::{Decoder, assert_same_meaning, run_at, run_pipeline};
-use crate::{NeutralCost, Options, Tier, optimize};
+use crate::testing::{Decoder, assert_close, assert_same_meaning, run_at, run_pipeline};
+use crate::{Call, Cost, CostModel, NeutralCost, Options, Tier, optimize};
 
 /// Spellings of the run-time ops of a graph, in order.
 fn run_time_ops(graph: &Graph) -> Vec<&'static str> {
@@ -127,4 +129,120 @@ fn a_node_limit_stops_the_search_and_is_reported() {
     let report = run_pipeline("egraph{nodes=40,iterations=2}", &mut module);
     assert!(report.passes[0].warnings.iter().any(|w| w.code == "SPK3101"));
     assert_same_meaning(&before, &module, Tier::Reassoc);
+}
+
+#[test]
+fn random_modules_keep_their_logits() {
+    let options = RandomOptions { half_activations: false, ..RandomOptions::default() };
+    let (mut rewritten, mut ran) = (0, 0);
+    for seed in 0..120 {
+        let module = random::module(seed, &options);
+        let weights = random::weights(&module, seed);
+        let logits = |m: &Module| {
+            let found = eval_module(m, &weights, &[1, 5, 2, 10, 3], 4, EvalOptions::default());
+            found.map(|t| t.to_f32())
+        };
+        let Ok(expected) = logits(&module) else { continue };
+        for tier in [Tier::Exact, Tier::Reassoc] {
+            let options = Options { tier, ..Options::default() };
+            let (after, report) = optimize(module.clone(), &options, &NeutralCost)
+                .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", ir::print(&module)));
+            rewritten += report.rewrites.len();
+            // Random norms of small rows lose digits that a decoder keeps.
+            let slack = if tier == Tier::Exact { tier } else { Tier::Reround };
+            assert_close(&logits(&after).expect("as before"), &expected, slack);
+        }
+        ran += 1;
+    }
+    assert!(ran > 100 && rewritten > 100, "{ran} modules, {rewritten} rewrites");
+}
+
+/// `x (W + 0.5 B A)^T`, W[64, 64] in the given dtype, of rank 2.
+fn lora(dtype: &str) -> Module {
+    let text = format!(
+        r#"module "lora" context 64 {{
+  graph @main(input %tokens: i32[T]) {{
+    %e = weight "e" : bf16[64, 64]
+    %x = gather %e, %tokens : f32[T, 64]
+    %w = weight "w" : {dtype}[64, 64]
+    %b = weight "b" : f32[64, 2]
+    %a = weight "a" : f32[2, 64]
+    %ba = matmul %b, %a : f32[64, 64]
+    %s = const 0.5 : f32[]
+    %d = mul %ba, %s : f32[64, 64]
+    %sum = add %w, %d : f32[64, 64]
+    %t = transpose %sum {{perm=[1, 0]}} : f32[64, 64]
+    %all = matmul %x, %t : f32[T, 64]
+    %logits = slice %all {{axis=0, start=T - R, end=T}} : f32[R, 64]
+    return %logits
+  }}
+}}
+"#
+    );
+    ir::parse(&text).expect("the test is well written")
+}
+
+fn run_time_matmuls(module: &Module) -> usize {
+    run_time_ops(&module.main).iter().filter(|op| **op == "matmul").count()
+}
+
+/// Pays for resident bytes and little else, like a machine that is short of memory.
+struct ShortOfMemory;
+
+impl CostModel for ShortOfMemory {
+    fn name(&self) -> &str {
+        "short-of-memory"
+    }
+
+    fn op(&self, call: &Call<'_>) -> Cost {
+        Cost::new(if call.cc { 1 } else { 100 })
+    }
+
+    fn resident(&self, ty: &TensorType) -> Cost {
+        NeutralCost.resident(ty).times(256)
+    }
+}
+
+#[test]
+fn a_low_rank_update_is_applied_apart_or_merged_as_the_target_likes() {
+    let optimised = |dtype, model: &dyn CostModel| {
+        let (after, _) = optimize(lora(dtype), &Options::default(), model).unwrap();
+        assert_same_meaning(&lora(dtype), &after, Tier::Reassoc);
+        run_time_matmuls(&after)
+    };
+    assert_eq!(optimised("f32", &NeutralCost), 1, "merging an f32 weight costs nothing");
+    assert_eq!(optimised("bf16", &ShortOfMemory), 3, "an f32 copy of a bf16 weight is dear");
+}
+
+/// A target without softmax: attention must be recognised, whatever it costs.
+struct NoSoftmax;
+
+impl CostModel for NoSoftmax {
+    fn name(&self) -> &str {
+        "no-softmax"
+    }
+
+    fn op(&self, call: &Call<'_>) -> Cost {
+        match call.op {
+            Op::Softmax | Op::CausalMask { .. } => Cost::INFINITE,
+            Op::Positions => Cost::INFINITE,
+            _ => NeutralCost.op(call),
+        }
+    }
+
+    fn resident(&self, ty: &TensorType) -> Cost {
+        NeutralCost.resident(ty)
+    }
+}
+
+#[test]
+fn what_a_target_cannot_do_is_avoided_and_the_rest_still_optimised() {
+    let (after, report) =
+        optimize(Decoder::default().module(), &Options::default(), &NoSoftmax).unwrap();
+    assert!(!run_time_ops(&after.blocks[0]).contains(&"softmax"));
+    assert_eq!(report.searches[0].cost.0, Cost::INFINITE);
+    assert!(report.searches[0].cost.1 < Cost::INFINITE);
+    // In main positions are dear whatever is done; the last rows are still taken first.
+    let main = run_time_ops(&after.main);
+    assert_eq!(main, ["gather", "positions", "repeat", "slice", "rms_norm", "matmul"]);
 }
