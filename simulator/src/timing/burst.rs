@@ -6,6 +6,7 @@
 //! contended for. Cost per message, not per wavelet and hop.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use super::domain::{Domain, NONE, StepKind};
 use super::engine::{Crossing, Outcome};
@@ -50,9 +51,10 @@ struct Core {
 struct Bursts<'a> {
     domain: &'a Domain,
     cores: Vec<Core>,
-    /// Per tile and color that has received.
-    queues: BTreeMap<(u32, u8), VecDeque<Burst>>,
-    ends: BTreeMap<(u32, u8), Vec<End>>,
+    /// Per tile and color.
+    queues: Vec<VecDeque<Burst>>,
+    /// Per tile and color that has sent.
+    ends: Vec<Option<Rc<[End]>>>,
     ready: VecDeque<u32>,
     leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
     out: Outcome,
@@ -64,8 +66,8 @@ pub fn run(domain: &Domain, starts: &[u64], entering: &[Crossing]) -> Outcome {
     let mut b = Bursts {
         domain,
         cores: starts.iter().map(core).collect(),
-        queues: BTreeMap::new(),
-        ends: BTreeMap::new(),
+        queues: vec![VecDeque::new(); domain.len() * domain.colors],
+        ends: vec![None; domain.len() * domain.colors],
         ready: (0..domain.len() as u32).collect(),
         leaving: BTreeMap::new(),
         out: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
@@ -124,7 +126,8 @@ impl Bursts<'_> {
         for &end in ends {
             match end {
                 End::Core(tile, cycles) => {
-                    self.queues.entry((tile, color)).or_default().push_back(burst.later(cycles));
+                    let slot = tile as usize * self.domain.colors + color as usize;
+                    self.queues[slot].push_back(burst.later(cycles));
                     self.ready.push_back(tile);
                 }
                 End::Border { tile, port, cycles } => {
@@ -137,17 +140,21 @@ impl Bursts<'_> {
     }
 
     fn send(&mut self, tile: u32, color: u8, burst: Burst) {
-        let ends = match self.ends.remove(&(tile, color)) {
-            Some(ends) => ends,
-            None => self.trace(tile, color, RAMP),
+        let slot = tile as usize * self.domain.colors + color as usize;
+        let ends = match &self.ends[slot] {
+            Some(ends) => Rc::clone(ends),
+            None => {
+                let ends: Rc<[End]> = self.trace(tile, color, RAMP).into();
+                self.ends[slot] = Some(Rc::clone(&ends));
+                ends
+            }
         };
         self.deliver(&ends, color, burst.later(self.domain.ramp));
-        self.ends.insert((tile, color), ends);
     }
 
     /// Takes `n` wavelets off a queue as one burst; `None` when there are fewer.
     fn take(&mut self, tile: u32, color: u8, n: u32) -> Option<Burst> {
-        let queue = self.queues.get_mut(&(tile, color))?;
+        let queue = self.queues.get_mut(tile as usize * self.domain.colors + color as usize)?;
         if queue.iter().map(|b| u64::from(b.n)).sum::<u64>() < u64::from(n) {
             return None;
         }
@@ -172,7 +179,7 @@ impl Bursts<'_> {
     fn advance(&mut self, tile: u32) {
         let domain = self.domain;
         let group = domain.group[tile as usize];
-        let program = std::rc::Rc::clone(&domain.table[domain.programs[tile as usize] as usize]);
+        let program = Rc::clone(&domain.table[domain.programs[tile as usize] as usize]);
         let mut core = self.cores[tile as usize];
         while let Some(step) = program.steps.get(core.step as usize) {
             if !core.started {

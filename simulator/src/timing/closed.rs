@@ -1,15 +1,19 @@
 //! Level L0: closed forms per phase.
 //!
-//! A phase with communication takes `C w + h L + (2 T_R + w) D` with the parameters of its
-//! [`plan::CommShape`], after the local work of the programs that send first and before the local
-//! work that follows. Programs that receive first do their own work meanwhile: they only add the C
-//! wavelets they consume. Phases without communication add up until the next one with it.
+//! A collective on a line takes `C w + h L + (2 T_R + w) D` with the parameters of the phase's
+//! [`plan::CommShape`]. Where it starts and ends along the line is told from the programs: the root is
+//! the one that only receives (a reduction), only sends (a broadcast), or receives first and sends
+//! last (a reduction and a broadcast). A position at a fraction f of the longest distance from the root
+//! pays the fraction f of the distance and depth terms, so a line whose far end is ready late takes
+//! longer than one whose near end is. Local work is added before and after.
 //!
-//! Cost: phases times distinct programs, whatever the number of tiles and wavelets.
+//! Cost: phases times positions, whatever the number of wavelets. Streams and anything else that is
+//! no collective on lines take the closed form as a whole, after everybody is ready.
 
 use plan::{CommShape, Target, Template};
 
 use super::domain::{Domain, Program, StepKind, phase_overhead};
+use super::lines::{Way, lines, ways};
 use super::report::PhaseTime;
 
 /// What one program does in one phase.
@@ -19,43 +23,90 @@ struct Work {
     before: u64,
     /// Local cycles after it.
     after: u64,
-    /// It communicates.
-    communicates: bool,
-    /// Its first message is sent without waiting.
-    sends_first: bool,
+    /// Receives or relays.
+    receives: bool,
+    /// Sends or relays.
+    sends: bool,
+    /// Its last message is one it sends.
+    sends_last: bool,
+    /// Wavelets of its last message.
+    last_wavelets: u64,
 }
 
-/// The closed form of every phase of a template at position `pos`.
+impl Work {
+    fn communicates(&self) -> bool {
+        self.receives || self.sends
+    }
+}
+
+/// Cycles of a collective.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Software before a message.
+    message: u64,
+    /// C w.
+    consume: u64,
+    /// h L.
+    distance: u64,
+    /// (2 T_R + w) D.
+    depth: u64,
+    hop: u64,
+    /// 2 T_R + w.
+    relay: u64,
+    wavelet: u64,
+}
+
+impl Cost {
+    fn new(target: &Target, comm: &CommShape, tokens: u32) -> Self {
+        let w = u64::from(target.core.wavelet_cycles);
+        let hop = u64::from(target.fabric.hop_cycles);
+        let relay = 2 * u64::from(target.fabric.ramp_cycles) + w;
+        Cost {
+            message: u64::from(target.core.message_cycles),
+            consume: comm.serial.elements(tokens) * w,
+            distance: hop * u64::from(comm.hops),
+            depth: relay * u64::from(comm.depth),
+            hop,
+            relay,
+            wavelet: w,
+        }
+    }
+
+    fn whole(&self) -> u64 {
+        self.message + self.consume + self.distance + self.depth
+    }
+}
+
+/// The closed form of every phase of a template at position `pos`; times count from the region's input.
 pub fn phases(target: &Target, template: &Template, domain: &Domain, pos: u32) -> Vec<PhaseTime> {
     let tokens = template.kv.map_or(0, |kv| kv.max_tokens(pos));
-    // Per program: local work since the last communication that it took part in.
-    let mut ready = vec![0u64; domain.table.len()];
-    let mut behind = 0;
+    let ways = ways(domain);
+    let mut ready = vec![0u64; domain.len()];
+    let mut end = 0;
     let mut times = Vec::new();
     for (i, phase) in template.phases.iter().enumerate() {
         let works: Vec<Work> = domain.table.iter().map(|p| work(p, i)).collect();
         let mut time = parts(target, template, i, &works, tokens);
-        let end = match &phase.comm {
-            Some(comm) if works.iter().any(|w| w.communicates) => {
-                let (sent, consumed) = costs(target, comm, tokens);
-                let end = communicate(&works, &mut ready, sent, consumed);
-                // From here on times count from this end.
-                time.cycles = end.saturating_sub(behind);
-                behind = 0;
-                times.push(time);
-                continue;
+        let at = |tile: u32| works[domain.programs[tile as usize] as usize];
+        let mut latest = 0;
+        match &phase.comm {
+            Some(comm) if works.iter().any(Work::communicates) => {
+                let cost = Cost::new(target, comm, tokens);
+                let (way, colors) = &ways[i];
+                latest = communicate(domain, template.width, (*way, colors), &at, cost, &mut ready);
             }
             _ => {
-                for (r, w) in ready.iter_mut().zip(&works) {
+                for (tile, r) in ready.iter_mut().enumerate() {
+                    let w = at(tile as u32);
                     // A message without a shape comes from another region, whose phase it counts in:
                     // what is done before it arrives is done while waiting.
-                    *r = if w.communicates { w.after } else { *r + w.before + w.after };
+                    *r = if w.communicates() { w.after } else { *r + w.before + w.after };
                 }
-                ready.iter().copied().max().unwrap_or(0)
             }
-        };
-        time.cycles = end.saturating_sub(behind);
-        behind = behind.max(end);
+        }
+        let latest = ready.iter().copied().max().unwrap_or(0).max(latest).max(end);
+        time.cycles = latest - end;
+        end = latest;
         times.push(time);
     }
     times
@@ -63,41 +114,197 @@ pub fn phases(target: &Target, template: &Template, domain: &Domain, pos: u32) -
 
 fn work(program: &Program, phase: usize) -> Work {
     let mut work = Work::default();
-    for step in program.steps.iter().filter(|s| s.phase as usize == phase) {
-        match step.kind {
-            StepKind::Local if work.communicates => work.after += step.cycles,
-            StepKind::Local => work.before += step.cycles,
-            _ => {
-                work.sends_first |= !work.communicates && matches!(step.kind, StepKind::Send(_));
-                work.communicates = true;
+    let (from, to) =
+        (program.phase_starts[phase] as usize, program.phase_starts[phase + 1] as usize);
+    for step in &program.steps[from..to] {
+        let (receives, sends) = match step.kind {
+            StepKind::Local if work.communicates() => {
+                work.after += step.cycles;
+                continue;
             }
-        }
+            StepKind::Local => {
+                work.before += step.cycles;
+                continue;
+            }
+            StepKind::Send(_) => (false, true),
+            StepKind::Recv(_) => (true, false),
+            StepKind::Relay(..) => (true, true),
+        };
+        work.receives |= receives;
+        work.sends |= sends;
+        work.sends_last = sends;
+        work.last_wavelets = u64::from(step.wavelets);
     }
     work
 }
 
-/// Cycles from the start of the first send to the last receive, and of consuming alone.
-fn costs(target: &Target, comm: &CommShape, tokens: u32) -> (u64, u64) {
-    let w = u64::from(target.core.wavelet_cycles);
-    let consumed = comm.serial.elements(tokens) * w;
-    let distance = u64::from(target.fabric.hop_cycles) * u64::from(comm.hops);
-    let depth = (2 * u64::from(target.fabric.ramp_cycles) + w) * u64::from(comm.depth);
-    (consumed + distance + depth + u64::from(target.core.message_cycles), consumed)
+/// One communicating phase: moves `ready` on, and returns a later end outside of the region if any.
+fn communicate(
+    domain: &Domain,
+    width: u32,
+    (way, colors): (Way, &[u8]),
+    at: &dyn Fn(u32) -> Work,
+    cost: Cost,
+    ready: &mut [u64],
+) -> u64 {
+    let mut latest = 0;
+    for line in lines(domain.len() as u32, width, way) {
+        for run in runs(domain, &line, way, colors) {
+            let works: Vec<Work> = run.iter().map(|&t| at(t)).collect();
+            if !works.iter().any(Work::communicates) {
+                run.iter().zip(&works).for_each(|(&t, w)| ready[t as usize] += w.before + w.after);
+                continue;
+            }
+            let mut times: Vec<u64> = run.iter().map(|&t| ready[t as usize]).collect();
+            latest = latest.max(run_collective(&works, cost, &mut times));
+            run.iter().zip(times).for_each(|(&t, time)| ready[t as usize] = time);
+        }
+    }
+    latest
 }
 
-/// End of a communicating phase; everybody who takes part is at this end afterwards.
-fn communicate(works: &[Work], ready: &mut [u64], sent: u64, consumed: u64) -> u64 {
-    let sources = works.iter().any(|w| w.sends_first);
-    let arrivals = works.iter().zip(ready.iter()).filter(|(w, _)| w.communicates);
-    let end = arrivals
-        .map(|(w, r)| r + w.before + if w.sends_first || !sources { sent } else { consumed })
-        .max()
-        .unwrap_or(0);
-    let after = works.iter().filter(|w| w.communicates).map(|w| w.after).max().unwrap_or(0);
-    for (r, w) in ready.iter_mut().zip(works) {
-        *r = if w.communicates { 0 } else { (*r + w.before).saturating_sub(end + after) };
+/// Cuts a line where no color of the phase passes from one tile to the next.
+fn runs(domain: &Domain, line: &[u32], way: Way, colors: &[u8]) -> Vec<Vec<u32>> {
+    // Ports towards the next tile of the line and back, by bit.
+    let (ahead, back) = match way {
+        Way::Columns => (1 << 2, 1 << 0),
+        Way::Rows => (1 << 1, 1 << 3),
+        Way::None | Way::Both => return vec![line.to_vec()],
+    };
+    let linked = |a: u32, b: u32| {
+        colors.iter().any(|&c| {
+            let route = |t: u32| domain.routes[t as usize * domain.colors + c as usize];
+            let ((a_in, a_out), (b_in, b_out)) = (route(a), route(b));
+            a_out & ahead != 0 && b_in == back || b_out & back != 0 && a_in == ahead
+        })
+    };
+    let mut list: Vec<Vec<u32>> = Vec::new();
+    for &tile in line {
+        match list.last_mut() {
+            Some(run) if run.last().is_some_and(|&last| linked(last, tile)) => run.push(tile),
+            _ => list.push(vec![tile]),
+        }
     }
-    end + after
+    list
+}
+
+/// A collective on a run of tiles; returns the end of what leaves it.
+fn run_collective(works: &[Work], cost: Cost, ready: &mut [u64]) -> u64 {
+    let members: Vec<usize> = (0..works.len()).filter(|&i| works[i].communicates()).collect();
+    let only = |f: &dyn Fn(&Work) -> bool| {
+        let mut found = members.iter().filter(|&&i| f(&works[i]));
+        found.next().copied().filter(|_| found.next().is_none())
+    };
+    let received = members.iter().any(|&i| works[i].receives);
+    let sent = members.iter().any(|&i| works[i].sends);
+    let reduce_root = only(&|w| w.receives && !w.sends);
+    let broadcast_root = only(&|w| w.sends && !w.receives);
+    let both_root = only(&|w| w.receives && w.sends && w.sends_last);
+    if received && sent {
+        if let Some(root) =
+            broadcast_root.filter(|_| members.len() > 2 || !works[members[0]].receives)
+            && members.iter().all(|&i| i == root || !works[i].sends)
+        {
+            return broadcast(works, &members, root, cost, ready);
+        }
+        if let Some(root) = reduce_root
+            && members.iter().all(|&i| i == root || works[i].sends_last)
+        {
+            return reduce(works, &members, root, cost, ready);
+        }
+        if let Some(root) = both_root {
+            return reduce_and_broadcast(works, &members, root, cost, ready);
+        }
+    }
+    // A stream in or out, or something unknown: the closed form as a whole.
+    let start = members.iter().map(|&i| ready[i] + works[i].before).max().unwrap_or(0);
+    let end = if received && !sent { cost.whole() } else { start + cost.whole() };
+    for &i in &members {
+        ready[i] = if works[i].receives {
+            end + works[i].after
+        } else {
+            ready[i] + works[i].before + works[i].last_wavelets
+        };
+    }
+    idle(works, ready);
+    end
+}
+
+/// Tiles without a part in the collective do their local work.
+fn idle(works: &[Work], ready: &mut [u64]) {
+    for (r, w) in ready.iter_mut().zip(works).filter(|(_, w)| !w.communicates()) {
+        *r += w.before + w.after;
+    }
+}
+
+/// When the root has everything: every position pays its share of distance and depth.
+fn arrive(works: &[Work], members: &[usize], root: usize, cost: Cost, ready: &[u64]) -> u64 {
+    let farthest = members.iter().map(|&i| i.abs_diff(root)).max().unwrap_or(0).max(1) as u64;
+    let arrival = |&i: &usize| {
+        let d = i.abs_diff(root) as u64;
+        let way = (cost.distance + cost.depth) * d / farthest;
+        let start = if d > 0 { cost.message } else { 0 };
+        ready[i] + works[i].before + start + cost.consume + way
+    };
+    members.iter().map(arrival).max().unwrap_or(0)
+}
+
+fn reduce(works: &[Work], members: &[usize], root: usize, cost: Cost, ready: &mut [u64]) -> u64 {
+    let end = arrive(works, members, root, cost, ready) + works[root].after;
+    for &i in members {
+        ready[i] = if i == root {
+            end
+        } else {
+            ready[i] + works[i].before + works[i].last_wavelets * cost.wavelet + works[i].after
+        };
+    }
+    idle(works, ready);
+    0
+}
+
+fn broadcast(works: &[Work], members: &[usize], root: usize, cost: Cost, ready: &mut [u64]) -> u64 {
+    let start = ready[root] + works[root].before + cost.message;
+    let farthest = members.iter().map(|&i| i.abs_diff(root)).max().unwrap_or(0).max(1) as u64;
+    for &i in members {
+        let d = i.abs_diff(root) as u64;
+        ready[i] = if i == root {
+            start + works[i].last_wavelets + works[i].after
+        } else {
+            let arrival = start + cost.consume + cost.depth + cost.distance * d / farthest;
+            let own = ready[i] + works[i].before + cost.message + cost.consume;
+            arrival.max(own) + works[i].after
+        };
+    }
+    idle(works, ready);
+    0
+}
+
+fn reduce_and_broadcast(
+    works: &[Work],
+    members: &[usize],
+    root: usize,
+    cost: Cost,
+    ready: &mut [u64],
+) -> u64 {
+    let farthest = members.iter().map(|&i| i.abs_diff(root)).max().unwrap_or(0) as u64;
+    let payload = works[root].last_wavelets * cost.wavelet;
+    let up = Cost {
+        consume: cost.consume.saturating_sub(payload),
+        distance: cost.distance.saturating_sub(cost.hop * farthest),
+        depth: cost.depth.saturating_sub(cost.relay),
+        ..cost
+    };
+    let at_root = arrive(works, members, root, up, ready) + works[root].after + cost.message;
+    for &i in members {
+        let d = i.abs_diff(root) as u64;
+        ready[i] = if i == root {
+            at_root + works[root].last_wavelets
+        } else {
+            at_root + payload + cost.hop * d + cost.relay + works[i].after
+        };
+    }
+    idle(works, ready);
+    0
 }
 
 /// The parts of a phase, each at its largest.

@@ -17,10 +17,14 @@ use super::engine::{self, Crossing, Job, Outcome};
 
 /// How a phase moves data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
+    /// Not at all.
     None,
+    /// Along rows only.
     Rows,
+    /// Along columns only.
     Columns,
+    /// Along both.
     Both,
 }
 
@@ -197,7 +201,7 @@ fn apply(
 }
 
 /// Tiles of each line, ascending.
-fn lines(n: u32, width: u32, way: Way) -> Vec<Vec<u32>> {
+pub fn lines(n: u32, width: u32, way: Way) -> Vec<Vec<u32>> {
     let height = n / width.max(1);
     match way {
         Way::Both => vec![(0..n).collect()],
@@ -217,8 +221,8 @@ fn step_colors(step: &Step) -> impl Iterator<Item = u8> {
     a.into_iter().chain(b)
 }
 
-/// Splits the phases into the longest segments along one axis.
-fn segments(domain: &Domain) -> Vec<Segment> {
+/// How each phase of a template's domain moves data, and its colors, ascending.
+pub fn ways(domain: &Domain) -> Vec<(Way, Vec<u8>)> {
     // Bits of the ports each color uses anywhere.
     let mut ports = vec![0u8; domain.colors];
     for (i, &(input, outputs)) in domain.routes.iter().enumerate() {
@@ -237,11 +241,18 @@ fn segments(domain: &Domain) -> Vec<Segment> {
     for step in domain.table.iter().flat_map(|p| &p.steps) {
         used[step.phase as usize].extend(step_colors(step));
     }
-    let mut segments: Vec<Segment> = Vec::new();
-    for (phase, mut colors) in used.into_iter().enumerate() {
+    let phase = |mut colors: Vec<u8>| {
         colors.sort_unstable();
         colors.dedup();
-        let here = colors.iter().fold(Way::None, |w, &c| w.and(way(c)));
+        (colors.iter().fold(Way::None, |w, &c| w.and(way(c))), colors)
+    };
+    used.into_iter().map(phase).collect()
+}
+
+/// Splits the phases into the longest segments along one axis.
+fn segments(domain: &Domain) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    for (phase, (here, colors)) in ways(domain).into_iter().enumerate() {
         match segments.last_mut() {
             Some(s) if s.way.and(here) != Way::Both || s.way == here => {
                 s.phases.end = phase + 1;
