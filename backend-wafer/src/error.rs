@@ -55,8 +55,7 @@ pub enum WaferError {
         target: String,
         /// Regions to place.
         regions: usize,
-        /// Fewest PEs that hold all regions, over all strip heights; `u64::MAX` when a block does not
-        /// fit whatever its width.
+        /// Fewest PEs that hold all regions, over all strip heights.
         needed_pes: u64,
         /// PEs of the target.
         available_pes: u64,

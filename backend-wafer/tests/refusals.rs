@@ -58,7 +58,7 @@ fn a_graph_that_is_no_decoder_is_refused_by_value() {
     let module = ir::Module::new("odd", 16, b.finish(vec![logits]));
     let found = compile(&module, &grid(16, 16), &Options::default(), &|_| {});
     let Err(WaferError::Unsupported(why)) = found else { panic!("{found:?}") };
-    assert_eq!((why.graph.as_str(), why.op), ("main", "add"));
+    assert_eq!((why.graph.as_str(), why.op), ("main", "binary"));
 }
 
 #[test]

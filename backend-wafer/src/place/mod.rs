@@ -119,7 +119,7 @@ pub fn place(partition: &Partition, target: &Target) -> Result<Placement, WaferE
     let mut least: Option<Shortage> = None;
     for height in heights(target) {
         let found = Candidates::new(partition, target, height, &blocks)?;
-        let shortage = found.shortage(partition, height);
+        let shortage = found.shortage(partition, (target, height));
         if least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
             least = Some(shortage);
         }
@@ -181,7 +181,7 @@ fn cycles(partition: &Partition, choice: &Choice) -> u64 {
 
 /// What is missing at one strip height.
 struct Shortage {
-    /// PEs needed, `u64::MAX` when a block fits at no width.
+    /// PEs needed.
     pes: u64,
     /// The block with the largest share, and its contributors in the widest shape tried.
     block: String,

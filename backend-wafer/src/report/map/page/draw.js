@@ -1,0 +1,268 @@
+// The canvas: regions as pictures of one pixel per tile, made once per template and colour mode.
+const $ = id => document.getElementById(id);
+const canvas = $("map"), g = canvas.getContext("2d"), mini = $("mini"), gm = mini.getContext("2d");
+const S = {mode: "layer", cycle: 0, tile: null, hover: null, q: "", tab: "model", view: {x: 0, y: 0, s: 1}, playing: false};
+const pictures = new Map();
+let amountMax = 1;
+
+function picture(key, t, paint) {
+  if (!pictures.has(key)) {
+    const c = document.createElement("canvas");
+    c.width = t.w; c.height = t.h;
+    const context = c.getContext("2d"), image = context.createImageData(t.w, t.h);
+    const colors = paint();
+    for (let i = 0; i < t.w * t.h; i++) {
+      const [r, gr, b, a] = colors(i % t.w, Math.floor(i / t.w), i);
+      image.data.set([r, gr, b, a === undefined ? 255 : a], i * 4);
+    }
+    context.putImageData(image, 0, 0);
+    pictures.set(key, c);
+  }
+  return pictures.get(key);
+}
+function rolePicture(t, phase) {
+  return picture(`role ${P.templates.indexOf(t)} ${phase} ${dark()}`, t, () => {
+    const roles = t.phases[phase].roles.map(r => [mask(t, r.p), roleColor(r.name)]);
+    const none = [128, 128, 128, 60];
+    return (x, y) => { const hit = roles.find(([m]) => covers(m, x, y)); return hit ? hit[1] : none; };
+  });
+}
+// What a tile really holds: pinned bytes, and every other buffer at its reserved size.
+function usedBytes(t) {
+  if (!t.used) {
+    const other = sramUsed(t) - sramOf(t, "weights");
+    t.used = pinnedBytes(t, () => true).map(b => b + other);
+  }
+  return t.used;
+}
+function sramPicture(t) {
+  return picture(`sram ${P.templates.indexOf(t)} ${dark()}`, t, () => {
+    const used = usedBytes(t);
+    return (x, y, i) => amount(used[i] / amountMax);
+  });
+}
+function matches(t, r) {
+  return pin => weightName(t, pin.w, r).toLowerCase().includes(S.q);
+}
+function weightPicture(t, r) {
+  const hits = t.pins.map((pin, i) => matches(t, r)(pin) ? i : -1).filter(i => i >= 0);
+  if (!hits.length) return null;
+  return picture(`weight ${P.templates.indexOf(t)} ${hits} ${dark()}`, t, () => {
+    const bytes = pinnedBytes(t, pin => hits.includes(t.pins.indexOf(pin))), most = bytes.reduce((a, b) => Math.max(a, b), 1);
+    const none = dark() ? [52, 58, 64] : [216, 212, 204];
+    return (x, y, i) => bytes[i] ? amount(0.3 + 0.6 * bytes[i] / most) : none;
+  });
+}
+const X = x => S.view.x + x * S.view.s, Y = y => S.view.y + y * S.view.s;
+
+function regionPicture(r, step) {
+  const t = templateOf(r);
+  if (S.q) return weightPicture(t, r);
+  if (S.mode === "sram") return sramPicture(t);
+  if (S.mode === "role" && t.phases.length) {
+    const active = STEPS[step], name = active && templateOf(P.regions[active.region]).phases[active.phase].name;
+    const same = t.phases.findIndex(p => p.name === name);
+    return rolePicture(t, active && active.region === r.id ? active.phase : Math.max(same, 0));
+  }
+  return null;
+}
+function drawRegion(r, step) {
+  const x = X(r.x), y = Y(r.y), w = r.w * S.view.s, h = r.h * S.view.s;
+  if (x > canvas.clientWidth || y > canvas.clientHeight || x + w < 0 || y + h < 0) return;
+  const image = regionPicture(r, step), active = STEPS[step] && STEPS[step].region === r.id;
+  if (image) {
+    g.save();
+    g.translate(r.mx ? x + w : x, r.my ? y + h : y);
+    g.scale(r.mx ? -1 : 1, r.my ? -1 : 1);
+    g.imageSmoothingEnabled = S.view.s < 1;
+    g.drawImage(image, 0, 0, w, h);
+    g.restore();
+    if (S.mode === "role" && !S.q && !active) { g.fillStyle = css("shade"); g.fillRect(x, y, w, h); }
+  } else {
+    g.fillStyle = S.q ? (dark() ? "#343a40" : "#d8d4cc") : rgb(regionColor(r));
+    g.fillRect(x, y, w, h);
+  }
+  const edge = Math.min(1.5, w * 0.2, h * 0.2);
+  if (edge > 0.2) { g.strokeStyle = css("page"); g.lineWidth = edge; g.strokeRect(x, y, w, h); }
+}
+function label(r, step) {
+  const w = r.w * S.view.s, h = r.h * S.view.s, plain = !S.q && S.mode === "layer";
+  const size = Math.min(w * 0.86 / (r.name.length * 0.56), h * 0.3, 17);
+  if (size < 7.5 || w > canvas.clientWidth * 2.5) return;
+  const ink = plain ? inkOn(regionColor(r)) : css("ink"), x = X(r.x + r.w / 2);
+  const y = Y(r.y) + h * (h > 70 ? 0.3 : 0.5);
+  g.textAlign = "center"; g.textBaseline = "middle";
+  const write = (text, font, y, soft) => {
+    g.font = `${font} system-ui, sans-serif`;
+    if (!plain) { g.strokeStyle = css("page"); g.lineWidth = 4; g.lineJoin = "round"; g.globalAlpha = 0.85; g.strokeText(text, x, y); g.globalAlpha = 1; }
+    g.fillStyle = ink; g.globalAlpha = soft ? 0.85 : 1; g.fillText(text, x, y); g.globalAlpha = 1;
+  };
+  write(r.name, `600 ${size}px`, y);
+  if (h > 70 && w > 110 && size > 11) {
+    write(`${r.w} × ${r.h} PEs`, "11.5px", y + size + 3, true);
+    if (h > 110) write(`${bytes(sramUsed(templateOf(r)))} per PE`, "11.5px", y + size + 18, true);
+  }
+}
+function arrow(x1, y1, x2, y2, color, width) {
+  const l = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / l, uy = (y2 - y1) / l, head = width * 3.2;
+  for (const [ink, extra] of [[css("page"), 2.5], [color, 0]]) {
+    g.strokeStyle = g.fillStyle = ink; g.lineWidth = width + extra; g.lineJoin = "round"; g.lineCap = "butt";
+    g.beginPath(); g.moveTo(x1, y1); g.lineTo(x2 - ux * head, y2 - uy * head); g.stroke();
+    g.beginPath(); g.moveTo(x2, y2);
+    g.lineTo(x2 - ux * head - uy * head * 0.62, y2 - uy * head + ux * head * 0.62);
+    g.lineTo(x2 - ux * head + uy * head * 0.62, y2 - uy * head - ux * head * 0.62); g.closePath();
+    if (extra) g.stroke();
+    g.fill();
+  }
+}
+// From where in `a` to where in `b` a stream is drawn: straight through the border that they share.
+function between(a, b) {
+  const reach = 16 / S.view.s;
+  const top = Math.max(a.y, b.y), bottom = Math.min(a.y + a.h, b.y + b.h);
+  const left = Math.max(a.x, b.x), right = Math.min(a.x + a.w, b.x + b.w);
+  const deep = (r, side) => Math.min(reach, side * 0.45);
+  if (bottom > top) {
+    const y = top + (bottom - top) * 0.62, east = b.x >= a.x + a.w;
+    return [east ? a.x + a.w - deep(a, a.w) : a.x + deep(a, a.w), y, east ? b.x + deep(b, b.w) : b.x + b.w - deep(b, b.w), y];
+  }
+  if (right > left) {
+    const x = left + (right - left) * 0.5, south = b.y >= a.y + a.h;
+    return [x, south ? a.y + a.h - deep(a, a.h) : a.y + deep(a, a.h), x, south ? b.y + deep(b, b.h) : b.y + b.h - deep(b, b.h)];
+  }
+  return [a.x + a.w / 2, a.y + a.h / 2, b.x + b.w / 2, b.y + b.h / 2];
+}
+function drawStreams(step) {
+  const active = STEPS[step], pairs = new Set();
+  for (const s of P.streams) {
+    const a = P.regions[s.from], b = P.regions[s.to], key = `${s.from} ${s.to}`;
+    if (!a || !b || pairs.has(key)) continue;
+    pairs.add(key);
+    if (Math.min(Math.max(a.w, a.h), Math.max(b.w, b.h)) * S.view.s < 14) continue;
+    const [x1, y1, x2, y2] = between(a, b);
+    if (Math.hypot(x2 - x1, y2 - y1) * S.view.s < 9) continue;
+    const arriving = active && active.region === s.to && active.phase === 0;
+    arrow(X(x1), Y(y1), X(x2), Y(y2), arriving ? css("accent") : css("ink"), arriving ? 4 : 2.4);
+  }
+}
+function sign(text, x, y, align) {
+  g.font = "600 12px system-ui, sans-serif"; g.textAlign = align; g.textBaseline = "middle";
+  g.strokeStyle = css("page"); g.lineWidth = 4; g.lineJoin = "round"; g.strokeText(text, x, y);
+  g.fillStyle = css("ink"); g.fillText(text, x, y);
+}
+function drawHost() {
+  const first = P.regions[0];
+  if (!first || S.view.s * Math.max(first.w, first.h) < 12) return;
+  const x = first.mx ? X(first.x + first.w) : X(first.x), y = Y(first.y + first.h * 0.62), out = first.mx ? 1 : -1;
+  arrow(x + out * 40, y, x - out * 4, y, css("ink"), 2.4);
+  sign("token in", x + out * 44, y, out < 0 ? "right" : "left");
+  const token = P.outputs.token, region = token && P.regions[token.region];
+  if (!region) return;
+  const p = point(region, token.x, token.y), px = X(p.x + 0.5), py = Y(p.y + 0.5), ring = Math.max(5, S.view.s * 0.5);
+  g.lineWidth = 5; g.strokeStyle = css("page"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
+  g.lineWidth = 2.4; g.strokeStyle = css("ink"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
+  if (region.h * S.view.s > 40) sign("token out", px + ring + 6, py, "left");
+}
+function drawGrid() {
+  if (S.view.s < 9) return;
+  const x0 = Math.max(0, Math.floor(-S.view.x / S.view.s)), x1 = Math.min(W, Math.ceil((canvas.clientWidth - S.view.x) / S.view.s));
+  const y0 = Math.max(0, Math.floor(-S.view.y / S.view.s)), y1 = Math.min(H, Math.ceil((canvas.clientHeight - S.view.y) / S.view.s));
+  g.strokeStyle = css("page"); g.globalAlpha = 0.35; g.lineWidth = 1; g.beginPath();
+  for (let x = x0; x <= x1; x++) { g.moveTo(X(x), Y(y0)); g.lineTo(X(x), Y(y1)); }
+  for (let y = y0; y <= y1; y++) { g.moveTo(X(x0), Y(y)); g.lineTo(X(x1), Y(y)); }
+  g.stroke(); g.globalAlpha = 1;
+  if (S.view.s >= 15) for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) drawTile(x, y);
+}
+// Zoomed in: the router of a tile, for the colors that its region uses in the current phase.
+function drawTile(x, y) {
+  const r = regionAt(x, y);
+  if (!r) return;
+  const t = templateOf(r), active = STEPS[stepAt(S.cycle)], phase = active && active.region === r.id ? t.phases[active.phase] : null;
+  const [px, py] = position(r, x, y), cx = X(x + 0.5), cy = Y(y + 0.5), half = S.view.s * 0.5;
+  if (phase) {
+    const used = phase.colors || (phase.colors = new Set(phase.roles.flatMap(role => t.programs[role.program].flatMap(([, i, o]) => [i, o]))));
+    const step = port => [[0, -1], [1, 0], [0, 1], [-1, 0], [0, 0]][mirrorPort(r, port)];
+    g.strokeStyle = g.fillStyle = css("ink"); g.lineWidth = Math.max(1, S.view.s * 0.045); g.globalAlpha = 0.9;
+    for (const [color, p, input, outputs] of t.routes) {
+      if (!used.has(color) || !holds(t, p, px, py)) continue;
+      const [ix, iy] = step(input);
+      const side = ((color % 5) - 2) * S.view.s * 0.07;
+      for (const port of outputs) {
+        const [ox, oy] = step(port), sx = (iy || oy) ? side : 0, sy = (ix || ox) ? side : 0;
+        g.beginPath(); g.moveTo(cx + ix * half + sx, cy + iy * half + sy); g.lineTo(cx + sx, cy + sy); g.lineTo(cx + ox * half + sx, cy + oy * half + sy); g.stroke();
+        const e = S.view.s * 0.1, tx = cx + ox * half * 0.75 + sx, ty = cy + oy * half * 0.75 + sy;
+        g.beginPath();
+        if (port === 4) g.arc(cx + sx, cy + sy, e * 0.9, 0, 7);
+        else { g.moveTo(tx + ox * e, ty + oy * e); g.lineTo(tx - oy * e - ox * e * 0.4, ty + ox * e - oy * e * 0.4); g.lineTo(tx + oy * e - ox * e * 0.4, ty - ox * e - oy * e * 0.4); }
+        g.fill();
+      }
+    }
+    g.globalAlpha = 1;
+  }
+  if (S.view.s >= 56) {
+    const role = phase && roleAt(t, active.phase, px, py);
+    g.font = "10.5px system-ui, sans-serif"; g.textAlign = "left"; g.textBaseline = "top";
+    g.strokeStyle = css("page"); g.lineWidth = 3; g.fillStyle = css("ink");
+    const text = `${px}, ${py}`;
+    g.strokeText(text, X(x) + 4, Y(y) + 4); g.fillText(text, X(x) + 4, Y(y) + 4);
+    if (role) { g.textBaseline = "bottom"; g.strokeText(role.name, X(x) + 4, Y(y + 1) - 3); g.fillText(role.name, X(x) + 4, Y(y + 1) - 3); }
+  }
+}
+function size(c, context) {
+  const d = window.devicePixelRatio || 1, w = Math.round(c.clientWidth * d), h = Math.round(c.clientHeight * d);
+  if (c.width !== w || c.height !== h) { c.width = w; c.height = h; }
+  context.setTransform(d, 0, 0, d, 0, 0);
+  context.clearRect(0, 0, c.clientWidth, c.clientHeight);
+}
+function draw() {
+  size(canvas, g);
+  const step = stepAt(S.cycle);
+  g.fillStyle = css("wafer");
+  for (let k = 0; k < P.target.wafers; k++) {
+    g.fillRect(X(k * P.target.w), Y(0), P.target.w * S.view.s, H * S.view.s);
+    g.strokeStyle = css("line"); g.lineWidth = 1; g.strokeRect(X(k * P.target.w), Y(0), P.target.w * S.view.s, H * S.view.s);
+  }
+  for (const r of P.regions) drawRegion(r, step);
+  g.fillStyle = css("ink");
+  for (const [x, y] of P.target.dead) g.fillRect(X(x), Y(y), Math.max(S.view.s, 1), Math.max(S.view.s, 1));
+  drawGrid();
+  const active = STEPS[step] && P.regions[STEPS[step].region];
+  if (active) {
+    g.lineJoin = "miter";
+    g.strokeStyle = css("page"); g.lineWidth = 6; g.strokeRect(X(active.x), Y(active.y), active.w * S.view.s, active.h * S.view.s);
+    g.strokeStyle = css("accent"); g.lineWidth = 3; g.strokeRect(X(active.x), Y(active.y), active.w * S.view.s, active.h * S.view.s);
+  }
+  if (S.view.s < 9) for (const r of P.regions) label(r, step);
+  drawStreams(step);
+  drawHost();
+  for (const [p, ink] of [[S.hover, css("ink")], [S.tile, css("accent")]]) {
+    if (!p) continue;
+    const side = Math.max(S.view.s, 7), x = X(p.x + 0.5) - side / 2, y = Y(p.y + 0.5) - side / 2;
+    g.strokeStyle = css("page"); g.lineWidth = 4.5; g.strokeRect(x, y, side, side);
+    g.strokeStyle = ink; g.lineWidth = 2.2; g.strokeRect(x, y, side, side);
+  }
+  drawMini();
+}
+// The whole wafer, with the part that the canvas shows.
+function drawMini() {
+  const s = Math.min(150 / W, 120 / H), w = Math.round(W * s), h = Math.round(H * s);
+  mini.style.width = w + "px"; mini.style.height = h + "px";
+  const shown = [-S.view.x / S.view.s, -S.view.y / S.view.s, canvas.clientWidth / S.view.s, canvas.clientHeight / S.view.s];
+  mini.hidden = shown[0] <= 0 && shown[1] <= 0 && shown[0] + shown[2] >= W && shown[1] + shown[3] >= H;
+  if (mini.hidden) return;
+  size(mini, gm);
+  gm.fillStyle = css("wafer"); gm.fillRect(0, 0, w, h);
+  for (const r of P.regions) { gm.fillStyle = rgb(regionColor(r)); gm.fillRect(r.x * s, r.y * s, Math.max(r.w * s, 0.6), Math.max(r.h * s, 0.6)); }
+  const x = Math.max(shown[0] * s, 1), y = Math.max(shown[1] * s, 1);
+  gm.strokeStyle = css("accent"); gm.lineWidth = 2;
+  gm.strokeRect(x, y, Math.max(Math.min((shown[0] + shown[2]) * s, w - 1) - x, 3), Math.max(Math.min((shown[1] + shown[3]) * s, h - 1) - y, 3));
+}
+function fitTo(x, y, w, h, pad) {
+  const b = {w: canvas.clientWidth, h: canvas.clientHeight - 74};
+  const s = Math.min((b.w - 2 * pad) / w, (b.h - 30) / h, 60);
+  S.view = {s, x: (b.w - w * s) / 2 - x * s, y: 15 + (b.h - 30 - h * s) / 2 - y * s};
+}
+function bounds() {
+  const x0 = Math.min(...P.regions.map(r => r.x)), y0 = Math.min(...P.regions.map(r => r.y));
+  return [x0, y0, Math.max(...P.regions.map(r => r.x + r.w)) - x0, Math.max(...P.regions.map(r => r.y + r.h)) - y0];
+}
+const fitModel = () => P.regions.length ? fitTo(...bounds(), 100) : fitTo(0, 0, W, H, 20);

@@ -1,0 +1,108 @@
+// The plan, and what any tile holds: predicates, spans and roles evaluated where somebody looks.
+const P = JSON.parse(document.getElementById("plan").textContent);
+const W = P.target.w * P.target.wafers, H = P.target.h;
+const USABLE = P.target.sram - P.target.reserved;
+const PORTS = ["north", "east", "south", "west", "core"];
+const CONTRIBUTORS = ["weights", "kv-cache", "activation", "receive", "scratch"];
+const ELEMENT_BYTES = {f32: 4, f16: 2, bf16: 2, q8: 1 + 2 / 32, q4: 0.5 + 2 / 32};
+const EMPTY = {name: "missing", w: 1, h: 1, cell: [1, 1], weights: [], buffers: [], pins: [], routes: [], kv: null, phases: [], predicates: [], programs: [], sram: []};
+const templateOf = r => P.templates[r.t] || EMPTY;
+
+function term(kind, m, n, p) {
+  switch (kind) {
+    case 0: return p;
+    case 1: return p % m;
+    case 2: return Math.floor(p / m);
+    case 3: return (p % m) % n;
+    default: return Math.floor(p / m) % n;
+  }
+}
+const clauses = (list, p) => list.every(([kind, m, n, from, to]) => {
+  const v = term(kind, m, n, p);
+  return v >= from && v < to;
+});
+const within = (range, v) => !range || (v >= range[0] && v < range[1]);
+
+// A predicate evaluated once per column and per row of its template.
+function mask(t, i) {
+  t.masks = t.masks || [];
+  if (!t.masks[i]) {
+    const p = t.predicates[i];
+    t.masks[i] = {
+      x: Uint8Array.from({length: t.w}, (_, x) => clauses(p.x, x)),
+      y: Uint8Array.from({length: t.h}, (_, y) => clauses(p.y, y)), d: p.d, a: p.a,
+    };
+  }
+  return t.masks[i];
+}
+const covers = (m, x, y) => m.x[x] && m.y[y] && within(m.d, x - y) && within(m.a, x + y);
+const holds = (t, i, x, y) => covers(mask(t, i), x, y);
+
+const affine = ([base, xq, xr, yq, yr], [cw, ch], x, y) =>
+  base + xq * Math.floor(x / cw) + xr * (x % cw) + yq * Math.floor(y / ch) + yr * (y % ch);
+function span([start, len, limit], cell, x, y) {
+  const from = affine(start, cell, x, y), last = Math.max(affine(limit, cell, x, y), 0);
+  return [from, Math.max(Math.min(from + len, last), from)];
+}
+
+// Wafer tile to template position and back: mirroring is its own inverse.
+const position = (r, x, y) => [r.mx ? r.w - 1 - (x - r.x) : x - r.x, r.my ? r.h - 1 - (y - r.y) : y - r.y];
+const point = (r, x, y) => ({x: r.x + (r.mx ? r.w - 1 - x : x), y: r.y + (r.my ? r.h - 1 - y : y)});
+const regionAt = (x, y) => P.regions.find(r => x >= r.x && y >= r.y && x < r.x + r.w && y < r.y + r.h);
+const waferColor = (r, c) => { const swap = r.colors.find(([from]) => from === c); return swap ? swap[1] : c; };
+const mirrorPort = (r, p) => (r.mx && (p === 1 || p === 3)) || (r.my && (p === 0 || p === 2)) ? (p + 2) % 4 : p;
+const weightName = (t, i, r) => r.layer === null ? t.weights[i] : t.weights[i].replaceAll("{layer}", r.layer);
+
+function roleAt(t, phase, x, y) {
+  return t.phases[phase] ? t.phases[phase].roles.find(role => holds(t, role.p, x, y)) : undefined;
+}
+function pinsAt(t, x, y) {
+  return t.pins.filter(pin => holds(t, pin.p, x, y)).map(pin => {
+    const a0 = span(pin.a0, t.cell, x, y), a1 = span(pin.a1, t.cell, x, y);
+    const elements = (a0[1] - a0[0]) * (a1[1] - a1[0]);
+    const storage = t.buffers[pin.b] ? t.buffers[pin.b].storage : "f32";
+    return {pin, a0, a1, elements, storage, bytes: elements * ELEMENT_BYTES[storage]};
+  }).filter(p => p.elements > 0);
+}
+// Bytes of pinned weights on every tile of a template (only of the pins that pass), row by row.
+function pinnedBytes(t, wanted) {
+  const out = new Float32Array(t.w * t.h);
+  for (const pin of t.pins.filter(wanted)) {
+    const m = mask(t, pin.p), per = ELEMENT_BYTES[(t.buffers[pin.b] || {}).storage] || 4;
+    for (let y = 0; y < t.h; y++) {
+      if (!m.y[y]) continue;
+      for (let x = 0; x < t.w; x++) {
+        if (!covers(m, x, y)) continue;
+        const a = span(pin.a0, t.cell, x, y), b = span(pin.a1, t.cell, x, y);
+        out[y * t.w + x] += (a[1] - a[0]) * (b[1] - b[0]) * per;
+      }
+    }
+  }
+  return out;
+}
+const sramOf = (t, role) => { const s = t.sram.find(([name]) => name === role); return s ? s[1] : 0; };
+const sramUsed = t => t.sram.reduce((sum, [, bytes]) => sum + bytes, 0);
+
+// One token, phase by phase, in the order the activation visits the regions.
+const CLAIMED = P.templates.some(t => t.phases.some(p => p.compute + p.comm > 0));
+const STEPS = [];
+let TOTAL = 0;
+P.regions.forEach((r, region) => {
+  r.start = TOTAL;
+  r.id = region;
+  templateOf(r).phases.forEach((p, phase) => {
+    const len = CLAIMED ? p.compute + p.comm : 1;
+    STEPS.push({region, phase, start: TOTAL, len});
+    TOTAL += len;
+  });
+  r.end = TOTAL;
+});
+TOTAL = Math.max(TOTAL, 1);
+function stepAt(cycle) {
+  let low = 0, high = STEPS.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (STEPS[middle].start <= cycle) low = middle; else high = middle - 1;
+  }
+  return low;
+}
