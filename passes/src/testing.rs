@@ -11,6 +11,19 @@ use tensor::{DType, Rng, Tensor};
 use crate::manager::{self, RunOptions};
 use crate::{NeutralCost, Report, Tier};
 
+/// Ways to write grouped-query attention that mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// Heads repeated, then moved in front; scores scaled.
+    FrontEnd,
+    /// Queries scaled before they are rotated.
+    ScaledQueries,
+    /// Keys and values moved in front, then repeated; scores divided.
+    RepeatedBehind,
+    /// Groups and heads of a group as two axes; keys broadcast over a group.
+    Grouped,
+}
+
 /// Shape of a test decoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoder {
@@ -26,6 +39,9 @@ pub(crate) struct Decoder {
     pub(crate) head_norm: bool,
     pub(crate) window: Option<usize>,
     pub(crate) tied: bool,
+    pub(crate) attention: Spelling,
+    /// Norms and activations spelled out in primitives.
+    pub(crate) primitive: bool,
 }
 
 impl Default for Decoder {
@@ -43,6 +59,8 @@ impl Default for Decoder {
             head_norm: false,
             window: None,
             tied: true,
+            attention: Spelling::FrontEnd,
+            primitive: false,
         }
     }
 }
@@ -112,7 +130,12 @@ impl Decoder {
         let normed = self.norm(&mut b, "{layer}.norm2", self.width, x)?;
         let gate = self.linear(&mut b, "gate", normed, [self.hidden, self.width])?;
         let up = self.linear(&mut b, "up", normed, [self.hidden, self.width])?;
-        let gate = b.unary(UnaryOp::Act(Activation::Silu), gate)?;
+        let gate = if self.primitive {
+            let sigmoid = b.unary(UnaryOp::Sigmoid, gate)?;
+            b.binary(BinaryOp::Mul, sigmoid, gate)?
+        } else {
+            b.unary(UnaryOp::Act(Activation::Silu), gate)?
+        };
         let product = b.binary(BinaryOp::Mul, gate, up)?;
         let down = self.linear(&mut b, "down", product, [self.width, self.hidden])?;
         let y = b.binary(BinaryOp::Add, x, down)?;
@@ -127,6 +150,17 @@ impl Decoder {
 
     fn norm(&self, b: &mut Builder, name: &str, width: usize, x: ValueId) -> Built {
         let gain = b.weight(name, self.dtype, &[width])?;
+        if self.primitive {
+            let square = b.binary(BinaryOp::Mul, x, x)?;
+            let axis =
+                if b.graph().ty(x).as_tensor().is_some_and(|t| t.rank() == 3) { 2 } else { 1 };
+            let mean = b.apply(Op::Reduce { op: ir::ReduceOp::Mean, axis }, &[square])?;
+            let eps = b.constant(1e-5)?;
+            let sum = b.binary(BinaryOp::Add, eps, mean)?;
+            let root = b.unary(UnaryOp::Rsqrt, sum)?;
+            let normed = b.binary(BinaryOp::Mul, root, x)?;
+            return b.binary(BinaryOp::Mul, gain, normed);
+        }
         b.apply(Op::RmsNorm { eps: Real::new(1e-5) }, &[x, gain])
     }
 
@@ -141,6 +175,10 @@ impl Decoder {
     }
 
     fn rotate(&self, b: &mut Builder, name: &str, x: ValueId, positions: ValueId) -> Built {
+        let mut x = x;
+        if self.attention == Spelling::ScaledQueries && name == "q" {
+            x = self.scaled(b, x)?;
+        }
         let x = match self.head_norm {
             true => self.norm(b, &format!("{{layer}}.{name}_norm"), self.head_dim, x)?,
             false => x,
@@ -150,19 +188,73 @@ impl Decoder {
         b.apply(Op::Rope(Box::new(spec)), &[x, positions])
     }
 
+    fn scale(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
+    }
+
     fn attention(&self, b: &mut Builder, q: ValueId, k: ValueId, v: ValueId) -> Built {
+        let (k, v) = match self.attention {
+            Spelling::Grouped => return self.grouped_attention(b, q, k, v),
+            Spelling::RepeatedBehind => (self.repeat_behind(b, k)?, self.repeat_behind(b, v)?),
+            _ => (self.repeat_heads(b, k)?, self.repeat_heads(b, v)?),
+        };
         let q = b.transpose(q, &[1, 0, 2])?;
-        let (k, v) = (self.repeat_heads(b, k)?, self.repeat_heads(b, v)?);
         let k = b.transpose(k, &[0, 2, 1])?;
         let scores = b.matmul(q, k)?;
-        let scale = b.constant((self.head_dim as f64).powf(-0.5))?;
-        let scores = b.binary(BinaryOp::Mul, scores, scale)?;
+        let scores = match self.attention {
+            Spelling::ScaledQueries => scores,
+            Spelling::RepeatedBehind => {
+                let divisor = b.constant(1.0 / self.scale())?;
+                b.binary(BinaryOp::Div, scores, divisor)?
+            }
+            _ => self.scaled(b, scores)?,
+        };
+        let mixed = self.weighted(b, scores, v)?;
+        let mixed = b.transpose(mixed, &[1, 0, 2])?;
+        b.reshape(mixed, vec![t(), (self.heads * self.head_dim).into()])
+    }
+
+    fn scaled(&self, b: &mut Builder, x: ValueId) -> Built {
+        let scale = b.constant(self.scale())?;
+        b.binary(BinaryOp::Mul, x, scale)
+    }
+
+    fn weighted(&self, b: &mut Builder, scores: ValueId, v: ValueId) -> Built {
         let mask = b.apply(Op::CausalMask { window: self.window }, &[])?;
         let scores = b.binary(BinaryOp::Add, scores, mask)?;
         let weights = b.apply(Op::Softmax, &[scores])?;
-        let mixed = b.matmul(weights, v)?;
-        let mixed = b.transpose(mixed, &[1, 0, 2])?;
-        b.reshape(mixed, vec![t(), (self.heads * self.head_dim).into()])
+        b.matmul(weights, v)
+    }
+
+    fn grouped_attention(&self, b: &mut Builder, q: ValueId, k: ValueId, v: ValueId) -> Built {
+        let (groups, each, head_dim) = (self.groups, self.heads / self.groups, self.head_dim);
+        let seen = &Dim::from(Symbol::C) + &t();
+        let q = b.reshape(q, vec![t(), groups.into(), each.into(), head_dim.into()])?;
+        let q = b.transpose(q, &[1, 2, 0, 3])?;
+        let mut shared = |x: ValueId| {
+            let x = b.transpose(x, &[1, 0, 2])?;
+            let dims = |n: usize| vec![groups.into(), n.into(), seen.clone(), head_dim.into()];
+            let x = b.reshape(x, dims(1))?;
+            b.apply(Op::Broadcast(dims(each)), &[x])
+        };
+        let (k, v) = (shared(k)?, shared(v)?);
+        let k = b.transpose(k, &[0, 1, 3, 2])?;
+        let scores = b.matmul(q, k)?;
+        let scores = self.scaled(b, scores)?;
+        let mixed = self.weighted(b, scores, v)?;
+        let mixed = b.transpose(mixed, &[2, 0, 1, 3])?;
+        b.reshape(mixed, vec![t(), (self.heads * head_dim).into()])
+    }
+
+    /// [S, G, E] -> [G, S, E] -> [H, S, E].
+    fn repeat_behind(&self, b: &mut Builder, x: ValueId) -> Built {
+        let (groups, each) = (self.groups, self.heads / self.groups);
+        let seen = &Dim::from(Symbol::C) + &t();
+        let x = b.transpose(x, &[1, 0, 2])?;
+        let dims = |n: usize| vec![groups.into(), n.into(), seen.clone(), self.head_dim.into()];
+        let x = b.reshape(x, dims(1))?;
+        let x = b.apply(Op::Broadcast(dims(each)), &[x])?;
+        b.reshape(x, vec![self.heads.into(), seen, self.head_dim.into()])
     }
 
     fn repeat_heads(&self, b: &mut Builder, mut x: ValueId) -> Built {

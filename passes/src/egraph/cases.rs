@@ -342,6 +342,11 @@ const CASES: &[Case] = &[
         misses: &["(mul y:3,4 (sigmoid x:3,4))", "(mul x:3,4 (tanh x:3,4))"],
     },
     Case {
+        rule: "relu",
+        fires: &["(max x:3,4 (const real:0.0))"],
+        misses: &["(max x:3,4 (const real:1.0))", "(min x:3,4 (const real:0.0))"],
+    },
+    Case {
         rule: "glu",
         fires: &[
             "(mul (act x:3,4 act:silu) y:3,4)",

@@ -53,6 +53,30 @@ fn a_block_gets_the_shape_that_back_ends_rely_on() {
 }
 
 #[test]
+fn every_spelling_of_a_block_becomes_the_same_block() {
+    use crate::testing::Spelling::{FrontEnd, Grouped, RepeatedBehind, ScaledQueries};
+    let plain = Decoder { dtype: DType::F32, window: Some(4), ..Decoder::default() };
+    let optimised = |decoder: Decoder| {
+        let before = decoder.module();
+        let (after, _) = optimize(before.clone(), &Options::default(), &NeutralCost).unwrap();
+        assert_same_meaning(&before, &after, Tier::Reassoc);
+        after
+    };
+    let reference = optimised(plain);
+    for attention in [FrontEnd, ScaledQueries, RepeatedBehind, Grouped] {
+        for primitive in [false, true] {
+            let found = optimised(Decoder { attention, primitive, ..plain });
+            let mut ops = run_time_ops(&found.blocks[0]);
+            let mut expected = run_time_ops(&reference.blocks[0]);
+            assert_eq!(ops, expected, "{attention:?}, primitive {primitive}");
+            ops = run_time_ops(&found.main);
+            expected = run_time_ops(&reference.main);
+            assert_eq!(ops, expected, "main: {attention:?}, primitive {primitive}");
+        }
+    }
+}
+
+#[test]
 fn every_kind_of_decoder_keeps_its_logits_at_every_tier() {
     let plain = Decoder::default();
     let kinds = [

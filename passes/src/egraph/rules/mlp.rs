@@ -16,6 +16,15 @@ pub(super) const RULES: &[Rule] = &[
         rhs: Rhs::Pattern("(act ?x act:silu)"),
     },
     Rule {
+        name: "relu",
+        tier: Tier::Exact,
+        why: "The larger of x and 0 is relu(x).",
+        lhs: "(max ?x (const real:0.0))",
+        condition: "",
+        when: always,
+        rhs: Rhs::Pattern("(act ?x act:relu)"),
+    },
+    Rule {
         name: "glu",
         tier: Tier::Reassoc,
         why: "act(gate) up in one pass, without storing act(gate).",
