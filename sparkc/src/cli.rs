@@ -279,13 +279,10 @@ pub struct KernelArgs {
     /// Width and height of the region in tiles
     #[arg(long, default_value = "16x16", value_name = "WxH", value_parser = extent)]
     pub region: (u32, u32),
-    /// Rows of the activations
-    #[arg(long, default_value_t = 1, value_name = "M")]
-    pub m: u32,
-    /// Inner extent of the product
+    /// Inner extent of a mat-vec
     #[arg(long, default_value_t = 256, value_name = "K")]
     pub k: u32,
-    /// Columns of the result; of a collective, elements per tile
+    /// Columns of a mat-vec's result; of a collective, elements per tile
     #[arg(long = "cols", default_value_t = 256, value_name = "N")]
     pub cols: u32,
 }

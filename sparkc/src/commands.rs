@@ -1,16 +1,20 @@
 //! One file per subcommand: arguments in, data on standard output out.
 
+pub mod compile;
 pub mod completions;
 pub mod eval;
 pub mod inspect;
 pub mod opt;
 pub mod passes;
+pub mod run;
+pub mod simulate;
 pub mod targets;
+pub mod verify;
 
 use anyhow::Result;
 
 use crate::cli::Command;
-use crate::exit::{Exit, Fault};
+use crate::exit::Exit;
 
 /// Runs a subcommand.
 ///
@@ -18,13 +22,16 @@ use crate::exit::{Exit, Fault};
 /// Whatever it finds wrong; see `report::diag` for the exit code.
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
+        Command::Compile(args) => compile::run(args)?,
         Command::Eval(args) => eval::run(args)?,
         Command::Inspect(args) => inspect::run(args)?,
         Command::Opt(args) => opt::run(args)?,
         Command::Passes(args) => passes::run(args)?,
+        Command::Run(args) => run::run(args)?,
+        Command::Simulate(args) => simulate::run(args)?,
+        Command::Verify(args) => return verify::run(args),
         Command::Targets(args) => targets::run(args)?,
         Command::Completions(args) => completions::run(args)?,
-        _ => return Err(Fault::internal("this command is not there yet").into()),
     }
     Ok(Exit::Ok)
 }

@@ -1,16 +1,26 @@
 //! From a path to artefacts: load, optimise, back ends. Commands ask, this calls the crates.
 //!
-//! Does not print, apart from warnings of the front end, and does not write files.
+//! Reading order: [`open`], [`target`], [`optimise`], then [`cpu`] and [`wafer`]; [`plan_file`]
+//! reads plans back. Each back end gets the module optimised under its own cost model. Does not write files, and prints nothing but the
+//! front end's warnings.
+
+pub mod assets;
+pub mod cpu;
+pub mod heldout;
+pub mod plan_file;
+pub mod text;
+pub mod wafer;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use frontend::{Model, OpenOptions};
-use passes::Tier;
+use ir::{Module, WeightSource};
+use passes::{CostModel, Report, Tier};
 use plan::Target;
 use tensor::DType;
 
-use crate::cli::{ModelArgs, Numerics, Quant};
+use crate::cli::{BuildArgs, ModelArgs, Numerics, Quant};
 use crate::exit::Fault;
 use crate::report::diag;
 
@@ -57,6 +67,31 @@ pub fn weights(model: &Model) -> Result<&frontend::Weights> {
             .advise("give the directory with the *.safetensors files")
             .into()
     })
+}
+
+/// The weights as the passes and the CPU back end read them.
+pub fn weight_source(model: &Model) -> Option<&dyn WeightSource> {
+    model.weights.as_ref().map(|w| w as &dyn WeightSource)
+}
+
+/// The module that a back end compiles, and how it came about.
+///
+/// # Errors
+/// What the passes find wrong.
+pub fn optimise(
+    model: &Model,
+    build: &BuildArgs,
+    cost: &dyn CostModel,
+    attribute: bool,
+) -> Result<(Module, Report)> {
+    let options = passes::Options {
+        tier: tier(build.numerics),
+        quant: quant(build.quant),
+        attribute,
+        weights: weight_source(model),
+        ..passes::Options::default()
+    };
+    Ok(passes::optimize(model.module.clone(), &options, cost)?)
 }
 
 /// `--numerics` in the words of `passes`.

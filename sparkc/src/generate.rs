@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::exit::Fault;
+use crate::report::{self, table::Table};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -32,8 +33,17 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Logits of the last prompt position, or of all of them when they were asked for.
     pub logits: Vec<f32>,
+    /// Length of the logits of one position.
+    pub vocab: usize,
     /// Time for the prompt, and for all tokens after it.
     pub times: (Duration, Duration),
+}
+
+impl Generation {
+    /// Logits of the last prompt position.
+    fn logits_last(&self) -> Vec<f32> {
+        self.logits[self.logits.len() - self.vocab..].to_vec()
+    }
 }
 
 /// Logits of the last `rows` positions of `tokens`, fed after everything before them.
@@ -73,7 +83,7 @@ pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> 
         }
         last = step(&[token], 1)?;
     }
-    Ok(Generation { tokens, logits, times: (prompt_time, begin.elapsed()) })
+    Ok(Generation { tokens, logits, vocab, times: (prompt_time, begin.elapsed()) })
 }
 
 /// A safetensors file with one tensor "logits", f32 `[positions, vocab]`.
@@ -85,6 +95,30 @@ pub fn logits_file(logits: &[f32], positions: usize) -> Result<Vec<u8>> {
     let shape = vec![positions, logits.len() / positions.max(1)];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &bytes)?;
     Ok(safetensors::serialize([("logits", view)], None)?)
+}
+
+/// What people see: the text, or the ids where there is no tokenizer; the likeliest next tokens when
+/// nothing was generated.
+pub fn render(generation: &Generation, text: Option<&str>) -> String {
+    if generation.tokens.is_empty() {
+        return likeliest(&generation.logits_last());
+    }
+    let ids: Vec<String> = generation.tokens.iter().map(u32::to_string).collect();
+    match text {
+        Some(text) => format!("{text}\n"),
+        None => format!("{}\n", ids.join(",")),
+    }
+}
+
+/// A table of the five likeliest next tokens.
+fn likeliest(logits: &[f32]) -> String {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    let mut table = Table::new(&[">next token", ">logit"]);
+    for &token in order.iter().take(5) {
+        table.row([token.to_string(), format!("{:.4}", logits[token])]);
+    }
+    table.render(report::stdout_colored())
 }
 
 /// The object that `--json` prints.

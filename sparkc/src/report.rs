@@ -1,5 +1,6 @@
 //! What people read: errors, tables, progress. Commands decide what to say, this decides how.
 
+pub mod built;
 pub mod diag;
 pub mod progress;
 pub mod table;

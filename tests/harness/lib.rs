@@ -3,6 +3,7 @@
 //! Reading order: [`program`] (run `sparkc` and look at what it did), [`fixture`] (reference models
 //! of `tests/fixtures`). Does not judge: assertions are in the tests.
 
+pub mod case;
 pub mod fixture;
 pub mod run;
 

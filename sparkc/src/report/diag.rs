@@ -7,10 +7,16 @@
 use std::error::Error;
 use std::io;
 
+use backend_cpu::CpuError;
+use backend_wafer::WaferError;
+use backend_wafer::kernels::KernelError;
 use frontend::{ErrorClass, FrontendError};
 use ir::eval::EvalError;
 use passes::PassError;
+use plan::codec::CodecError;
 use plan::target::TargetError;
+use runtime::{PayloadError, SessionError, TextError};
+use simulator::SimError;
 
 use super::Style;
 use crate::exit::{Exit, Fault};
@@ -52,7 +58,10 @@ fn explain_cause(cause: &(dyn Error + 'static)) -> Option<Explained> {
     if let Some(io) = cause.downcast_ref::<io::Error>() {
         return Some(explain_io(io));
     }
-    explain_front(cause).or_else(|| explain_middle(cause))
+    explain_front(cause)
+        .or_else(|| explain_middle(cause))
+        .or_else(|| explain_wafer(cause))
+        .or_else(|| explain_cpu(cause))
 }
 
 /// Reading and evaluating models.
@@ -124,6 +133,73 @@ fn explain_io(error: &io::Error) -> Explained {
         Kind::NotFound => Explained::new(Exit::BadInput).advise("check the path"),
         _ => Explained::new(Exit::BadInput),
     }
+}
+
+/// Planning and simulating. These errors carry their code in the message.
+fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if let Some(error) = cause.downcast_ref::<WaferError>() {
+        let exit = if error.does_not_fit() { Exit::DoesNotFit } else { Exit::BadInput };
+        let hints: Vec<String> = error.hints().iter().map(ToString::to_string).collect();
+        let advice = match error {
+            WaferError::Context { supported, .. } => format!("--context {supported}"),
+            _ if hints.is_empty() => "--emit cpu,ir compiles the executable alone".to_string(),
+            _ => hints.join(", or "),
+        };
+        return Some(Explained::new(exit).advise(&advice));
+    }
+    if let Some(error) = cause.downcast_ref::<KernelError>() {
+        let (exit, advice) = match error {
+            KernelError::Unknown { .. } => (Exit::BadInput, "one of those"),
+            KernelError::Region { .. } => (Exit::DoesNotFit, "a smaller --region"),
+            KernelError::Sram { .. } => {
+                (Exit::DoesNotFit, "a larger --region, or smaller --k and --cols")
+            }
+            KernelError::Empty { .. } => (Exit::BadInput, "sizes of at least 1"),
+        };
+        return Some(Explained::new(exit).advise(advice));
+    }
+    if cause.is::<CodecError>() {
+        let advice = "compile the model again; plans are read by the version that wrote them";
+        return Some(Explained::new(Exit::BadInput).advise(advice));
+    }
+    let error = cause.downcast_ref::<SimError>()?;
+    let advice = match error {
+        SimError::Weight { .. } => "compile the model again, or say where it is with --model",
+        SimError::Context { .. } => "use fewer tokens",
+        SimError::Token { .. } => "token ids are below the vocabulary size",
+        _ => "`sparkc verify` lists everything that is wrong with the plan",
+    };
+    Some(Explained::new(Exit::BadInput).advise(advice))
+}
+
+/// Making and running executables.
+fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if let Some(error) = cause.downcast_ref::<CpuError>() {
+        let exit = match error {
+            CpuError::Internal { .. } => Exit::Internal,
+            CpuError::Write { source, .. } => return Some(explain_io(source)),
+            CpuError::Constant(error) => exit_of_eval(error),
+            CpuError::Unsupported { .. } | CpuError::Entry { .. } => Exit::BadInput,
+        };
+        return Some(
+            Explained::new(exit).code(error.code()).advise("`sparkc inspect` shows the model"),
+        );
+    }
+    if let Some(error) = cause.downcast_ref::<SessionError>() {
+        let exit = match error {
+            SessionError::Resource { .. } | SessionError::TooLarge { .. } => Exit::ResourceLimit,
+            _ => Exit::BadInput,
+        };
+        return Some(Explained::new(exit).advise("use fewer tokens"));
+    }
+    if cause.is::<PayloadError>() {
+        let advice = "compile the model again, or copy the file again";
+        return Some(Explained::new(Exit::BadInput).advise(advice));
+    }
+    if cause.is::<TextError>() {
+        return Some(Explained::new(Exit::BadInput).advise("give token ids with --tokens"));
+    }
+    None
 }
 
 /// The text for standard error; empty when there is nothing to say (a closed pipe).

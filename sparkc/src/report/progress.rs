@@ -71,11 +71,11 @@ fn spinner() -> ProgressStyle {
     })
 }
 
-/// Shows a stage with a known number of steps as a bar.
-pub fn steps(bar: &ProgressBar, total: u64) {
+/// Shows a stage of a known number of bytes as a bar.
+pub fn byte_steps(bar: &ProgressBar, total: u64) {
     bar.set_length(total);
     bar.set_position(0);
-    let template = "  {msg:<32} [{bar:30}] {pos}/{len}";
+    let template = "  {msg:<32} [{bar:30}] {bytes}/{total_bytes} {eta}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }

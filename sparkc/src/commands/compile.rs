@@ -1,0 +1,271 @@
+//! `sparkc compile`: a model becomes a directory of artefacts, complete or not at all.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use frontend::Model;
+use indicatif::ProgressBar;
+use plan::Target;
+use serde_json::{Value, json};
+
+use crate::cli::{BuildArgs, CompileArgs, Emit};
+use crate::driver::cpu::{self, Executable};
+use crate::driver::wafer::{self, Planned};
+use crate::driver::{self, heldout, plan_file};
+use crate::exit::Fault;
+use crate::output::{self, MARKER, Staging};
+use crate::report::built::Built;
+use crate::report::progress::{self, Progress};
+use crate::report::{self, Style};
+
+/// File names of an output directory.
+pub mod names {
+    /// The executable.
+    pub const EXECUTABLE: &str = "model";
+    /// The plan.
+    pub const PLAN: &str = "model.wplan";
+    /// The map.
+    pub const MAP: &str = "map.html";
+    /// The optimised IR.
+    pub const IR: &str = "model.spark";
+    /// Link to the model that was compiled.
+    pub const SOURCE: &str = "source";
+    /// Link to the weights of a .spark model.
+    pub const SOURCE_WEIGHTS: &str = "source-weights";
+}
+
+/// Runs it.
+///
+/// # Errors
+/// A model that cannot be opened or compiled, a directory that cannot be written.
+pub fn run(args: &CompileArgs) -> Result<()> {
+    let built = compile(args)?;
+    if args.json {
+        return output::print_json(&built.as_json());
+    }
+    let colored = report::stdout_colored();
+    let mut text = built.render(colored);
+    if !args.dry_run {
+        text.push_str(&next_steps(&built, colored));
+    }
+    output::print(&text)
+}
+
+/// Compiles and writes; prints nothing on standard output.
+///
+/// # Errors
+/// As [`run`].
+pub fn compile(args: &CompileArgs) -> Result<Built> {
+    let progress = Progress::new();
+    let model = progress.stage("open model", |_| driver::open(&args.model, args.build.context))?;
+    let emit = wanted(args, &model)?;
+    let target = driver::target(&args.build.target)?;
+    let destination = destination(args, &model);
+    let staging = if args.dry_run { None } else { Some(Staging::begin(&destination)?) };
+
+    // The plan first: it is made quickly, and "does not fit" should not come late.
+    let planned = if emit.contains(&Emit::Wafer) || emit.contains(&Emit::Map) {
+        Some(progress.stage("plan the wafer", |bar| plan(&model, &args.build, &target, bar))?)
+    } else {
+        None
+    };
+    let executable =
+        if emit.contains(&Emit::Cpu) {
+            let path = staging.as_ref().map(|s| s.path(names::EXECUTABLE));
+            Some(progress.stage("pack the executable", |bar| {
+                pack(&model, &args.build, path.as_deref(), bar)
+            })?)
+        } else {
+            None
+        };
+    let heldout_loss =
+        progress.stage("measure", |_| heldout_loss(&model, &args.build, executable.as_ref()))?;
+    let mut built = Built {
+        name: destination.display().to_string(),
+        model: model_json(&model),
+        options: options_json(args, &emit),
+        executable,
+        planned: None,
+        heldout_loss,
+        files: Vec::new(),
+    };
+    if let Some(planned) = planned {
+        let bytes = plan_bytes(args, &model, &planned)?;
+        if let Some(staging) = &staging {
+            progress
+                .stage("write plan and map", |_| write_plan(staging, &emit, &planned, &bytes))?;
+        }
+        built.planned = Some((planned, bytes.len() as u64));
+    }
+    if let Some(staging) = staging {
+        finish(args, &emit, staging, &mut built, &model)?;
+    }
+    Ok(built)
+}
+
+/// What to write: what was asked for, or all that the model allows.
+fn wanted(args: &CompileArgs, model: &Model) -> Result<Vec<Emit>> {
+    let weightless = model.weights.is_none();
+    if args.emit.is_empty() {
+        let all = [Emit::Cpu, Emit::Wafer, Emit::Map, Emit::Ir];
+        return Ok(all.into_iter().filter(|e| !weightless || *e != Emit::Cpu).collect());
+    }
+    if weightless && args.emit.contains(&Emit::Cpu) {
+        let message = "an executable needs weights, the model has shapes only";
+        let fault = Fault::bad_input(message);
+        return Err(fault.advise("leave `cpu` out of --emit, or give the weights").into());
+    }
+    Ok(args.emit.clone())
+}
+
+fn destination(args: &CompileArgs, model: &Model) -> PathBuf {
+    let default = || PathBuf::from(format!("{}.sparkc", model.info.name));
+    args.output.clone().unwrap_or_else(default)
+}
+
+fn plan(model: &Model, build: &BuildArgs, target: &Target, bar: &ProgressBar) -> Result<Planned> {
+    wafer::compile(model, build, target, &|stage| {
+        bar.set_message(format!("plan the wafer: {}", stage.name()));
+    })
+}
+
+fn pack(
+    model: &Model,
+    build: &BuildArgs,
+    path: Option<&Path>,
+    bar: &ProgressBar,
+) -> Result<Executable> {
+    let mut begun = false;
+    cpu::compile(model, build, path, &mut |p| {
+        if !begun {
+            progress::byte_steps(bar, p.total);
+            begun = true;
+        }
+        bar.set_position(p.done);
+    })
+}
+
+/// Held-out loss without and with quantisation, when there is any and a text to measure on.
+fn heldout_loss(
+    model: &Model,
+    build: &BuildArgs,
+    executable: Option<&Executable>,
+) -> Result<Option<(f64, f64)>> {
+    let Some(executable) = executable.filter(|_| driver::quant(build.quant).is_some()) else {
+        return Ok(None);
+    };
+    let Some(text) = heldout::beside(model)? else { return Ok(None) };
+    let before = text.loss(model, &model.module, build)?;
+    let after = text.loss(model, &executable.module, build)?;
+    Ok(Some((before, after)))
+}
+
+fn plan_bytes(args: &CompileArgs, model: &Model, planned: &Planned) -> Result<Vec<u8>> {
+    if !args.embed_weights {
+        return Ok(plan::codec::encode(&planned.plan));
+    }
+    let weights = plan_file::weights_of(&planned.plan, driver::weights(model)?)?;
+    Ok(plan::codec::encode_with_weights(&planned.plan, &weights))
+}
+
+fn write_plan(staging: &Staging, emit: &[Emit], planned: &Planned, bytes: &[u8]) -> Result<()> {
+    if emit.contains(&Emit::Wafer) {
+        staging.write(names::PLAN, bytes)?;
+    }
+    if emit.contains(&Emit::Map) {
+        staging.write(names::MAP, backend_wafer::report::html(&planned.plan).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes what is left and puts the directory in its place.
+fn finish(
+    args: &CompileArgs,
+    emit: &[Emit],
+    staging: Staging,
+    built: &mut Built,
+    model: &Model,
+) -> Result<()> {
+    if emit.contains(&Emit::Ir) {
+        staging.write(names::IR, ir_text(args, built, model)?.as_bytes())?;
+    }
+    for name in [names::EXECUTABLE, names::PLAN, names::MAP, names::IR] {
+        if let Ok(metadata) = std::fs::metadata(staging.path(name)) {
+            built.files.push((name.to_string(), metadata.len()));
+        }
+    }
+    let report = serde_json::to_string_pretty(&built.as_json())? + "\n";
+    staging.write(MARKER, report.as_bytes())?;
+    link(&staging, names::SOURCE, &args.model.model)?;
+    if let Some(weights) = &args.model.weights {
+        link(&staging, names::SOURCE_WEIGHTS, weights)?;
+    }
+    staging.commit()
+}
+
+/// Links to where the model is, for `simulate` and `run`. A link and no text, because artefacts must
+/// not depend on paths: reading through it gives the same bytes wherever the model lies.
+fn link(staging: &Staging, name: &str, to: &Path) -> Result<()> {
+    let to = to.canonicalize().with_context(|| format!("cannot resolve `{}`", to.display()))?;
+    symlink(to, staging.path(name)).with_context(|| staging.cannot(name))
+}
+
+/// The module of the executable; without one that of the plan; without both as the CPU would get it.
+fn ir_text(args: &CompileArgs, built: &Built, model: &Model) -> Result<String> {
+    let module = match (&built.executable, &built.planned) {
+        (Some(executable), _) => executable.module.clone(),
+        (None, Some((planned, _))) => planned.module.clone(),
+        (None, None) => driver::optimise(model, &args.build, &backend_cpu::CpuCost, false)?.0,
+    };
+    Ok(module.compact().to_string())
+}
+
+fn model_json(model: &Model) -> Value {
+    let layers: u64 = model.module.repeats().map(|(_, _, count)| u64::from(count)).sum();
+    json!({
+        "family": model.info.family,
+        "parameters": model.info.parameters,
+        "dtype": model.info.dtype.name(),
+        "layers": layers,
+        "context": model.module.context,
+        "digest": model.info.digest.to_string(),
+    })
+}
+
+fn options_json(args: &CompileArgs, emit: &[Emit]) -> Value {
+    let emit: Vec<String> = emit.iter().map(|e| format!("{e:?}").to_lowercase()).collect();
+    json!({
+        "emit": emit,
+        "quant": driver::quant(args.build.quant).map_or("none", tensor::DType::name),
+        "numerics": driver::tier(args.build.numerics).name(),
+    })
+}
+
+fn next_steps(built: &Built, colored: bool) -> String {
+    let directory = &built.name;
+    let has = |name: &str| built.files.iter().any(|(n, _)| n == name);
+    let mut lines = Vec::new();
+    if has(names::EXECUTABLE) {
+        lines.push(format!("{} \"def \"", dotted(directory, names::EXECUTABLE)));
+    }
+    if has(names::PLAN) && has(names::EXECUTABLE) {
+        lines.push(format!("sparkc simulate {directory} --tokens 1,2,3 -n 8"));
+    } else if has(names::PLAN) {
+        lines.push(format!("sparkc simulate {directory} --tokens 1 --timing-only"));
+    }
+    if has(names::PLAN) {
+        lines.push(format!("sparkc inspect {directory} --map"));
+    }
+    if has(names::MAP) {
+        lines.push(format!("open {directory}/{} in a browser", names::MAP));
+    }
+    let title = Style::Advice.paint("next", colored);
+    let lines: Vec<String> = lines.into_iter().map(|line| format!("    {line}\n")).collect();
+    format!("  {title}\n{}", lines.concat())
+}
+
+/// A path that a shell runs: with a `/` in it.
+fn dotted(directory: &str, name: &str) -> String {
+    Path::new(directory).join(name).display().to_string()
+}

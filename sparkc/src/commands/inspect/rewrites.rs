@@ -1,0 +1,66 @@
+//! What the optimiser does to a model, for each target: which rewrites, where, what each saves.
+
+use anyhow::Result;
+use backend_cpu::CpuCost;
+use backend_wafer::WaferCost;
+use passes::{CostModel, Report};
+use serde_json::json;
+
+use crate::cli::{InspectArgs, ModelArgs};
+use crate::report::built::passes_json;
+use crate::report::progress::Progress;
+use crate::report::table::Table;
+use crate::report::{self, Style};
+use crate::{driver, output};
+
+/// Shows it.
+pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    let model_args = ModelArgs { model: args.path.clone(), weights: args.weights.clone() };
+    let model = driver::open(&model_args, args.build.context)?;
+    let target = driver::target(&args.build.target)?;
+    let progress = Progress::new();
+    let optimise = |name: &str, cost: &dyn CostModel| {
+        progress.stage(&format!("optimise for {name}"), |_| {
+            driver::optimise(&model, &args.build, cost, true).map(|(_, report)| report)
+        })
+    };
+    let cpu = optimise("cpu", &CpuCost)?;
+    let wafer = optimise("wafer", &WaferCost::new(&target))?;
+    progress.finish();
+    if args.json {
+        let object = json!({ "cpu": passes_json(&cpu), "wafer": passes_json(&wafer) });
+        return output::print_json(&object);
+    }
+    let colored = report::stdout_colored();
+    let mut text = render("cpu", &cpu, colored);
+    text.push('\n');
+    text.push_str(&render("wafer", &wafer, colored));
+    output::print(&text)
+}
+
+fn render(target: &str, report: &Report, colored: bool) -> String {
+    let (before, after) = (report.cost.0.units(), report.cost.1.units());
+    let share = 100.0 * (1.0 - after as f64 / (before as f64).max(1.0));
+    let title = Style::Bold.paint(&format!("{target} ({})", report.model), colored);
+    let mut text = format!("{title}: cost {before} -> {after}, {share:.1} % less\n");
+    let mut table = Table::new(&["rewrite", "tier", "where", ">times", ">saves", "because"]);
+    for rewrite in &report.rewrites {
+        let per_step = |saved: i64| saved.saturating_mul(rewrite.layers as i64);
+        table.row([
+            rewrite.rule.to_string(),
+            rewrite.tier.name().to_string(),
+            format!("@{} x{}", rewrite.graph, rewrite.layers),
+            rewrite.nodes.len().to_string(),
+            rewrite.saved.map_or("-".to_string(), |s| per_step(s).to_string()),
+            rewrite.why.to_string(),
+        ]);
+    }
+    text.push_str(&table.render(colored));
+    for search in &report.searches {
+        text.push_str(&format!(
+            "  searched @{}: {} nodes in {} classes, {} iterations, {}\n",
+            search.graph, search.size.0, search.size.1, search.iterations, search.stop
+        ));
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! `sparkc simulate`: executes a plan, in numbers and in time.
+
+mod kernel;
+mod timing;
+
+use anyhow::Result;
+use serde_json::Value;
+use simulator::Simulator;
+
+use crate::cli::SimulateArgs;
+use crate::driver::plan_file::{self, PlanFile};
+use crate::driver::text;
+use crate::exit::Fault;
+use crate::generate::{self, Generation, Request};
+use crate::output;
+use crate::report::progress::Progress;
+
+/// Runs it.
+///
+/// # Errors
+/// A file that is no plan, weights that are not found, a plan that cannot be executed.
+pub fn run(args: &SimulateArgs) -> Result<()> {
+    let Some(path) = &args.plan else {
+        return kernel::run(args);
+    };
+    let file = plan_file::read(path)?;
+    if args.timing_only {
+        return timing_only(args, &file);
+    }
+    if args.tokens.is_empty() {
+        let fault = Fault::usage("no tokens to feed");
+        return Err(fault.advise("--tokens 1,2,3, or --timing-only").into());
+    }
+    let progress = Progress::new();
+    let run = execute(args, &file, &progress)?;
+    if let Some(path) = &args.logits {
+        let positions = args.tokens.len();
+        output::write_file(path, &generate::logits_file(&run.generation.logits, positions)?)?;
+    }
+    let report = progress.stage("count cycles", |_| timing::time(args, &file.plan))?;
+    progress.finish();
+    if args.json {
+        let mut object = generate::as_json(&run.generation, &args.tokens, run.text.as_deref());
+        if let (Value::Object(object), Value::Object(times)) =
+            (&mut object, timing::as_json(&report, args.tokens.len()))
+        {
+            object.extend(times);
+        }
+        return output::print_json(&object);
+    }
+    output::print(&generate::render(&run.generation, run.text.as_deref()))?;
+    crate::say(&timing::render(&report));
+    Ok(())
+}
+
+fn timing_only(args: &SimulateArgs, file: &PlanFile) -> Result<()> {
+    let report = Progress::new().stage("count cycles", |_| timing::time(args, &file.plan))?;
+    if args.json {
+        return output::print_json(&timing::as_json(&report, args.tokens.len()));
+    }
+    output::print(&timing::render(&report))
+}
+
+/// What a simulated wafer said.
+struct Run {
+    generation: Generation,
+    text: Option<String>,
+}
+
+fn execute(args: &SimulateArgs, file: &PlanFile, progress: &Progress) -> Result<Run> {
+    let plan = &file.plan;
+    let sources = progress.stage("find weights", |_| file.sources(args.model.as_deref()))?;
+    let mut simulator =
+        progress.stage("pin weights", |_| Simulator::new(plan, &sources.weights))?;
+    simulator.set_prompt_len(args.tokens.len() as u32);
+    let stop = sources.model.as_ref().map(|m| m.assets.generation.eos_token_ids.clone());
+    let stop = stop.unwrap_or_default();
+    let request = Request {
+        prompt: &args.tokens,
+        n: args.n,
+        stop: &stop,
+        context: plan.model.context as usize,
+        logits: args.logits.is_some(),
+    };
+    let mut sampler = text::sampler(&args.sampling, plan.model.vocab as usize);
+    let generation = progress.stage("simulate", |bar| {
+        let mut fed = 0;
+        let mut step = |tokens: &[u32], rows: usize| {
+            let mut logits = Vec::new();
+            for (i, &token) in tokens.iter().enumerate() {
+                fed += 1;
+                bar.set_message(format!("simulate token {fed}"));
+                let step = simulator.step(token)?;
+                if i + rows >= tokens.len() {
+                    logits.extend(step.logits);
+                }
+            }
+            Ok(logits)
+        };
+        generate::generate(&request, &mut step, &mut |logits| sampler.choose(logits))
+    })?;
+    let text = match &sources.model {
+        Some(model) => text::tokenizer(model)?
+            .map(|t| text::continuation(&t, &args.tokens, &generation.tokens, &stop))
+            .transpose()?,
+        None => None,
+    };
+    Ok(Run { generation, text })
+}

@@ -1,0 +1,91 @@
+//! The time of a plan: cycles, tokens per second, and where the cycles go.
+
+use anyhow::{Context, Result};
+use plan::Plan;
+use serde_json::{Value, json};
+use simulator::{Level, TimingReport};
+
+use crate::cli::SimulateArgs;
+use crate::output;
+use crate::report::table::Table;
+use crate::report::{self, Style};
+
+/// Times the last token that the command line asks for, and writes the trace.
+///
+/// # Errors
+/// A plan that cannot be executed, a trace that cannot be written.
+pub(super) fn time(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
+    let fed = args.tokens.len().max(1) as u32 + args.n.saturating_sub(1);
+    let pos = (fed - 1).min(plan.model.context.saturating_sub(1));
+    let level = Level::from_number(args.level).context("levels are 0 to 3")?;
+    let report = simulator::time(plan, level, pos)?;
+    if let Some(path) = &args.trace {
+        let names = |region: usize| -> Vec<String> {
+            let template = plan.regions.get(region).and_then(|r| plan.template_of(r));
+            template.map_or(Vec::new(), |t| t.phases.iter().map(|p| p.name.clone()).collect())
+        };
+        let trace = simulator::timing::trace::chrome_trace(&report, &names);
+        output::write_file(path, serde_json::to_string(&trace)?.as_bytes())?;
+    }
+    Ok(report)
+}
+
+/// The fields that simulation adds to `--json`.
+pub(super) fn as_json(report: &TimingReport, prompt: usize) -> Value {
+    json!({
+        "cycles": report.token_cycles,
+        "tokens_per_second": report.tokens_per_second,
+        "breakdown": report.breakdown,
+        "level": report.level,
+        "position": report.pos,
+        "prefill_cycles": report.prefill_cycles(prompt as u32),
+        "prefill_interval_cycles": report.prefill_interval_cycles,
+        "prefill_tokens_per_second": report.prefill_tokens_per_second,
+        "templates": report.templates,
+        "notes": report.notes,
+    })
+}
+
+/// The report for people.
+pub(super) fn render(report: &TimingReport) -> String {
+    let colored = report::stdout_colored();
+    let mut text = format!(
+        "{}\n  {} tokens/s decode: {} cycles for the token at position {}\n",
+        Style::Bold.paint(&format!("{} at level {:?}", report.target, report.level), colored),
+        report::grouped(report.tokens_per_second as u64),
+        report::grouped(report.token_cycles),
+        report.pos
+    );
+    text.push_str(&format!(
+        "  {} tokens/s prefill: {} cycles between tokens\n\n",
+        report::grouped(report.prefill_tokens_per_second as u64),
+        report::grouped(report.prefill_interval_cycles)
+    ));
+    let b = report.breakdown;
+    let parts = [
+        ("compute", b.compute as i64),
+        ("payload", b.payload as i64),
+        ("distance", b.distance as i64),
+        ("relay", b.relay as i64),
+        ("fixed", b.fixed as i64),
+        ("contention", b.contention),
+    ];
+    let mut table = Table::new(&["where the cycles go", ">cycles", ">share"]);
+    for (name, cycles) in parts {
+        let share = 100.0 * cycles as f64 / (report.token_cycles as f64).max(1.0);
+        table.row([name.to_string(), cycles.to_string(), format!("{share:.1} %")]);
+    }
+    text.push_str(&table.render(colored));
+    let mut table = Table::new(&["template", ">regions", ">cycles", ">phases"]);
+    for template in &report.templates {
+        table.row([
+            template.name.clone(),
+            template.regions.to_string(),
+            report::grouped(template.cycles),
+            template.phases.len().to_string(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.render(colored));
+    text
+}

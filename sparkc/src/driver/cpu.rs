@@ -1,0 +1,65 @@
+//! The executable: optimised under the CPU's cost model, packed, written.
+
+use std::path::Path;
+
+use anyhow::Result;
+use backend_cpu::{CpuCost, Progress};
+use frontend::Model;
+use ir::Module;
+use passes::Report;
+
+use super::{assets, optimise, weights};
+use crate::cli::BuildArgs;
+
+/// What is known of an executable.
+#[derive(Clone, Debug)]
+pub struct Executable {
+    /// The module it runs.
+    pub module: Module,
+    /// How the module came about.
+    pub passes: Report,
+    /// Bytes of the file; `None` when none was written.
+    pub file_bytes: Option<u64>,
+    /// Bytes of packed weights.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache per position.
+    pub cache_bytes_per_token: u64,
+}
+
+/// Compiles the executable to `path`, or to nowhere.
+///
+/// # Errors
+/// What passes and back end find wrong; files that cannot be written.
+pub fn compile(
+    model: &Model,
+    build: &BuildArgs,
+    path: Option<&Path>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Executable> {
+    let (module, passes) = optimise(model, build, &CpuCost, false)?;
+    let source = weights(model)?;
+    let assets = assets::assets(model, build.quant);
+    let Some(path) = path else {
+        let payload = backend_cpu::compile_in_memory(&module, source, assets)?;
+        return Ok(Executable {
+            passes,
+            file_bytes: None,
+            weight_bytes: payload.weight_bytes() as u64,
+            cache_bytes_per_token: cache_bytes_per_token(payload.program()),
+            module,
+        });
+    };
+    let summary = backend_cpu::compile(&module, source, assets, path, progress)?;
+    Ok(Executable {
+        module,
+        passes,
+        file_bytes: Some(summary.file_bytes),
+        weight_bytes: summary.weight_bytes,
+        cache_bytes_per_token: summary.cache_bytes_per_token,
+    })
+}
+
+/// Bytes of f32 keys and values per position.
+fn cache_bytes_per_token(program: &runtime::Program) -> u64 {
+    program.caches.iter().map(|c| 4 * u64::from(c.heads) * u64::from(c.width)).sum()
+}

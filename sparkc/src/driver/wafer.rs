@@ -1,0 +1,54 @@
+//! The plan: optimised under the wafer's cost model, compiled, proven legal, with digests of the
+//! weights it pins.
+
+use anyhow::Result;
+use backend_wafer::{Options, Stage, WaferCost};
+use frontend::Model;
+use ir::Module;
+use passes::Report;
+use plan::{Plan, Target};
+
+use super::{optimise, plan_file};
+use crate::cli::BuildArgs;
+use crate::exit::Fault;
+
+/// What is known of a plan.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The module it runs.
+    pub module: Module,
+    /// How the module came about.
+    pub passes: Report,
+    /// The plan, proven legal.
+    pub plan: Plan,
+}
+
+/// Compiles a plan.
+///
+/// # Errors
+/// What passes and back end find wrong; a model that does not fit.
+pub fn compile(
+    model: &Model,
+    build: &BuildArgs,
+    target: &Target,
+    progress: &dyn Fn(Stage),
+) -> Result<Planned> {
+    let (module, passes) = optimise(model, build, &WaferCost::new(target), false)?;
+    let options = Options { context: None, digest: model.info.digest.to_string() };
+    let (mut plan, _) = backend_wafer::compile(&module, target, &options, progress)?;
+    prove(&plan)?;
+    if let Some(weights) = &model.weights {
+        let weights = plan_file::weights_of(&plan, weights)?;
+        plan_file::record_digests(&mut plan, &weights);
+    }
+    Ok(Planned { module, passes, plan })
+}
+
+/// Proves a plan of the compiler legal.
+fn prove(plan: &Plan) -> Result<()> {
+    plan::verify::verify(plan).map_err(|violations| {
+        let lines: Vec<String> = violations.iter().take(5).map(|v| format!("\n{v}")).collect();
+        let count = violations.len();
+        Fault::internal(format!("the plan breaks {count} rules:{}", lines.concat())).into()
+    })
+}

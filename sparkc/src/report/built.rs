@@ -1,0 +1,329 @@
+//! What `compile` made: as JSON for report.json and `--json`, and as a summary for people.
+//!
+//! Everything in the JSON is a function of model, target and options: no path, no time. Predicted
+//! speeds are the compiler's claims (`plan::Claims`); `sparkc simulate` measures.
+
+use passes::Report;
+use plan::{BufferRole, Plan};
+use serde_json::{Value, json};
+
+use super::table::Table;
+use super::{Style, bytes, count, grouped};
+use crate::driver::cpu::Executable;
+use crate::driver::wafer::Planned;
+
+/// What was compiled, and what came out.
+#[derive(Debug)]
+pub struct Built {
+    /// Name for people; not part of the JSON, because it comes from the path.
+    pub name: String,
+    /// Facts about the model.
+    pub model: Value,
+    /// The options that decide the result.
+    pub options: Value,
+    /// The executable, when it was asked for.
+    pub executable: Option<Executable>,
+    /// The plan, when it was asked for, and the bytes of its file.
+    pub planned: Option<(Planned, u64)>,
+    /// Held-out loss without and with quantisation, in nats per token.
+    pub heldout_loss: Option<(f64, f64)>,
+    /// Files written, with their bytes.
+    pub files: Vec<(String, u64)>,
+}
+
+impl Built {
+    /// The reports of the optimiser, with the target's name.
+    fn passes(&self) -> impl Iterator<Item = (&'static str, &Report)> {
+        let cpu = self.executable.as_ref().map(|e| ("cpu", &e.passes));
+        let wafer = self.planned.as_ref().map(|(p, _)| ("wafer", &p.passes));
+        cpu.into_iter().chain(wafer)
+    }
+
+    /// The content of report.json.
+    pub fn as_json(&self) -> Value {
+        let passes: serde_json::Map<String, Value> = self
+            .passes()
+            .map(|(target, report)| (target.to_string(), passes_json(report)))
+            .collect();
+        let files: serde_json::Map<String, Value> =
+            self.files.iter().map(|(name, n)| (name.clone(), json!({ "bytes": n }))).collect();
+        json!({
+            "sparkc": env!("CARGO_PKG_VERSION"),
+            "model": self.model,
+            "options": self.options,
+            "cpu": self.executable.as_ref().map(executable_json),
+            "wafer": self.planned.as_ref().map(|(planned, n)| wafer_json(&planned.plan, *n)),
+            "optimiser": passes,
+            "quantisation": self.quantisation_json(),
+            "files": files,
+        })
+    }
+
+    fn quantisation_json(&self) -> Option<Value> {
+        let (_, report) = self.passes().find(|(_, r)| !r.quantized.is_empty())?;
+        let tensors: Vec<Value> = report
+            .quantized
+            .iter()
+            .map(|t| {
+                json!({
+                    "name": t.name,
+                    "from": t.from.name(),
+                    "to": t.to.name(),
+                    "relative_rms_error": t.relative_rms_error,
+                    "skipped": t.skipped,
+                })
+            })
+            .collect();
+        let loss = self.heldout_loss.map(|(before, after)| {
+            json!({ "before": before, "after": after, "change": after - before, "unit": "nats per token" })
+        });
+        Some(json!({ "tensors": tensors, "heldout_loss": loss }))
+    }
+
+    /// The summary for people.
+    pub fn render(&self, colored: bool) -> String {
+        let mut text = String::new();
+        let mut facts = Table::new(&["", ""]);
+        let fact = |key: &str| self.model.get(key).cloned().unwrap_or(Value::Null);
+        let family = fact("family").as_str().unwrap_or("?").to_string();
+        let layers = fact("layers").as_u64().unwrap_or(0);
+        let parameters = fact("parameters").as_u64().unwrap_or(0);
+        let dtype = fact("dtype").as_str().unwrap_or("?").to_string();
+        let context = fact("context").as_u64().unwrap_or(0);
+        facts.row([
+            "model".to_string(),
+            format!("{family}, {layers} layers, {} parameters as {dtype}", count(parameters)),
+        ]);
+        facts.row(["context".to_string(), format!("{} tokens", grouped(context))]);
+        if let Some(executable) = &self.executable {
+            executable_rows(executable, &mut facts);
+        }
+        if let Some((planned, n)) = &self.planned {
+            wafer_rows(&planned.plan, *n, &mut facts);
+        }
+        self.optimiser_rows(&mut facts);
+        text.push_str(&format!("{}\n", Style::Bold.paint(&self.name, colored)));
+        text.push_str(&facts.render(colored));
+        text
+    }
+
+    fn optimiser_rows(&self, facts: &mut Table) {
+        for (target, report) in self.passes() {
+            let mut rules: Vec<&str> = report.rewrites.iter().map(|r| r.rule).collect();
+            rules.sort_unstable();
+            rules.dedup();
+            let (before, after) = (report.cost.0.units(), report.cost.1.units());
+            let cheaper = 100.0 * (1.0 - after as f64 / (before as f64).max(1.0));
+            let label = format!("rewrites ({target})");
+            let used = if rules.is_empty() { "none".to_string() } else { rules.join(", ") };
+            facts.row([label, format!("{used}; estimated cost -{cheaper:.0} %")]);
+        }
+        let quantized = self.passes().find(|(_, r)| !r.quantized.is_empty());
+        if let Some((_, report)) = quantized {
+            let done = report.quantized.iter().filter(|t| t.skipped.is_none());
+            let worst = done.clone().filter_map(|t| t.relative_rms_error).fold(0.0, f64::max);
+            let left = report.quantized.len() - done.clone().count();
+            let text = format!(
+                "{} tensors, {left} left as they are; relative RMS error at most {:.2} %",
+                done.count(),
+                100.0 * worst
+            );
+            facts.row(["quantised".to_string(), text]);
+        }
+        if let Some((before, after)) = self.heldout_loss {
+            let text = format!("{before:.4} -> {after:.4} nats per token ({:+.4})", after - before);
+            facts.row(["held-out loss".to_string(), text]);
+        }
+    }
+}
+
+fn executable_rows(executable: &Executable, facts: &mut Table) {
+    let size = executable.file_bytes.map_or(String::new(), |n| format!("{}, ", bytes(n)));
+    let text = format!(
+        "{size}{} of packed weights, {} of KV cache per token",
+        bytes(executable.weight_bytes),
+        bytes(executable.cache_bytes_per_token)
+    );
+    facts.row(["executable".to_string(), text]);
+}
+
+fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
+    let target = &plan.target;
+    let used = pes(plan);
+    let all = u64::from(target.total_width()) * u64::from(target.height);
+    let text = format!(
+        "{}: {} regions on {} of {} PEs ({:.1} %), {} plan",
+        target.name,
+        plan.regions.len(),
+        grouped(used),
+        grouped(all),
+        100.0 * used as f64 / all.max(1) as f64,
+        bytes(file_bytes)
+    );
+    facts.row(["wafer".to_string(), text]);
+    let speed = Speed::of(plan);
+    let text = format!(
+        "{} tokens/s decode ({} cycles), {} tokens/s prefill, by the compiler's model",
+        grouped(speed.decode as u64),
+        grouped(plan.claims.token_cycles),
+        grouped(speed.prefill as u64)
+    );
+    facts.row(["predicted".to_string(), text]);
+    if let Some((name, used)) = fullest(plan) {
+        let usable = u64::from(target.usable_sram());
+        let share = 100.0 * used as f64 / usable.max(1) as f64;
+        let text = format!(
+            "{} of {} on the fullest PE ({share:.0} %, in {name})",
+            bytes(used),
+            bytes(usable)
+        );
+        facts.row(["SRAM".to_string(), text]);
+    }
+}
+
+/// PEs of all regions.
+pub fn pes(plan: &Plan) -> u64 {
+    plan.regions.iter().map(|r| u64::from(r.rect.w) * u64::from(r.rect.h)).sum()
+}
+
+/// Predicted tokens per second.
+#[derive(Clone, Copy, Debug)]
+pub struct Speed {
+    /// One sequence, token after token.
+    pub decode: f64,
+    /// Tokens of a prompt, pipelined through the regions.
+    pub prefill: f64,
+}
+
+impl Speed {
+    /// What the plan claims.
+    pub fn of(plan: &Plan) -> Self {
+        let per_second = |cycles: u64| 1.0 / plan.target.seconds(cycles.max(1));
+        Speed {
+            decode: per_second(plan.claims.token_cycles),
+            prefill: per_second(plan.claims.prefill_interval_cycles),
+        }
+    }
+}
+
+/// Claimed SRAM bytes of a template by contributor.
+pub fn sram(plan: &Plan, template: usize) -> Vec<(BufferRole, u64)> {
+    let of_template = plan.claims.sram.iter().filter(|c| c.template.0 as usize == template);
+    of_template.map(|c| (c.role, c.bytes)).collect()
+}
+
+/// The template with the most SRAM used, and how much.
+fn fullest(plan: &Plan) -> Option<(&str, u64)> {
+    let total = |i: usize| sram(plan, i).iter().map(|&(_, n)| n).sum::<u64>();
+    let all = plan.templates.iter().enumerate().map(|(i, t)| (t.name.as_str(), total(i)));
+    all.max_by_key(|&(_, n)| n)
+}
+
+fn executable_json(executable: &Executable) -> Value {
+    json!({
+        "file_bytes": executable.file_bytes,
+        "weight_bytes": executable.weight_bytes,
+        "kv_cache_bytes_per_token": executable.cache_bytes_per_token,
+    })
+}
+
+fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
+    let speed = Speed::of(plan);
+    let templates: Vec<Value> = plan
+        .templates
+        .iter()
+        .enumerate()
+        .map(|(i, template)| {
+            let sram: serde_json::Map<String, Value> = sram(plan, i)
+                .into_iter()
+                .map(|(role, n)| (format!("{role:?}").to_lowercase(), json!(n)))
+                .collect();
+            let phases = plan.claims.phases.iter().filter(|p| p.template.0 as usize == i);
+            let (compute, communication) = phases.fold((0u64, 0u64), |(a, b), p| {
+                (a.saturating_add(p.compute_cycles), b.saturating_add(p.comm_cycles))
+            });
+            json!({
+                "name": template.name,
+                "width": template.width,
+                "height": template.height,
+                "phases": template.phases.len(),
+                "sram_bytes_per_pe": sram,
+                "compute_cycles": compute,
+                "communication_cycles": communication,
+            })
+        })
+        .collect();
+    let bounds: serde_json::Map<String, Value> =
+        plan.claims.bounds.iter().map(|b| (b.name.clone(), json!(b.cycles))).collect();
+    json!({
+        "target": plan.target.name,
+        "plan_bytes": file_bytes,
+        "plan_digest": plan::codec::digest(plan),
+        "regions": plan.regions.len(),
+        "pes": pes(plan),
+        "at_position": plan.claims.at_pos,
+        "token_cycles": plan.claims.token_cycles,
+        "prefill_interval_cycles": plan.claims.prefill_interval_cycles,
+        "tokens_per_second": speed.decode,
+        "prefill_tokens_per_second": speed.prefill,
+        "bounds_cycles": bounds,
+        "templates": templates,
+    })
+}
+
+/// The report of the optimiser for one target; without times.
+pub fn passes_json(report: &Report) -> Value {
+    let passes: Vec<Value> = report
+        .passes
+        .iter()
+        .map(|p| {
+            let warnings: Vec<Value> =
+                p.warnings.iter().map(|w| json!({ "code": w.code, "text": w.text })).collect();
+            json!({
+                "name": p.name,
+                "changed": p.changed,
+                "nodes_before": p.nodes.0,
+                "nodes_after": p.nodes.1,
+                "warnings": warnings,
+            })
+        })
+        .collect();
+    let rewrites: Vec<Value> = report
+        .rewrites
+        .iter()
+        .map(|r| {
+            json!({
+                "rule": r.rule,
+                "tier": r.tier.name(),
+                "why": r.why,
+                "graph": r.graph,
+                "layers": r.layers,
+                "nodes": r.nodes,
+                "saved": r.saved,
+            })
+        })
+        .collect();
+    let searches: Vec<Value> = report
+        .searches
+        .iter()
+        .map(|s| {
+            json!({
+                "graph": s.graph,
+                "e_nodes": s.size.0,
+                "e_classes": s.size.1,
+                "iterations": s.iterations,
+                "stop": s.stop,
+                "cost_before": s.cost.0.units(),
+                "cost_after": s.cost.1.units(),
+            })
+        })
+        .collect();
+    json!({
+        "cost_model": report.model,
+        "cost_before": report.cost.0.units(),
+        "cost_after": report.cost.1.units(),
+        "passes": passes,
+        "rewrites": rewrites,
+        "searches": searches,
+    })
+}
