@@ -424,10 +424,9 @@ pub(crate) fn leave(
         role.program.extend(after.iter().cloned());
         role.program.push(send.clone());
     }
+    // The wavelets it sends are counted where they arrive, with the next region's receive.
     let mut comm = tree.comm(Reach::Root, y.len);
-    comm.serial.constant += y.len.constant;
     comm.hops += width - 1 - tree.root();
-    comm.depth += 1;
     b.phase(name, Some(comm), roles);
 }
 

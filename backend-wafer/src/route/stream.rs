@@ -114,8 +114,7 @@ pub(crate) fn enter(
     }
 }
 
-fn multicast(kind: &str, len: Len, hops: u32, depth: u32) -> CommShape {
-    let serial = Len { constant: len.constant * depth, per_kv_token: len.per_kv_token * depth };
+fn multicast(kind: &str, serial: Len, hops: u32, depth: u32) -> CommShape {
     CommShape { kind: kind.to_string(), serial, hops, depth }
 }
 
@@ -139,7 +138,15 @@ fn enter_band(
         combine: Combine::Store,
         wire: WireFormat::F32,
     };
-    let send = Instr::Send { color: STREAM_IN, src: x.all(), wire: WireFormat::F32 };
+    // Forwarded wavelet by wavelet, and kept.
+    let relay = Instr::Relay {
+        input: color,
+        output: STREAM_IN,
+        local: x.all(),
+        combine: Combine::Store,
+        store: true,
+        wire: WireFormat::F32,
+    };
     // The leg south passes all rows above the one where it arrives.
     let columns = end - first;
     let pass = Predicate { diagonal: Some((diagonal + 1, far)), ..x_range(0, columns) };
@@ -165,7 +172,7 @@ fn enter_band(
     }
     // The arrival may stand at an end of the row, where it multicasts to one side only.
     let arrival = on(diagonal, diagonal + 1);
-    let mut program = vec![store(color)];
+    let program = vec![if width > 1 { relay } else { store(color) }];
     if width > 1 {
         let at = |from, to| arrival.clone().and_x(Clause::range(from, to));
         b.routes(vec![
@@ -173,7 +180,6 @@ fn enter_band(
             route(STREAM_IN, at(width - 1, width), Port::Ramp, &[Port::West]),
             route(STREAM_IN, at(1, width - 1), Port::Ramp, &[Port::West, Port::East]),
         ]);
-        program.push(send);
     }
     roles_of_band.push(Role { name: "arrival".into(), predicate: arrival, program });
     roles.extend(roles_of_band);
@@ -220,5 +226,6 @@ pub(crate) fn leave_turn(
         roles.push(Role { name: "departure".into(), predicate: on(sum, sum + 1), program });
         roles.push(idle(on(sum + 1, far)));
     }
-    b.phase("send", Some(multicast("turn out", x.len, 0, 1)), roles);
+    // Its wavelets are counted where they arrive.
+    b.phase("send", Some(multicast("turn out", Len::of(0), 0, 0)), roles);
 }
