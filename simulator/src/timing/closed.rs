@@ -12,7 +12,7 @@
 
 use plan::{CommShape, Target, Template};
 
-use super::domain::{Domain, Program, StepKind, phase_overhead};
+use super::domain::{Domain, NONE, Program, StepKind, phase_overhead};
 use super::lines::{Way, lines, ways};
 use super::report::PhaseTime;
 
@@ -31,6 +31,8 @@ struct Work {
     sends_last: bool,
     /// Wavelets of its last message.
     last_wavelets: u64,
+    /// Color of the last message it sends.
+    last_sent: u8,
 }
 
 impl Work {
@@ -93,7 +95,13 @@ pub fn phases(target: &Target, template: &Template, domain: &Domain, pos: u32) -
             Some(comm) if works.iter().any(Work::communicates) => {
                 let cost = Cost::new(target, comm, tokens);
                 let (way, colors) = &ways[i];
-                latest = communicate(domain, template.width, (*way, colors), &at, cost, &mut ready);
+                let entries = entries(domain, colors);
+                if !entries.is_empty() && !works.iter().any(|w| w.sends) {
+                    stream_in(&entries, &at, cost, &mut ready);
+                } else {
+                    let way = (*way, &colors[..]);
+                    latest = communicate(domain, template.width, way, &at, cost, &mut ready);
+                }
             }
             _ => {
                 for (tile, r) in ready.iter_mut().enumerate() {
@@ -134,8 +142,56 @@ fn work(program: &Program, phase: usize) -> Work {
         work.sends |= sends;
         work.sends_last = sends;
         work.last_wavelets = u64::from(step.wavelets);
+        if let StepKind::Send(color) | StepKind::Relay(_, color) = step.kind {
+            work.last_sent = color;
+        }
     }
     work
+}
+
+/// Tiles whose core receives what enters the region on one of the colors, with the hops from its edge.
+fn entries(domain: &Domain, colors: &[u8]) -> Vec<(u32, u64)> {
+    let mut found = Vec::new();
+    let route = |t: u32, c: u8| domain.routes[t as usize * domain.colors + c as usize];
+    for tile in 0..domain.len() as u32 {
+        let edges = domain.neighbors[tile as usize];
+        for (port, &color) in (0..4).flat_map(|p| colors.iter().map(move |c| (p, c))) {
+            if edges[port] != NONE || route(tile, color).0 != 1 << port {
+                continue;
+            }
+            let mut open = vec![(tile, port, 0u64)];
+            while let Some((at, from, hops)) = open.pop() {
+                let (input, outputs) = route(at, color);
+                if input != 1 << from {
+                    continue;
+                }
+                if outputs & (1 << 4) != 0 {
+                    found.push((at, hops));
+                }
+                let next = (0..4).filter(|p| outputs & (1 << p) != 0);
+                let next = next.map(|p| (domain.neighbors[at as usize][p], (p + 2) % 4, hops + 1));
+                open.extend(next.filter(|n| n.0 != NONE));
+            }
+        }
+    }
+    found
+}
+
+/// A stream into the region: the farthest receiver pays all of it, nearer ones fewer hops. What is
+/// done before it arrives is done while waiting.
+fn stream_in(entries: &[(u32, u64)], at: &dyn Fn(u32) -> Work, cost: Cost, ready: &mut [u64]) {
+    let farthest = entries.iter().map(|e| e.1).max().unwrap_or(0);
+    for (tile, r) in ready.iter_mut().enumerate() {
+        let w = at(tile as u32);
+        if !w.communicates() {
+            *r += w.before + w.after;
+        }
+    }
+    for &(tile, hops) in entries {
+        let w = at(tile);
+        let nearer = cost.hop * (farthest - hops);
+        ready[tile as usize] = cost.whole().saturating_sub(nearer) + w.after;
+    }
 }
 
 /// One communicating phase: moves `ready` on, and returns a later end outside of the region if any.
@@ -148,6 +204,7 @@ fn communicate(
     ready: &mut [u64],
 ) -> u64 {
     let mut latest = 0;
+    let leaving = leaving(domain, colors);
     for line in lines(domain.len() as u32, width, way) {
         for run in runs(domain, &line, way, colors) {
             let works: Vec<Work> = run.iter().map(|&t| at(t)).collect();
@@ -156,11 +213,61 @@ fn communicate(
                 continue;
             }
             let mut times: Vec<u64> = run.iter().map(|&t| ready[t as usize]).collect();
-            latest = latest.max(run_collective(&works, cost, &mut times));
+            let out = run
+                .iter()
+                .zip(&works)
+                .position(|(_, w)| w.receives && w.sends_last && leaving.contains(&w.last_sent));
+            let out = out.map(|i| (i, exit_hops(domain, run[i], works[i].last_sent)));
+            latest = latest.max(match out {
+                Some((root, hops)) => reduce_and_leave(&works, root, hops, cost, &mut times),
+                None => run_collective(&works, cost, &mut times),
+            });
             run.iter().zip(times).for_each(|(&t, time)| ready[t as usize] = time);
         }
     }
     latest
+}
+
+/// Colors that leave the region somewhere.
+fn leaving(domain: &Domain, colors: &[u8]) -> Vec<u8> {
+    let leaves = |&c: &u8| {
+        domain.neighbors.iter().enumerate().any(|(tile, near)| {
+            let outputs = domain.routes[tile * domain.colors + c as usize].1;
+            (0..4).any(|p| outputs & (1 << p) != 0 && near[p] == NONE)
+        })
+    };
+    colors.iter().copied().filter(leaves).collect()
+}
+
+/// Hops from a tile to the farthest edge where its flow of a color leaves.
+fn exit_hops(domain: &Domain, tile: u32, color: u8) -> u64 {
+    let mut farthest = 0;
+    let mut open = vec![(tile, 4usize, 0u64)];
+    while let Some((at, from, hops)) = open.pop() {
+        let (input, outputs) = domain.routes[at as usize * domain.colors + color as usize];
+        for port in (0..4usize).filter(|p| input == 1 << from && outputs & (1 << p) != 0) {
+            match domain.neighbors[at as usize][port] {
+                NONE => farthest = farthest.max(hops),
+                next => open.push((next, (port + 2) % 4, hops + 1)),
+            }
+        }
+    }
+    farthest
+}
+
+/// A reduction whose root sends the result out of the region; its wavelets count where they arrive.
+fn reduce_and_leave(
+    works: &[Work],
+    root: usize,
+    exit_hops: u64,
+    cost: Cost,
+    ready: &mut [u64],
+) -> u64 {
+    let members: Vec<usize> = (0..works.len()).filter(|&i| works[i].communicates()).collect();
+    let out = cost.hop * exit_hops;
+    let up = Cost { distance: cost.distance.saturating_sub(out), ..cost };
+    reduce(works, &members, root, up, ready);
+    ready[root] + out
 }
 
 /// Cuts a line where no color of the phase passes from one tile to the next.
