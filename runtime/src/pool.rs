@@ -2,9 +2,12 @@
 //!
 //! A fixed set of workers waits for a job by spinning for a short while, then yielding, then
 //! sleeping; so a token costs no system call where the machine is ours, and an idle or shared machine
-//! is left alone. Work is split statically; how it is split never changes a result (see `kernels`).
+//! is left alone. Work is cut into one part per thread. Each thread takes its own part, then what
+//! others have not begun: a worker that the system does not run delays nobody. Neither the cut nor
+//! who computes a part changes a result (see `kernels`).
 //!
-//! Invariant: `run` returns only when every thread has left the job, so a job may borrow.
+//! Invariant: `run` returns only when every part is done and no thread will touch the job again, so
+//! a job may borrow.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -16,7 +19,8 @@ const SPINS: u32 = 2_000;
 /// Yields before a worker goes to sleep: a fraction of a millisecond.
 const YIELDS: u32 = 200;
 
-type Job<'a> = dyn Fn(usize) + Sync + 'a;
+/// A job is called with the number of a part and that of the thread that computes it.
+type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// A pool of threads; the caller of [`Pool::run`] is thread 0.
 pub struct Pool {
@@ -32,8 +36,10 @@ struct Line<T>(T);
 struct Shared {
     /// Grows by one with every job; workers wait for it to change.
     epoch: Line<AtomicU32>,
-    /// Workers still in the current job.
+    /// Parts of the current job that are not done.
     pending: Line<AtomicUsize>,
+    /// For each part, the last epoch in which a thread took it.
+    taken: Vec<Line<AtomicU32>>,
     /// Workers asleep, or about to be.
     sleepers: AtomicUsize,
     stop: AtomicBool,
@@ -76,9 +82,11 @@ impl Pool {
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
+        let threads = threads.max(1);
         let shared = Arc::new(Shared {
             epoch: Line(AtomicU32::new(0)),
             pending: Line(AtomicUsize::new(0)),
+            taken: (0..threads).map(|_| Line(AtomicU32::new(0))).collect(),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
@@ -86,7 +94,6 @@ impl Pool {
             lock: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let threads = threads.max(1);
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         let mut pool = Pool { shared, workers: Vec::new(), scratch };
         for index in 1..threads {
@@ -102,20 +109,21 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(thread)` once on every thread and waits for all.
+    /// Calls `job(part, thread)` once for each of as many parts as there are threads, and waits for
+    /// all.
     ///
     /// # Panics
-    /// When the job panics on any thread.
+    /// When the job panics in any part.
     pub fn run(&self, job: &Job<'_>) {
         if self.workers.is_empty() {
-            return job(0);
+            return job(0, 0);
         }
-        // Dropped when the caller's share is done or panics: the borrow must outlive the workers.
-        let wait = self.shared.publish(job, self.workers.len());
-        job(0);
+        // Waits when dropped, even by a panic: the job must outlive its use by workers.
+        let wait = self.shared.publish(job);
+        self.shared.take_parts(wait.epoch, 0);
         drop(wait);
         if self.shared.panicked.swap(false, Ordering::Relaxed) {
-            panic!("a kernel panicked on another thread");
+            panic!("a kernel panicked");
         }
     }
 
@@ -147,8 +155,8 @@ impl Pool {
         let len = out.len();
         let target = Target::new(out, len);
         let parts = Parts { len, grain, threads: self.threads() };
-        self.run(&|thread| {
-            let part = parts.of(thread);
+        self.run(&|part, thread| {
+            let part = parts.of(part);
             if !part.is_empty() {
                 let mut columns = target.columns(part.clone());
                 f(part.start, columns.row(0), &mut self.scratch(thread));
@@ -171,8 +179,8 @@ impl Pool {
             return f(0, target.columns(0..width), &mut self.scratch(0));
         }
         let parts = Parts { len: width, grain, threads: self.threads() };
-        self.run(&|thread| {
-            let part = parts.of(thread);
+        self.run(&|part, thread| {
+            let part = parts.of(part);
             if !part.is_empty() {
                 f(part.start, target.columns(part), &mut self.scratch(thread));
             }
@@ -183,7 +191,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.advance();
+        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        self.shared.wake_sleepers();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its jobs, so joining cannot fail.
             let _ = worker.join();
@@ -197,13 +206,16 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Waits for the workers when dropped.
-struct Wait<'a>(&'a Shared);
+/// A published job. Waits for its parts when dropped.
+struct Wait<'a> {
+    shared: &'a Shared,
+    epoch: u32,
+}
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let mut spins = 0;
-        while self.0.pending.0.load(Ordering::Acquire) != 0 {
+        while self.shared.pending.0.load(Ordering::Acquire) != 0 {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
@@ -211,29 +223,59 @@ impl Drop for Wait<'_> {
 }
 
 impl Shared {
-    /// Hands a job to `workers` threads.
-    #[allow(unsafe_code, reason = "erases the lifetime of a job that outlives its use")]
-    fn publish(&self, job: &Job<'_>, workers: usize) -> Wait<'_> {
-        // SAFETY: only the lifetime changes; the caller holds the returned `Wait` while it borrows
-        // what `job` borrows, and workers leave the job before `Wait` is dropped.
-        let job = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
-        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(JobPointer(job));
-        self.pending.0.store(workers, Ordering::Release);
-        self.advance();
-        Wait(self)
+    /// Hands a job to all threads.
+    fn publish(&self, job: &Job<'_>) -> Wait<'_> {
+        let wait = self.publish_quietly(job);
+        self.wake_sleepers();
+        wait
     }
 
-    /// Announces a change and wakes who sleeps.
-    fn advance(&self) {
-        self.epoch.0.fetch_add(1, Ordering::SeqCst);
+    /// Hands a job to all threads that are awake.
+    #[allow(unsafe_code, reason = "erases the lifetime of a job that outlives its use")]
+    fn publish_quietly(&self, job: &Job<'_>) -> Wait<'_> {
+        // SAFETY: only the lifetime changes; the caller holds the returned `Wait` while it borrows
+        // what `job` borrows. A thread uses the job only between taking a part and reporting it
+        // done, and `Wait` is dropped only when all parts are done.
+        let job = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(JobPointer(job));
+        self.pending.0.store(self.taken.len(), Ordering::Release);
+        let epoch = self.epoch.0.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        Wait { shared: self, epoch }
+    }
+
+    /// Wakes the threads that sleep, after the epoch has changed.
+    fn wake_sleepers(&self) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.wake.notify_all();
         }
     }
 
-    /// The life of a worker.
+    /// Computes the thread's own part of the job of `epoch`, then parts that nobody has begun.
     #[allow(unsafe_code, reason = "calls the job through its erased pointer")]
+    fn take_parts(&self, epoch: u32, thread: usize) {
+        let parts = self.taken.len();
+        for part in (0..parts).map(|i| (thread + i) % parts) {
+            // All parts of the epoch before were taken, or this epoch would not have begun: so the
+            // exchange succeeds for one thread, and for none that comes late.
+            let (before, order) = (epoch.wrapping_sub(1), Ordering::AcqRel);
+            let taken = &self.taken[part].0;
+            if taken.compare_exchange(before, epoch, order, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(JobPointer(job)) = job {
+                // SAFETY: this part is not done, so `run` keeps the job alive and publishes no other.
+                let call = || unsafe { (*job)(part, thread) };
+                if catch_unwind(AssertUnwindSafe(call)).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+            }
+            self.pending.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// The life of a worker.
     fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
@@ -241,15 +283,7 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(JobPointer(job)) = job {
-                // SAFETY: `run` keeps the job alive until `pending` is zero.
-                let call = || unsafe { (*job)(thread) };
-                if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
-                }
-            }
-            self.pending.0.fetch_sub(1, Ordering::Release);
+            self.take_parts(seen, thread);
         }
     }
 
@@ -385,15 +419,37 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_on_a_worker_reaches_the_caller_and_the_pool_survives() {
+    fn a_panic_in_any_part_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(2).unwrap();
-        let job = |thread: usize| assert_ne!(thread, 1, "expected by the test");
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err());
-        let calls = AtomicUsize::new(0);
-        pool.run(&|_| {
-            calls.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(calls.load(Ordering::Relaxed), 2);
+        for bad in [0, 1] {
+            let job = |part: usize, _: usize| assert_ne!(part, bad, "expected by the test");
+            assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err());
+            let calls = AtomicUsize::new(0);
+            pool.run(&|_, _| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.load(Ordering::Relaxed), 2);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_run_delays_nobody() {
+        // The worker is kept from its part until the caller has computed it.
+        let pool = Pool::new(2).unwrap();
+        let guard = pool.shared.lock.lock().unwrap();
+        while pool.shared.sleepers.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        // About to sleep, the worker waits for the lock that this thread holds.
+        let by_caller = AtomicUsize::new(0);
+        let job = |_: usize, thread: usize| {
+            by_caller.fetch_add(usize::from(thread == 0), Ordering::Relaxed);
+        };
+        let wait = pool.shared.publish_quietly(&job);
+        pool.shared.take_parts(wait.epoch, 0);
+        drop(wait);
+        assert_eq!(by_caller.load(Ordering::Relaxed), 2);
+        drop(guard);
     }
 
     #[test]
@@ -402,7 +458,7 @@ mod tests {
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(30));
             let calls = AtomicUsize::new(0);
-            pool.run(&|_| {
+            pool.run(&|_, _| {
                 calls.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(calls.load(Ordering::Relaxed), 2);
