@@ -51,22 +51,32 @@ fn llama_8b_keeps_a_full_16k_cache_on_one_wse3() {
 }
 
 #[test]
-fn debug_levels() {
-    use simulator::timing::{time, Level};
-    for (w, h) in [(16, 16), (40, 40), (64, 64)] {
-        for name in ["wse3", "small"] {
-            let mut target = plan::Target::preset(name).expect("preset");
-            target.width = w;
-            target.height = h;
-            let d = Decoder { hidden: 256, heads: 8, kv_heads: 4, head_dim: 32, ffn: 512, vocab: 2000, layers: 2, context: 256, dtype: DType::BF16, ..Decoder::default() };
-            let (plan, _) = match compile(&module(&d), &target, &Options::default(), &|_| {}) { Ok(p) => p, Err(e) => { eprintln!("{e}"); continue } };
-            let (a, b) = (time(&plan, Level::L0, 255).expect("time"), time(&plan, Level::L1, 255).expect("time"));
-            let r = (a.token_cycles, b.token_cycles);
-            if w == 40 { for (t, u) in a.templates.iter().zip(&b.templates) {
-                let shape = &plan.templates.iter().find(|x| x.name == t.name).expect("t").phases;
-                for ((p, q), s) in t.phases.iter().zip(&u.phases).zip(shape) { eprintln!("{} {}: L0 {} L1 {} diff {} | compute {} {:?}", t.name, p.name, p.cycles, q.cycles, p.cycles as i64 - q.cycles as i64, p.compute, s.comm); }
-            } }
-            eprintln!("{name} {w}x{h}: claim {} levels {r:?}; {:?}", plan.claims.token_cycles, plan.regions.iter().map(|r| (r.rect.x, r.rect.y, r.rect.w, r.rect.h)).collect::<Vec<_>>());
+fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
+    use simulator::timing::{Level, time};
+    for (side, name) in [(16, "wse3"), (40, "wse3"), (64, "wse3"), (40, "small")] {
+        let mut target = plan::Target::preset(name).expect("preset");
+        (target.width, target.height) = (side, side);
+        let d = Decoder {
+            hidden: 256,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 32,
+            ffn: 512,
+            vocab: 2000,
+            context: 256,
+            dtype: DType::BF16,
+            ..Decoder::default()
+        };
+        let (plan, _) = compile(&module(&d), &target, &Options::default(), &|_| {}).expect("fits");
+        let at = |level| time(&plan, level, plan.claims.at_pos).expect("times").token_cycles as f64;
+        let exact = at(Level::L3);
+        assert_eq!(at(Level::L2), exact, "{name} {side}");
+        for (what, cycles) in
+            [("claim", plan.claims.token_cycles as f64), ("L0", at(Level::L0)), ("L1", at(Level::L1))]
+        {
+            let error = (cycles / exact - 1.0).abs();
+            let bound = if what == "claim" { 0.05 } else { 0.015 };
+            assert!(error < bound, "{name} {side}: {what} is off by {:.2} %", 100.0 * error);
         }
     }
 }

@@ -27,6 +27,7 @@ struct Layer<'a> {
     spec: &'a LayerSpec,
     shape: LayerShape,
     trees: Trees,
+    target: &'a Target,
     x: Vector,
     normed: Vector,
     squares: Vector,
@@ -86,7 +87,7 @@ pub fn layer(
     let squares = b.vector("squares", 1);
     enter(&mut b, entry, x, (shape.width, shape.height));
     let trees = Trees::new(shape, target);
-    let mut layer = Layer { b, spec, shape, trees, x, normed, squares };
+    let mut layer = Layer { b, spec, shape, trees, target, x, normed, squares };
     layer.attention()?;
     layer.mlp(entry, exit)?;
     Ok(layer.finish())
@@ -98,6 +99,11 @@ impl Layer<'_> {
             self.b.routes(tree.routes());
         }
         self.b.finish()
+    }
+
+    /// Cycles by which the last column gets x after the first.
+    fn skew(&self) -> u64 {
+        u64::from(self.target.fabric.hop_cycles) * u64::from(self.shape.width - 1)
     }
 
     fn all_columns(&self) -> Columns {
@@ -362,7 +368,7 @@ impl Layer<'_> {
             let roles = cut(with, 0, used).chain(cut(without, used, self.shape.width));
             roles.filter(|r| (0..self.shape.width).any(|x| r.predicate.holds_x(x))).collect()
         };
-        let comm = tree.comm(Reach::All, message.data.len);
+        let comm = tree.comm_skewed(Reach::All, message.data.len, (self.skew(), self.target));
         self.b.phase("attention-out", (comm.depth > 0).then_some(comm), roles);
         let mut after = scales(&[(&spec.o, y.all())]);
         after.push(add_to(self.x.all(), y.all()));

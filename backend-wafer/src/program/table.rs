@@ -122,7 +122,7 @@ pub fn head(
     b.routes(tree.routes());
 
     let across = row_tree(shape, 2, target);
-    argmax_phase(&mut b, partition, (logits, best), &across, (tree.root(), shape));
+    argmax_phase(&mut b, partition, (logits, best), &across, (tree.root(), shape, target));
     b.routes(across.routes());
     let outputs = HeadOutputs {
         logits: logits.buffer,
@@ -139,8 +139,9 @@ fn argmax_phase(
     partition: &Partition,
     (logits, best): (Vector, Vector),
     across: &Tree,
-    (row, shape): (u32, TableShape),
+    (row, shape, target): (u32, TableShape, &Target),
 ) {
+    let skew = u64::from(target.fabric.hop_cycles) * u64::from(shape.width - 1);
     let mut program = Vec::new();
     if partition.head.scale != 1.0 {
         program.push(scale(logits.all(), partition.head.scale));
@@ -163,6 +164,6 @@ fn argmax_phase(
             roles.push(Role { name: "idle".into(), predicate, program: Vec::new() });
         }
     }
-    let comm = across.comm(Reach::Root, Len::of(2));
+    let comm = across.comm_skewed(Reach::Root, Len::of(2), (skew, target));
     b.phase("argmax", (comm.depth > 0).then_some(comm), roles);
 }

@@ -467,6 +467,37 @@ impl Tree {
         }
     }
 
+    /// The closed form of a reduction of `elements` along a row whose inputs entered from the west:
+    /// the last column is ready `skew` cycles after the first, so what comes from the west has
+    /// arrived while the root waits for the east.
+    pub fn comm_skewed(
+        &self,
+        reach: Reach,
+        elements: Len,
+        (skew, target): (u64, &plan::Target),
+    ) -> CommShape {
+        let mut shape = self.comm(reach, elements);
+        let groups = self.groups();
+        let (before, after) = (self.root_group, (groups - 1).saturating_sub(self.root_group));
+        if before == 0 || after == 0 || elements.per_kv_token != 0 {
+            return shape;
+        }
+        let fabric = &target.fabric;
+        let step = u64::from(2 * fabric.ramp_cycles + 1 + self.group * fabric.hop_cycles);
+        let message = u64::from(elements.constant);
+        let west = u64::from(before) * step + message;
+        let east = u64::from(after) * step + skew;
+        if east >= west {
+            shape.serial.constant -= elements.constant;
+            shape.hops -= (before - after) * self.group;
+            shape.depth -= before - after;
+        } else {
+            let hidden = skew.min(message) as u32;
+            shape.serial.constant -= hidden;
+        }
+        shape
+    }
+
     /// Messages one after another, hops, and dependent messages on the critical path: chain in the
     /// longest half group, chain of roots, multicast. A root receives its two sides one after the
     /// other, hence up to five serial messages.
