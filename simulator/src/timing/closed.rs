@@ -74,6 +74,12 @@ impl Cost {
         }
     }
 
+    /// With the software of every message that comes after another one: C counts them.
+    fn of_messages(self, wavelets: u64) -> Self {
+        let messages = self.consume / (wavelets * self.wavelet).max(1);
+        Cost { message: self.message * messages.max(1), ..self }
+    }
+
     fn whole(&self) -> u64 {
         self.message + self.consume + self.distance + self.depth
     }
@@ -357,6 +363,7 @@ fn arrive(works: &[Work], members: &[usize], root: usize, cost: Cost, ready: &[u
 }
 
 fn reduce(works: &[Work], members: &[usize], root: usize, cost: Cost, ready: &mut [u64]) -> u64 {
+    let cost = cost.of_messages(works[root].last_wavelets);
     let end = arrive(works, members, root, cost, ready) + works[root].after;
     for &i in members {
         ready[i] = if i == root {
@@ -401,6 +408,7 @@ fn reduce_and_broadcast(
         depth: cost.depth.saturating_sub(cost.relay),
         ..cost
     };
+    let up = up.of_messages(works[root].last_wavelets);
     let at_root = arrive(works, members, root, up, ready) + works[root].after + cost.message;
     for &i in members {
         let d = i.abs_diff(root) as u64;
