@@ -10,7 +10,7 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
-use ir::{Bindings, Dim, Module, Op, TensorType, Type, WeightUse};
+use ir::{Bindings, Dim, Module, Op, TensorType, Type};
 
 /// A cost in the units of its model. Addition saturates at [`Cost::INFINITE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -267,15 +267,6 @@ fn behind_views(graph: &ir::Graph, mut value: ir::ValueId) -> ir::ValueId {
         value = node.operands[0];
     }
     value
-}
-
-/// Bytes of weights a module reads per its types, each tensor once.
-pub fn weight_bytes(weights: &[WeightUse]) -> u64 {
-    let bytes = |w: &WeightUse| {
-        let ty = TensorType::new(w.dtype, w.shape.iter().copied());
-        tensor_bytes(&ty, &NeutralCost::STEPS[0].0)
-    };
-    weights.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ mod tier;
 
 pub use cost::{
     Call, Cost, CostModel, NeutralCost, Operand, graph_cost, is_movement, module_cost, type_bytes,
-    weight_bytes,
 };
 pub use egraph::{RuleInfo, rewrite_rules};
 pub use error::PassError;

@@ -65,8 +65,9 @@ pub struct RewriteUse {
     pub layers: u64,
     /// Nodes of the result that the rule wrote, described by op, type and weights.
     pub nodes: Vec<String>,
-    /// How much dearer the graph gets per execution when this rule alone is left out; `None` when
-    /// not asked for. Savings do not add up: two rules may need each other.
+    /// How much dearer the graph gets per execution when this rule alone is left out, in the
+    /// model's units; `i64::MAX` when the target cannot execute the graph without it; `None` when not
+    /// asked for. Savings do not add up: two rules may need each other.
     pub saved: Option<i64>,
 }
 

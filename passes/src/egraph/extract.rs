@@ -20,6 +20,10 @@ use crate::{Cost, CostModel};
 /// Sweeps of local search; each but the last makes the graph cheaper. Blocks need three or four.
 const SWEEPS: usize = 24;
 
+/// Most e-classes looked at in one local search, all attempts together: a second or so of work. Blocks
+/// need a hundredth of it; only huge flat graphs are cut short.
+const VISITS: usize = 400_000_000;
+
 /// Cost that does not saturate: of two graphs that a target cannot execute as they are, the one with
 /// fewer infinitely dear nodes is the better one.
 type Units = u128;
@@ -193,9 +197,14 @@ impl Problem {
 
     fn improve(&self, mut picks: Vec<usize>) -> (Vec<usize>, Units) {
         let mut cost = self.cost(&picks).unwrap_or(Units::MAX);
+        let mut attempts = VISITS / self.classes.len().max(1);
         for _ in 0..SWEEPS {
             let before = cost;
             for class in 0..self.classes.len() {
+                attempts = attempts.saturating_sub(self.classes[class].candidates.len());
+                if attempts == 0 {
+                    return (picks, cost);
+                }
                 for pick in 0..self.classes[class].candidates.len() {
                     self.attempt(&mut picks, &mut cost, &[(class, pick)]);
                 }

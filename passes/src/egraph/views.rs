@@ -131,6 +131,8 @@ fn digit(extents: &mut Vec<Dim>, dim: &Dim) -> Vec<usize> {
 
 /// How many views a chain may have; longer ones are not followed.
 const DEPTH: usize = 8;
+/// How many bases are looked at; models have a handful.
+const BASES: usize = 64;
 
 /// Every class that `id` is a view of, itself included, with the trace; nearest first.
 pub(crate) fn bases(egraph: &EGraph, id: Id) -> Vec<(Id, Trace)> {
@@ -143,7 +145,8 @@ pub(crate) fn bases(egraph: &EGraph, id: Id) -> Vec<(Id, Trace)> {
             let (class, trace) = found[i].clone();
             for term in &egraph[class].nodes {
                 let Some((child, next)) = through(egraph, term, &trace) else { continue };
-                if !found.iter().any(|(seen, other)| *seen == child && *other == next) {
+                let known = found.iter().any(|(seen, other)| *seen == child && *other == next);
+                if !known && found.len() < BASES {
                     found.push((child, next));
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! The mask must be the op `causal_mask`, which is causal by construction, and it must be added to
 //! the scores after they are scaled and before the softmax; nothing that merely looks like a mask
-//! fires. Which view spells "heads first" does not matter: transposes are put around the new op and
+//! fires. Recognition is exact: `ir::eval` defines attention as these primitives with their roundings,
+//! and the order of accumulation is the kernel contract's. Which view spells "heads first" does not matter: transposes are put around the new op and
 //! cancel against those that are there.
 
 use egg::Id;
@@ -19,7 +20,7 @@ const HEADS_FIRST: &str = "(transpose (attention (transpose ?q perm:1,0,2) (tran
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "attention",
-        tier: Tier::Reassoc,
+        tier: Tier::Exact,
         why: "softmax(s q k + causal mask) v, head by head, is what attention computes.",
         lhs: "(matmul (softmax (add (mul (matmul ?q ?k) (const ?scale)) (causal_mask ?w))) ?v)",
         condition: "q[H, T, D], k[H, D, C + T], v[H, C + T, E]",
@@ -41,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "attention-unscaled",
-        tier: Tier::Reassoc,
+        tier: Tier::Exact,
         why: "As attention, with a scale of 1.",
         lhs: "(matmul (softmax (add (matmul ?q ?k) (causal_mask ?w))) ?v)",
         condition: "as attention",
@@ -89,7 +90,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "attention-grouped",
-        tier: Tier::Reassoc,
+        tier: Tier::Exact,
         why: "As attention, with heads spelled as two axes, groups and heads of a group.",
         lhs: "(matmul (softmax (add (mul (matmul ?q ?k) (const ?scale)) (causal_mask ?w))) ?v)",
         condition: "q[G, H/G, T, D], k[G, H/G, D, C + T], v[G, H/G, C + T, E]",

@@ -26,8 +26,8 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "glu",
-        tier: Tier::Reassoc,
-        why: "act(gate) up in one pass, without storing act(gate).",
+        tier: Tier::Exact,
+        why: "act(gate) up in one pass is what glu computes, act(gate) rounded to f32 as before.",
         lhs: "(mul (act ?g ?a) ?u)",
         condition: "gate and up have the same dims and are different values",
         when: |m| {

@@ -48,7 +48,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "rms-norm-gain",
-        tier: Tier::Reassoc,
+        tier: Tier::Exact,
         why: "A vector multiplied onto the normalised rows is the gain of rms_norm.",
         lhs: "(mul (rms_norm ?x ?eps) ?g)",
         condition: "g is a vector as wide as x",
