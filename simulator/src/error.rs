@@ -77,11 +77,11 @@ pub struct Waiting {
     pub at: Point,
     /// Name of the phase.
     pub phase: String,
-    /// Index of the instruction in its program.
+    /// Index of the instruction in its program (in timing runs a task switch counts as one).
     pub instruction: usize,
     /// Wafer color it waits for.
     pub color: u8,
-    /// Elements there.
+    /// Elements (in timing runs: wavelets) there.
     pub found: u64,
     /// Elements needed.
     pub needed: u64,

@@ -188,3 +188,27 @@ fn traces_have_a_slice_per_phase() {
     let sum: u64 = report.templates[1].phases.iter().map(|p| p.cycles).sum();
     assert_eq!(sum, report.templates[1].cycles);
 }
+
+#[test]
+fn a_deadlock_names_tiles_phases_and_colors_at_every_level() {
+    let mut plan = line(Collective::Chain, Axis::X, 5, 2, target("tiny"));
+    let leaf = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "leaf");
+    leaf.expect("a leaf").program.clear();
+    for level in [Level::L1, Level::L2, Level::L3] {
+        let error = time(&plan, level, 0).expect_err("nobody sends first");
+        let sparkc_simulator::SimError::Deadlock { waiting, tiles } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*waiting, 4, "{level:?}");
+        let relay = tiles.iter().find(|t| t.at.x == 3).expect("the leaf's neighbour waits");
+        assert_eq!((relay.color, relay.needed, relay.phase.as_str()), (1, 2, "chain"));
+    }
+}
+
+#[test]
+fn runs_repeat_exactly_and_grow_with_the_position() {
+    let plan = language_model(LanguageModel::RAGGED, target("wse3"));
+    let first = time(&plan, Level::L2, 4).expect("legal");
+    assert_eq!(time(&plan, Level::L2, 4).expect("legal"), first);
+    assert!(time(&plan, Level::L2, 23).expect("legal").token_cycles > first.token_cycles);
+}

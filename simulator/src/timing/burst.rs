@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use super::domain::{Domain, NONE, StepKind};
+use super::domain::{Domain, NONE, StepKind, Stuck};
 use super::engine::{Crossing, Outcome};
 
 /// Port number of the ramp.
@@ -218,10 +218,8 @@ impl Bursts<'_> {
         for (tile, core) in self.cores.iter().enumerate() {
             self.out.ends.push(core.now);
             let program = self.domain.program(tile as u32);
-            if let Some(step) = program.steps.get(core.step as usize)
-                && let StepKind::Recv(c) | StepKind::Relay(c, _) = step.kind
-            {
-                self.out.waiting.push((tile as u32, c));
+            if (core.step as usize) < program.steps.len() {
+                self.out.waiting.push((tile as u32, Stuck { step: core.step, done: 0 }));
             }
         }
         let leaving = self.leaving.into_iter();

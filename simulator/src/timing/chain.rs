@@ -10,14 +10,24 @@ use std::rc::Rc;
 
 use plan::{Color, Plan, PlanMap, Point, Port};
 
-use super::domain::Domain;
+use super::domain::{Domain, Step, StepKind};
 use super::engine::{Crossing, Outcome};
-use crate::error::{LISTED_TILES, SimError, Waiting};
+use crate::error::{LISTED_TILES, SimError};
 
-/// Inputs later than this are moved here before a region runs: the cycle at which every tile has long
-/// done what it can do without input. Work before the first input that takes longer is exact too, but
-/// shared only between regions at the same time.
-const SETTLED: u64 = 1 << 20;
+/// When no tile of a domain can do any more without input: inputs later than this all look alike. A
+/// template that communicates before its input arrives never settles, and is run anew for each region.
+fn settled(domain: &Domain) -> u64 {
+    let alone = domain.table.iter().map(|program| {
+        let first = program.steps.iter().position(|s| s.kind != StepKind::Local);
+        let local = program.steps.iter().take(first.unwrap_or(program.steps.len()));
+        match first.map(|i| program.steps[i]) {
+            Some(Step { kind: StepKind::Send(_), .. } | Step { wavelets: 0, .. }) => u64::MAX,
+            Some(step) => local.map(|s| s.cycles).sum::<u64>() + step.cycles,
+            None => local.map(|s| s.cycles).sum(),
+        }
+    });
+    alone.max().unwrap_or(0)
+}
 
 /// Runs one template: domain, columns, starts, input.
 pub type Runner<'r> = dyn Fn(&Domain, u32, &[u64], &[Crossing]) -> (Outcome, Option<String>) + 'r;
@@ -74,7 +84,7 @@ pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<C
         });
         let mut entering: Vec<Crossing> = entering.collect();
         let start = entering.iter().flat_map(|c| c.times.first()).min().copied().unwrap_or(0);
-        let shift = start.saturating_sub(SETTLED);
+        let shift = start.saturating_sub(settled(&domains[region.template.0 as usize]));
         entering.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t -= shift));
         let key = (region.template.0, entering);
         if !known.contains_key(&key) {
@@ -226,18 +236,10 @@ fn hop_cycles(plan: &Plan, at: Point, port: Port) -> u64 {
 
 fn deadlock(plan: &Plan, region: usize, domain: &Domain, outcome: &Outcome) -> SimError {
     let region = &plan.regions[region];
-    let tiles = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, color)| {
+    let listed = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, step)| {
         let position = (tile % region.rect.w, tile / region.rect.w);
-        let program = domain.program(tile);
-        Waiting {
-            region: region.name.clone(),
-            at: region.point(position),
-            phase: String::new(),
-            instruction: program.steps.len(),
-            color: region.color(Color(color)).0,
-            found: 0,
-            needed: 0,
-        }
+        let color = |c: u8| region.color(Color(c)).0;
+        domain.waiting(plan, region, region.point(position), (tile, step), color)
     });
-    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: tiles.collect() }
+    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: listed.collect() }
 }

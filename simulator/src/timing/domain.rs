@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use plan::target::cost::instruction_cycles;
-use plan::{Instr, Plan, Port, Target, Template, TemplateMap};
+use plan::{Instr, Plan, Point, Port, Region, Target, Template, TemplateMap};
 
-use crate::error::SimError;
+use crate::error::{SimError, Waiting};
 use crate::fabric::Fabric;
 
 /// No tile.
@@ -49,6 +49,15 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// Per phase: its first step; one more entry for the end.
     pub phase_starts: Vec<u32>,
+}
+
+/// The step a tile is stuck at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stuck {
+    /// Index of the step in its program.
+    pub step: u32,
+    /// Wavelets of it that have arrived.
+    pub done: u32,
 }
 
 /// Tiles with their routers and programs.
@@ -209,6 +218,33 @@ impl Domain {
     /// The program of a tile.
     pub fn program(&self, tile: u32) -> &Program {
         &self.table[self.programs[tile as usize] as usize]
+    }
+
+    /// What a tile that is stuck at a step waits for.
+    pub fn waiting(
+        &self,
+        plan: &Plan,
+        region: &Region,
+        at: Point,
+        (tile, step): (u32, Stuck),
+        wafer_color: impl Fn(u8) -> u8,
+    ) -> Waiting {
+        let program = self.program(tile);
+        let s = program.steps[step.step as usize];
+        let phase = plan.template_of(region).and_then(|t| t.phases.get(s.phase as usize));
+        let color = match s.kind {
+            StepKind::Recv(c) | StepKind::Relay(c, _) | StepKind::Send(c) => c,
+            StepKind::Local => 0,
+        };
+        Waiting {
+            region: region.name.clone(),
+            at,
+            phase: phase.map_or(String::new(), |p| p.name.clone()),
+            instruction: (step.step - program.phase_starts[s.phase as usize]) as usize,
+            color: wafer_color(color),
+            found: u64::from(step.done),
+            needed: u64::from(s.wavelets),
+        }
     }
 
     /// Cycles of a hop.

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::domain::{Domain, NONE, StepKind};
+use super::domain::{Domain, NONE, StepKind, Stuck};
 
 /// Cycles that the event ring spans; later events wait in a map.
 const RING: u64 = 4096;
@@ -60,8 +60,8 @@ pub struct Outcome {
     pub links: Vec<Option<(u64, u64)>>,
     /// What left the domain, by tile, port and color.
     pub leaving: Vec<Crossing>,
-    /// Tiles that still wait, with the color; empty when all have ended.
-    pub waiting: Vec<(u32, u8)>,
+    /// Tiles that still wait, and where; empty when all have ended.
+    pub waiting: Vec<(u32, Stuck)>,
 }
 
 /// A wavelet at a router (from a port) or, coming up the ramp, at a core.
@@ -291,11 +291,8 @@ impl Engine<'_> {
             let end = program.phase_starts.get(self.job.phases.end);
             let end = end.copied().unwrap_or(program.steps.len() as u32);
             self.out.ends.push(core.now);
-            if core.step < end
-                && let StepKind::Recv(c) | StepKind::Relay(c, _) =
-                    program.steps[core.step as usize].kind
-            {
-                self.out.waiting.push((global, c));
+            if core.step < end {
+                self.out.waiting.push((global, Stuck { step: core.step, done: core.done }));
             }
         }
         let leaving = self.leaving.into_iter();

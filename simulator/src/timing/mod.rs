@@ -29,7 +29,7 @@ use chain::ChainRun;
 use domain::Domain;
 pub use report::{Breakdown, Level, PhaseTime, RegionTime, TemplateTime, TimingReport};
 
-use crate::error::{LISTED_TILES, SimError, Waiting};
+use crate::error::{LISTED_TILES, SimError};
 use crate::fabric::Fabric;
 
 /// Times one token at position `pos`.
@@ -104,7 +104,7 @@ fn full(plan: &Plan, pos: u32) -> Result<Run, SimError> {
     let domain = Domain::of_plan(&fabric, pos);
     let outcome = lines::run_all(&domain, &vec![0; domain.len()], &[]);
     if !outcome.waiting.is_empty() {
-        return Err(deadlock(&fabric, &outcome));
+        return Err(deadlock(&fabric, &domain, &outcome));
     }
     // A second token right behind the first: what each region adds is its interval.
     let second = lines::run_all(&domain, &outcome.ends, &[]);
@@ -176,17 +176,13 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
     Ok(Run { regions, result, intervals, notes })
 }
 
-fn deadlock(fabric: &Fabric<'_>, outcome: &engine::Outcome) -> SimError {
-    let tiles = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, color)| Waiting {
-        region: fabric.plan.regions[fabric.regions[tile as usize] as usize].name.clone(),
-        at: fabric.points[tile as usize],
-        phase: String::new(),
-        instruction: 0,
-        color,
-        found: 0,
-        needed: 0,
+fn deadlock(fabric: &Fabric<'_>, domain: &Domain, outcome: &engine::Outcome) -> SimError {
+    let listed = outcome.waiting.iter().take(LISTED_TILES).map(|&(tile, step)| {
+        let region = &fabric.plan.regions[fabric.regions[tile as usize] as usize];
+        let at = fabric.points[tile as usize];
+        domain.waiting(fabric.plan, region, at, (tile, step), |c| c)
     });
-    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: tiles.collect() }
+    SimError::Deadlock { waiting: outcome.waiting.len(), tiles: listed.collect() }
 }
 
 /// Cycles from the argmax PE to the registers of the farthest PE that starts without input.
