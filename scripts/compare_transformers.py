@@ -47,12 +47,29 @@ def default_tolerance(directory):
     return TOLERANCE_F32
 
 
-@torch.no_grad()
-def reference_logits(directory, tokens):
+def load_reference(directory):
+    """The model in float32 with eager attention. A fresh one each time: dynamic RoPE keeps state."""
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
-    return model.eval()(torch.tensor([tokens])).logits[0]
+    return model.eval()
+
+
+@torch.no_grad()
+def reference_logits(directory, tokens):
+    return load_reference(directory)(torch.tensor([tokens])).logits[0]
+
+
+def distance(got, want):
+    """Absolute differences; a NaN is infinitely wrong, for it compares false with everything."""
+    difference = (got.float() - want).abs()
+    difference[difference.isnan()] = float("inf")
+    return difference
+
+
+def relative_difference(got, want):
+    """max |got - want| / max |want|, the measure of docs/numerics.md."""
+    return distance(got, want).max().item() / want.abs().max().item()
 
 
 def main():
@@ -64,9 +81,7 @@ def main():
         save_file({"logits": want.contiguous()}, args.write)
     if got.shape != want.shape:
         sys.exit(f"shape {list(got.shape)}, but the reference has {list(want.shape)}")
-    difference = (got - want).abs()
-    # A NaN compares false with everything: count it as infinitely wrong.
-    difference[difference.isnan()] = float("inf")
+    difference = distance(got, want)
     position, token = divmod(difference.argmax().item(), want.shape[1])
     scale = want.abs().max().item()
     relative = difference.max().item() / scale
