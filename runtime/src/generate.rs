@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use crate::exec::{Session, SessionError, Wanted};
 use crate::sample::{Sampler, Sampling};
 
+/// Takes rows of logits, `f32[rows, vocab]` row-major.
+pub type LogitsSink<'a> = dyn FnMut(&[f32]) + 'a;
+
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -112,7 +115,7 @@ impl Generator {
         &mut self,
         prompt: &[u32],
         options: &GenerationOptions<'_>,
-        logits: Option<&mut dyn FnMut(&[f32])>,
+        logits: Option<&mut LogitsSink<'_>>,
         sink: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generation, SessionError> {
         let begin = Instant::now();
@@ -158,7 +161,7 @@ impl Generator {
     fn feed_prompt(
         &mut self,
         prompt: &[u32],
-        logits: Option<&mut dyn FnMut(&[f32])>,
+        logits: Option<&mut LogitsSink<'_>>,
         last: &mut [f32],
     ) -> Result<usize, SessionError> {
         let same = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();

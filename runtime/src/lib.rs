@@ -23,7 +23,7 @@ mod sample;
 mod text;
 
 pub use exec::{Session, SessionError, SessionOptions, Wanted};
-pub use generate::{Generation, GenerationOptions, Generator, StopReason, Timings};
+pub use generate::{Generation, GenerationOptions, Generator, LogitsSink, StopReason, Timings};
 pub use kernels::Isa;
 pub use payload::{
     Assets, FOOTER_BYTES, GenerationDefaults, Payload, PayloadError, PayloadHead, WEIGHT_ALIGN,

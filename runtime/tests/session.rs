@@ -16,7 +16,7 @@ use runtime::{
 use tensor::Rng;
 
 fn session(options: SessionOptions) -> Session {
-    Session::new(Arc::new(support::decoder()), options).unwrap()
+    Session::new(Arc::new(support::decoder()), options).expect("works on this program")
 }
 
 fn prompt(n: usize) -> Vec<u32> {
@@ -28,7 +28,7 @@ fn all_logits(options: SessionOptions, tokens: &[u32], step: usize) -> Vec<u32> 
     let mut out = Vec::new();
     for part in tokens.chunks(step) {
         let push = &mut |rows: &[f32]| out.extend(rows.iter().map(|v| v.to_bits()));
-        session.feed(part, Wanted::All, push).unwrap();
+        session.feed(part, Wanted::All, push).expect("works on this program");
     }
     assert_eq!(session.len(), tokens.len());
     out
@@ -60,7 +60,7 @@ fn last_logits_are_the_last_row_of_all() {
     let mut last = Vec::new();
     let mut session = session(SessionOptions { chunk: 5, ..SessionOptions::default() });
     let push = &mut |row: &[f32]| last.extend(row.iter().map(|v| v.to_bits()));
-    session.feed(&tokens, Wanted::Last, push).unwrap();
+    session.feed(&tokens, Wanted::Last, push).expect("works on this program");
     assert_eq!(last, all[16 * support::VOCAB..]);
 }
 
@@ -69,7 +69,9 @@ fn truncation_forgets() {
     let tokens = prompt(12);
     let row = |session: &mut Session, tokens: &[u32]| {
         let mut out = Vec::new();
-        session.feed(tokens, Wanted::Last, &mut |r| out.extend_from_slice(r)).unwrap();
+        session
+            .feed(tokens, Wanted::Last, &mut |r| out.extend_from_slice(r))
+            .expect("works on this program");
         out
     };
     let mut fresh = session(SessionOptions::default());
@@ -93,7 +95,7 @@ fn limits_are_errors() {
         feed(&prompt(49)),
         Err(SessionError::ContextFull { wanted: 49, context: 48 })
     ));
-    feed(&prompt(48)).unwrap();
+    feed(&prompt(48)).expect("works on this program");
     assert!(matches!(feed(&[1]), Err(SessionError::ContextFull { wanted: 49, .. })));
     let neon = SessionOptions { isa: Some(Isa::Neon), ..SessionOptions::default() };
     if cfg!(target_arch = "x86_64") {
@@ -108,7 +110,9 @@ fn generation_ends_for_its_reason_and_reuses_the_cache() {
     let options =
         |limit, stop_tokens| GenerationOptions { limit, sampling: Sampling::GREEDY, stop_tokens };
     let mut run = |prompt: &[u32], o: &GenerationOptions<'_>| {
-        generator.generate(prompt, o, None, &mut |_| ControlFlow::Continue(())).unwrap()
+        generator
+            .generate(prompt, o, None, &mut |_| ControlFlow::Continue(()))
+            .expect("works on this program")
     };
     let first = run(&prompt(5), &options(8, &[]));
     assert_eq!((first.tokens.len(), first.stop), (8, StopReason::Length));
@@ -128,7 +132,7 @@ fn program_bytes_round_trip_and_hostile_ones_are_refused() {
     let (program, weights) = support::parts();
     let bytes = encode(&program);
     let segment = weights.len() as u64;
-    assert_eq!(decode(&bytes, segment).unwrap(), program);
+    assert_eq!(decode(&bytes, segment).expect("works on this program"), program);
     assert!(decode(&bytes, segment - 1).is_err(), "the last weight leaves the segment");
     for cut in 0..bytes.len() {
         assert!(decode(&bytes[..cut], segment).is_err(), "cut at {cut}");
@@ -146,7 +150,9 @@ fn program_bytes_round_trip_and_hostile_ones_are_refused() {
             Ok(program) if small(&program) => {
                 let payload = Payload::new(program, weights.clone().into(), Assets::default());
                 let options = SessionOptions { threads: 1, ..SessionOptions::default() };
-                if let Ok(mut session) = Session::new(Arc::new(payload.unwrap()), options) {
+                if let Ok(mut session) =
+                    Session::new(Arc::new(payload.expect("works on this program")), options)
+                {
                     // An error is fine, a panic is not.
                     let _ = session.feed(&[1, 2, 3], Wanted::All, &mut |_| {});
                     let _ = session.feed(&[1], Wanted::Last, &mut |_| {});

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::logits::LogitsFile;
 use super::{Args, CliError, Streams, UsageError};
-use crate::generate::{Generation, GenerationOptions, Generator, StopReason};
+use crate::generate::{Generation, GenerationOptions, Generator, LogitsSink, StopReason};
 use crate::text::{ChatMessage, Text, TextError};
 
 /// Tokens of a text when neither the user nor the model says.
@@ -38,7 +38,7 @@ pub(super) fn complete(
         None => None,
     };
     let mut rows = file.as_mut().map(|file| |rows: &[f32]| file.push(rows));
-    let rows = rows.as_mut().map(|rows| rows as &mut dyn FnMut(&[f32]));
+    let rows = rows.as_mut().map(|rows| rows as &mut LogitsSink<'_>);
     let generation = if args.json || text.is_none() {
         generator.generate(&prompt, &options, rows, &mut |_| ControlFlow::Continue(()))?
     } else {
@@ -90,7 +90,7 @@ fn stream(
     generator: &mut Generator,
     prompt: &[u32],
     options: &GenerationOptions<'_>,
-    logits: Option<&mut dyn FnMut(&[f32])>,
+    logits: Option<&mut LogitsSink<'_>>,
     text: Option<&Text>,
     streams: &mut Streams<'_>,
 ) -> Result<Generation, CliError> {

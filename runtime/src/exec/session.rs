@@ -17,7 +17,7 @@ use crate::program::{Bindings, CacheSpec, Step};
 const CHUNK: usize = 96;
 
 /// How a session runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct SessionOptions {
     /// Threads; 0 takes one per core.
     pub threads: usize,
@@ -25,12 +25,6 @@ pub struct SessionOptions {
     pub isa: Option<Isa>,
     /// Most tokens of one step; 0 takes a good default. Never changes a result.
     pub chunk: usize,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions { threads: 0, isa: None, chunk: 0 }
-    }
 }
 
 /// Whose logits to compute.

@@ -274,18 +274,8 @@ impl Program {
                 let rows = fits && x[0][0] >= self.rows_indexed(call, 1);
                 expect(rows && count(out) == count(&x[1]) * x[0][1])
             }
-            Op::Rope { rope } => {
-                let rope = self.ropes.get(*rope as usize).ok_or("no such rope")?;
-                let shapes = arity(2) && x[0].len() == 3 && x[0] == out && x[1] == [out[0]];
-                expect(shapes && 2 * rope.inverse_frequencies.len() <= out[2])
-            }
-            Op::Attention { .. } => {
-                expect(arity(3) && x.iter().all(|d| d.len() == 3))?;
-                let ([t, h, d], [s, g, d2]) = (dims3(&x[0]), dims3(&x[1]));
-                let [s2, g2, e] = dims3(&x[2]);
-                let keys = s == s2 && s == at.c + at.t && g == g2 && g > 0 && h.is_multiple_of(g);
-                expect(keys && d == d2 && t == at.t && out == [t, h, e])
-            }
+            Op::Rope { rope } => expect(arity(2) && self.rope_fits(*rope, &x[0], &x[1], out)),
+            Op::Attention { .. } => expect(arity(3) && attention_fits(x, out, at)),
             Op::CacheRead => {
                 expect(arity(1) && x[0].len() == 3 && out.len() == 3)?;
                 expect(x[0][1..] == out[1..] && out[0] <= x[0][0])
@@ -301,6 +291,12 @@ impl Program {
         if tokens { self.vocab as usize } else { self.vocab.min(self.context) as usize }
     }
 
+    fn rope_fits(&self, rope: u32, x: &[usize], positions: &[usize], out: &[usize]) -> bool {
+        let Some(rope) = self.ropes.get(rope as usize) else { return false };
+        let shapes = x.len() == 3 && x == out && positions == [x[0]];
+        shapes && 2 * rope.inverse_frequencies.len() <= x[2]
+    }
+
     fn check_ends(&self) -> Checked<()> {
         for at in &SAMPLES {
             let tokens = self.dims(self.buffer(self.tokens)?, at)?;
@@ -313,8 +309,13 @@ impl Program {
     }
 }
 
-fn dims3(dims: &[usize]) -> [usize; 3] {
-    [dims[0], dims[1], dims[2]]
+fn attention_fits(x: &[Vec<usize>], out: &[usize], at: &Bindings) -> bool {
+    let [q, k, v] = x else { return false };
+    let (&[t, h, d], &[s, g, d2], &[s2, g2, e]) = (q.as_slice(), k.as_slice(), v.as_slice()) else {
+        return false;
+    };
+    let keys = s == s2 && s == at.c + at.t && g == g2 && g > 0 && h.is_multiple_of(g);
+    keys && d == d2 && t == at.t && out == [t, h, e]
 }
 
 fn broadcasts(from: &[usize], to: &[usize]) -> bool {

@@ -15,7 +15,6 @@ const WIDTH: usize = 32;
 const HEADS: usize = 4;
 const GROUPS: usize = 2;
 const HEAD: usize = 16;
-const LAYERS: usize = 2;
 
 struct Weights {
     table: Vec<Weight>,
@@ -28,13 +27,13 @@ impl Weights {
         let count: usize = dims.iter().product();
         let scale = (dims[dims.len() - 1] as f32).sqrt().recip();
         let values: Vec<f32> = (0..count).map(|_| self.rng.normal() * scale).collect();
-        let tensor = Tensor::from_f32(dims.to_vec(), &values).cast(dtype).unwrap();
+        let tensor = Tensor::from_f32(dims.to_vec(), &values).cast(dtype).expect("whole groups");
         self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
         let offset = self.bytes.len();
         match layout {
             Layout::Plain => self.bytes.extend_from_slice(tensor.bytes()),
             Layout::Packed => {
-                let rows = dtype.bytes_for(dims[1]).unwrap() * TILE;
+                let rows = dtype.bytes_for(dims[1]).expect("whole groups") * TILE;
                 for rows in tensor.bytes().chunks(rows) {
                     pack_tile(dtype, dims[1], rows, &mut self.bytes);
                 }
@@ -104,45 +103,29 @@ fn columns(of: usize, first: usize, width: usize) -> Op {
     }))
 }
 
-/// The program and its weights.
-pub(crate) fn parts() -> (Program, Vec<u8>) {
-    let mut w = Weights { table: Vec::new(), bytes: Vec::new(), rng: Rng::new(11) };
-    let qkv_width = (HEADS + 2 * GROUPS) * HEAD;
-    let table = w.add(Layout::Packed, DType::BF16, &[VOCAB, WIDTH]);
-    let layers: Vec<Vec<u32>> = [DType::BF16, DType::Q8]
-        .into_iter()
-        .map(|dtype| {
-            vec![
-                w.add(Layout::Plain, DType::F32, &[WIDTH]),
-                w.add(Layout::Packed, dtype, &[qkv_width, WIDTH]),
-                w.add(Layout::Packed, DType::F16, &[WIDTH, HEADS * HEAD]),
-            ]
-        })
-        .collect();
-    let mut b = Buffers::default();
-    let ids = b.add(vec![tokens(1)], tokens(1));
-    let positions = b.add(vec![tokens(1)], tokens(1));
-    let x = b.rows(WIDTH);
-    let normed = b.rows(WIDTH);
-    let qkv = b.rows(qkv_width);
+/// Width of the merged query, key and value projections.
+const QKV: usize = (HEADS + 2 * GROUPS) * HEAD;
+
+/// Norm gain and projections of each layer; the layers differ in dtype.
+fn layer_weights(w: &mut Weights) -> Vec<Vec<u32>> {
+    let layer = |dtype: DType| {
+        vec![
+            w.add(Layout::Plain, DType::F32, &[WIDTH]),
+            w.add(Layout::Packed, dtype, &[QKV, WIDTH]),
+            w.add(Layout::Packed, DType::F16, &[WIDTH, HEADS * HEAD]),
+        ]
+    };
+    [DType::BF16, DType::Q8].map(layer).to_vec()
+}
+
+/// Attention with a residual, from `x` to `x`.
+fn layer_calls(b: &mut Buffers, x: u32, positions: u32) -> Vec<Call> {
+    let (normed, qkv) = (b.rows(WIDTH), b.rows(QKV));
     let (q, k, v) = (b.heads(HEADS), b.heads(GROUPS), b.heads(GROUPS));
     let (q_turned, k_turned) = (b.heads(HEADS), b.heads(GROUPS));
     let mixed = b.heads(HEADS);
     let mixed_rows = b.view(mixed, 0.into(), vec![tokens(1), (HEADS * HEAD).into()]);
-    let projected = b.rows(WIDTH);
-    let sum = b.rows(WIDTH);
-    let last_offset = Size(vec![([1, 0, 0], WIDTH as i64), ([0, 0, 1], -(WIDTH as i64))]);
-    let last = b.view(x, last_offset, vec![times(2, 1), WIDTH.into()]);
-    let logits = b.add(vec![times(2, 1), VOCAB.into()], times(2, VOCAB));
-    let attention = Call {
-        op: Op::Attention { scale: 0.25, window: Some(20) },
-        operands: vec![
-            Operand::Buffer(q_turned),
-            Operand::Cache(Index::Layer(0)),
-            Operand::Cache(Index::Layer(1)),
-        ],
-        out: mixed,
-    };
+    let (projected, sum) = (b.rows(WIDTH), b.rows(WIDTH));
     let append = |column: u32, rows: u32| {
         let at = Size(vec![([0, 1, 0], 1)]);
         call(Op::CacheAppend { cache: Index::Layer(column), at }, &[rows], rows)
@@ -152,19 +135,18 @@ pub(crate) fn parts() -> (Program, Vec<u8>) {
         operands: vec![Operand::Buffer(x), Operand::Constant(Index::Layer(0))],
         out: normed,
     };
-    let copy_back = Op::Copy(Box::new(StridedCopy {
-        dims: vec![tokens(WIDTH)],
-        src_offset: 0.into(),
-        src_strides: vec![1.into()],
-        dst_offset: 0.into(),
-        dst_strides: vec![1.into()],
-    }));
-    let calls = vec![
+    let caches = [0, 1].map(|column| Operand::Cache(Index::Layer(column)));
+    let attention = Call {
+        op: Op::Attention { scale: 0.25, window: Some(20) },
+        operands: vec![Operand::Buffer(q_turned), caches[0], caches[1]],
+        out: mixed,
+    };
+    vec![
         norm,
         call(Op::Linear { weight: Index::Layer(1) }, &[normed], qkv),
-        call(columns(qkv_width, 0, HEADS * HEAD), &[qkv], q),
-        call(columns(qkv_width, HEADS * HEAD, GROUPS * HEAD), &[qkv], k),
-        call(columns(qkv_width, (HEADS + GROUPS) * HEAD, GROUPS * HEAD), &[qkv], v),
+        call(columns(QKV, 0, HEADS * HEAD), &[qkv], q),
+        call(columns(QKV, HEADS * HEAD, GROUPS * HEAD), &[qkv], k),
+        call(columns(QKV, (HEADS + GROUPS) * HEAD, GROUPS * HEAD), &[qkv], v),
         call(Op::Rope { rope: 0 }, &[q, positions], q_turned),
         call(Op::Rope { rope: 0 }, &[k, positions], k_turned),
         append(0, k_turned),
@@ -172,31 +154,46 @@ pub(crate) fn parts() -> (Program, Vec<u8>) {
         attention,
         call(Op::Linear { weight: Index::Layer(2) }, &[mixed_rows], projected),
         call(Op::Binary(Binary::Add), &[x, projected], sum),
-        call(copy_back, &[sum], x),
-    ];
-    let caches =
-        vec![CacheSpec { heads: GROUPS as u32, width: HEAD as u32, dtype: DType::F32 }; 2 * LAYERS];
+        call(columns(WIDTH, 0, WIDTH), &[sum], x),
+    ]
+}
+
+/// The program and its weights.
+pub(crate) fn parts() -> (Program, Vec<u8>) {
+    let mut w = Weights { table: Vec::new(), bytes: Vec::new(), rng: Rng::new(11) };
+    let table = w.add(Layout::Packed, DType::BF16, &[VOCAB, WIDTH]);
+    let weights = layer_weights(&mut w);
+    let mut b = Buffers::default();
+    let ids = b.add(vec![tokens(1)], tokens(1));
+    let positions = b.add(vec![tokens(1)], tokens(1));
+    let x = b.rows(WIDTH);
+    let calls = layer_calls(&mut b, x, positions);
+    let last_offset = Size(vec![([1, 0, 0], WIDTH as i64), ([0, 0, 1], -(WIDTH as i64))]);
+    let last = b.view(x, last_offset, vec![times(2, 1), WIDTH.into()]);
+    let logits = b.add(vec![times(2, 1), VOCAB.into()], times(2, VOCAB));
+    let cache = CacheSpec { heads: GROUPS as u32, width: HEAD as u32, dtype: DType::F32 };
+    let layers = weights.len() as u32;
     let repeat = Repeat {
-        count: LAYERS as u32,
+        count: layers,
         first: 0,
-        weights: layers,
-        caches: (0..LAYERS as u32).map(|i| vec![2 * i, 2 * i + 1]).collect(),
+        weights,
+        caches: (0..layers).map(|i| vec![2 * i, 2 * i + 1]).collect(),
         calls,
     };
-    let frequencies = (0..HEAD / 2).map(|i| 0.5f32.powi(i as i32)).collect();
+    let rope = Rope {
+        inverse_frequencies: (0..HEAD / 2).map(|i| 0.5f32.powi(i as i32)).collect(),
+        attention_factor: 1.0,
+        dynamic: None,
+    };
     let program = Program {
         name: "hand-written".to_string(),
         vocab: VOCAB as u32,
         context: CONTEXT as u32,
         slots: b.1,
         buffers: b.0,
-        caches,
+        caches: vec![cache; 2 * layers as usize],
         weights: w.table,
-        ropes: vec![Rope {
-            inverse_frequencies: frequencies,
-            attention_factor: 1.0,
-            dynamic: None,
-        }],
+        ropes: vec![rope],
         steps: vec![
             Step::Call(call(Op::Gather { weight: Index::Fixed(table) }, &[ids], x)),
             Step::Call(call(Op::Positions, &[], positions)),
@@ -212,5 +209,5 @@ pub(crate) fn parts() -> (Program, Vec<u8>) {
 /// The model, ready to run.
 pub(crate) fn decoder() -> Payload {
     let (program, bytes) = parts();
-    Payload::new(program, bytes.into(), Assets::default()).unwrap()
+    Payload::new(program, bytes.into(), Assets::default()).expect("a valid program")
 }

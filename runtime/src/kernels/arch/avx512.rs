@@ -154,7 +154,7 @@ unsafe fn column<const D: u8>(tile: *const u8, g: usize, j: usize, scale: __m512
             _ => {
                 let codes = _mm_loadu_si128(group.add(2 * TILE + j / 2 * TILE).cast());
                 let wide = _mm512_cvtepu8_epi32(codes);
-                let wide = if j % 2 == 0 { wide } else { _mm512_srli_epi32(wide, 4) };
+                let wide = if j.is_multiple_of(2) { wide } else { _mm512_srli_epi32(wide, 4) };
                 // The permutation reads the low four bits of each index.
                 let values = _mm512_permutexvar_ps(wide, code_values());
                 _mm512_mul_ps(values, scale)
