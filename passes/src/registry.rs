@@ -55,8 +55,8 @@ static PASSES: &[PassInfo] = &[
     },
     PassInfo {
         name: "quantize",
-        summary: "Quantises matmul weights and embeddings in groups of 32 along K (lossy).",
-        tier: Tier::Exact,
+        summary: "Quantises matmul weights and embeddings in groups of 32 along K.",
+        tier: Tier::Lossy,
         options: &[OptionInfo {
             name: "to",
             default: "asked",

@@ -105,7 +105,9 @@ impl EGraphPass {
                 let without = search(before, &others, self.limits, cx.model)?;
                 saved = Some(without.report.cost.1.minus(found.report.cost.1));
             }
-            if behind.contains(rule.name) || saved.is_some_and(|s| s > 0) {
+            // Measured savings decide; without them, every rule that others built on is named.
+            let matters = saved.map_or(behind.contains(rule.name), |s| s > 0);
+            if matters || !nodes.is_empty() {
                 uses.push(RewriteUse {
                     rule: rule.name,
                     tier: rule.tier,
