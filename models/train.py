@@ -430,7 +430,7 @@ tags: [python, llama, tiny]
 A {facts['parameters'] / 1e6:.2f} M parameter language model of Python source, small enough to be part of a
 source repository. It is the model that sparkc compiles when no other is given, and the one that
 its end-to-end tests and benches run. It writes text that looks like Python; it does not write
-programs that work.
+programs that work, and its greedy continuations soon repeat themselves: sample.
 
 ## Architecture
 
