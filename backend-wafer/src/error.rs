@@ -28,6 +28,36 @@ pub enum WeightTrouble {
     Gain,
 }
 
+/// What is missing for a model to fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{model}` does not fit on `{target}`: {regions} regions need {needed_pes} PEs at best, \
+     {available_pes} are there ({needed_bytes} bytes of {available_bytes}); most of a PE of \
+     `{block}` is taken by {largest}"
+)]
+pub struct Shortfall {
+    /// Name of the model.
+    pub model: String,
+    /// Name of the target.
+    pub target: String,
+    /// Regions to place.
+    pub regions: usize,
+    /// Fewest PEs that hold all regions, over all strip heights.
+    pub needed_pes: u64,
+    /// PEs of the target.
+    pub available_pes: u64,
+    /// SRAM bytes of those PEs.
+    pub needed_bytes: u64,
+    /// Usable SRAM bytes of the target.
+    pub available_bytes: u64,
+    /// The block with the largest share.
+    pub block: String,
+    /// Its largest contributor.
+    pub largest: &'static str,
+    /// What to try, in order of promise.
+    pub hints: Vec<Hint>,
+}
+
 /// An error of the wafer back end.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WaferError {
@@ -43,33 +73,8 @@ pub enum WaferError {
         trouble: WeightTrouble,
     },
     /// The model does not fit the target.
-    #[error(
-        "SPK4101: `{model}` does not fit on `{target}`: {regions} regions need {needed_pes} PEs at best, \
-         {available_pes} are there ({needed_bytes} bytes of {available_bytes}); most of a PE of \
-         `{block}` is taken by {largest}"
-    )]
-    DoesNotFit {
-        /// Name of the model.
-        model: String,
-        /// Name of the target.
-        target: String,
-        /// Regions to place.
-        regions: usize,
-        /// Fewest PEs that hold all regions, over all strip heights.
-        needed_pes: u64,
-        /// PEs of the target.
-        available_pes: u64,
-        /// SRAM bytes of those PEs.
-        needed_bytes: u64,
-        /// Usable SRAM bytes of the target.
-        available_bytes: u64,
-        /// The block with the largest share.
-        block: String,
-        /// Its largest contributor.
-        largest: &'static str,
-        /// What to try, in order of promise.
-        hints: Vec<Hint>,
-    },
+    #[error("SPK4101: {0}")]
+    DoesNotFit(Box<Shortfall>),
     /// Dead PEs where regions would have to lie.
     #[error("SPK4102: `{target}` has {count} dead PEs; this version plans for targets without")]
     DeadPes {
@@ -127,13 +132,13 @@ impl std::fmt::Display for Hint {
 impl WaferError {
     /// Whether this is "does not fit" (exit code 3) rather than bad input.
     pub fn does_not_fit(&self) -> bool {
-        matches!(self, WaferError::DoesNotFit { .. } | WaferError::Colors { .. })
+        matches!(self, WaferError::DoesNotFit(_) | WaferError::Colors { .. })
     }
 
     /// What the user can try.
     pub fn hints(&self) -> &[Hint] {
         match self {
-            WaferError::DoesNotFit { hints, .. } => hints,
+            WaferError::DoesNotFit(shortfall) => &shortfall.hints,
             _ => &[],
         }
     }

@@ -47,7 +47,9 @@ pub enum KernelError {
         known: String,
     },
     /// The region is empty or larger than the wafer.
-    #[error("SPK4202: a region of {width} x {height} is not within `{target}` ({columns} x {rows})")]
+    #[error(
+        "SPK4202: a region of {width} x {height} is not within `{target}` ({columns} x {rows})"
+    )]
     Region {
         /// Name of the target.
         target: String,
@@ -200,11 +202,15 @@ fn collective(kernel: Kernel, sizes: Sizes, target: &Target) -> Built {
         dst: data.all(),
         src: Slice { buffer: source, offset: 0, len: Len::of(n) },
     }];
-    b.phase("load", None, vec![Role {
-        name: "all".into(),
-        predicate: Predicate::everywhere(),
-        program: load.to_vec(),
-    }]);
+    b.phase(
+        "load",
+        None,
+        vec![Role {
+            name: "all".into(),
+            predicate: Predicate::everywhere(),
+            program: load.to_vec(),
+        }],
+    );
     let line = Line { axis: Axis::X, len: width, per_cell: false, extent: width };
     let colors = palette::row_tree();
     let at = match kernel {
@@ -215,11 +221,8 @@ fn collective(kernel: Kernel, sizes: Sizes, target: &Target) -> Built {
             width - 1
         }
         _ => {
-            let one_sided = |group| Tree {
-                offset: 0,
-                root_group: 0,
-                ..Tree::with_group(line, group, colors)
-            };
+            let one_sided =
+                |group| Tree { offset: 0, root_group: 0, ..Tree::with_group(line, group, colors) };
             let tree = match kernel {
                 Kernel::Chain => one_sided(width),
                 Kernel::TwoPhase => one_sided(even_root(width)),
@@ -270,12 +273,8 @@ fn broadcast(b: &mut TemplateBuilder, data: Vector, width: u32) {
     if width > 2 {
         b.routes(vec![route(1, width - 1, Port::West, &[Port::Ramp, Port::East])]);
     }
-    let comm = plan::CommShape {
-        kind: "multicast x".into(),
-        serial: data.len,
-        hops: width - 1,
-        depth: 1,
-    };
+    let comm =
+        plan::CommShape { kind: "multicast x".into(), serial: data.len, hops: width - 1, depth: 1 };
     let roles = vec![role("root", at(0, 1), vec![send]), role("leaf", at(1, width), vec![recv])];
     b.phase("broadcast", Some(comm), roles);
 }

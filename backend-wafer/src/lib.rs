@@ -26,7 +26,7 @@ pub mod report;
 pub mod route;
 pub mod schedule;
 
-pub use cost_model::WaferCost;
 pub use compile::{Options, Stage, compile};
-pub use error::{Contributor, WaferError, WeightTrouble};
+pub use cost_model::WaferCost;
+pub use error::{Contributor, Hint, Shortfall, WaferError, WeightTrouble};
 pub use report::Report;

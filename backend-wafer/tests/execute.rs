@@ -71,13 +71,8 @@ fn contexts_beyond_the_rows() {
 #[test]
 fn quantised_weights() {
     for quant in [DType::Q8, DType::Q4] {
-        let d = Decoder {
-            hidden: 64,
-            ffn: 96,
-            quant: Some(quant),
-            layers: 1,
-            ..Decoder::default()
-        };
+        let d =
+            Decoder { hidden: 64, ffn: 96, quant: Some(quant), layers: 1, ..Decoder::default() };
         check(&d, &grid(16, 16), 4);
         check(&Decoder { folded: true, ..d }, &grid(20, 11), 4);
     }

@@ -42,9 +42,8 @@ impl Expected {
 
 fn plan_of(model: &Model, target: &plan::Target) -> Result<plan::Plan, String> {
     let cost = WaferCost::new(target);
-    let (module, _) =
-        passes::optimize(model.module.clone(), &passes::Options::default(), &cost)
-            .map_err(|e| format!("passes: {e}"))?;
+    let (module, _) = passes::optimize(model.module.clone(), &passes::Options::default(), &cost)
+        .map_err(|e| format!("passes: {e}"))?;
     let (plan, _) = compile(&module, target, &Options::default(), &|_| {})
         .map_err(|e| format!("compile: {e}"))?;
     plan::verify::verify(&plan).map_err(|v| format!("verify: {} {}", v.len(), v[0]))?;
@@ -71,6 +70,36 @@ fn check(directory: &Path, target: &plan::Target) -> Result<(), String> {
         return Err(format!("greedy {tokens:?}, expected {:?}", expected.greedy));
     }
     Ok(())
+}
+
+/// Simulates a fixture that was quantised, and compares with `ir::eval` of the same module.
+#[test]
+fn quantised_models_are_what_eval_says() {
+    let target = plan::Target::preset("tiny").expect("preset");
+    let cost = WaferCost::new(&target);
+    for (name, quant) in [("llama3", DType::Q8), ("qwen2", DType::Q8), ("llama_tied", DType::Q4)] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf").join(name);
+        let model = frontend::open(&folder, &OpenOptions::default()).expect("opens");
+        let options = passes::Options { quant: Some(quant), ..passes::Options::default() };
+        let (module, _) =
+            passes::optimize(model.module.clone(), &options, &cost).expect("optimises");
+        let (plan, _) = compile(&module, &target, &Options::default(), &|_| {})
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(plan.templates.iter().any(|t| t.buffers.iter().any(|b| b.storage.is_quantized())));
+        plan::verify::verify(&plan).unwrap_or_else(|v| panic!("{name}: {}", v[0]));
+        let weights = model.weights.as_ref().expect("weights");
+        let names = plan.weights.iter().filter(|w| w.data == plan::WeightData::Model);
+        let source: BTreeMap<String, Tensor> =
+            names.map(|w| (w.name.clone(), weights.load(&w.name).expect("loads"))).collect();
+        let prompt = [1, 5, 9, 2, 7];
+        let mut session =
+            ir::eval::Session::new(&module, weights, Default::default()).expect("eval");
+        let expected = session.step(&prompt, prompt.len()).expect("eval").to_f32();
+        let mut sim = simulator::Simulator::new(&plan, &source).expect("simulates");
+        let (_, logits) = sim.generate(&prompt, 1).expect("simulates");
+        compare::check(&logits.concat(), &expected, Tolerance::F32)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
 }
 
 #[test]

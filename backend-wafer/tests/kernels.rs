@@ -30,13 +30,9 @@ fn run(kernel: Kernel, sizes: Sizes) -> (plan::Plan, Vec<f32>) {
 
 #[test]
 fn collectives_sum_and_copy_on_lines_of_any_length() {
-    for kernel in [
-        Kernel::Broadcast,
-        Kernel::Chain,
-        Kernel::TwoPhase,
-        Kernel::Reduce,
-        Kernel::Allreduce,
-    ] {
+    for kernel in
+        [Kernel::Broadcast, Kernel::Chain, Kernel::TwoPhase, Kernel::Reduce, Kernel::Allreduce]
+    {
         for width in (1..=40).chain([53, 64]) {
             let (n, k) = (3, 1);
             let (plan, found) = run(kernel, Sizes { region: (width, 1), k, n });

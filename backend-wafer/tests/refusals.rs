@@ -18,7 +18,8 @@ fn a_model_that_does_not_fit_says_by_how_much() {
     assert!(error.does_not_fit());
     let text = error.to_string();
     assert!(text.starts_with("SPK4101") && text.contains("weights"), "{text}");
-    let WaferError::DoesNotFit { needed_pes, available_pes, .. } = error else { panic!("{text}") };
+    let WaferError::DoesNotFit(shortfall) = error else { panic!("{text}") };
+    let (needed_pes, available_pes) = (shortfall.needed_pes, shortfall.available_pes);
     assert!(available_pes == 64 && needed_pes > 64, "{needed_pes} of {available_pes}");
     // The hints name more than one way out, the number of wafers among them.
     let hints: Vec<String> = error_hints(&big);
@@ -35,7 +36,8 @@ fn a_large_context_is_blamed_on_the_cache() {
     let long = Decoder { context: 400_000, ..Decoder::default() };
     let text = error(&long, &grid(8, 8)).to_string();
     assert!(text.contains("KV cache") || text.contains("activations"), "{text}");
-    let hints = error(&long, &grid(8, 8)).hints().iter().map(ToString::to_string).collect::<String>();
+    let hints =
+        error(&long, &grid(8, 8)).hints().iter().map(ToString::to_string).collect::<String>();
     assert!(hints.contains("--context"), "{hints}");
 }
 
@@ -49,8 +51,7 @@ fn more_context_than_the_model_has_is_refused() {
 #[test]
 fn a_graph_that_is_no_decoder_is_refused_by_value() {
     let mut b = Builder::new("main");
-    let tokens =
-        b.param(ParamKind::Input, TensorType::new(DType::I32, [ir::Symbol::T]), "tokens");
+    let tokens = b.param(ParamKind::Input, TensorType::new(DType::I32, [ir::Symbol::T]), "tokens");
     let table = b.weight("embed", DType::F32, &[8, 4]).expect("weight");
     let x = b.apply(Op::Gather, &[table, tokens]).expect("gather");
     let doubled = b.apply(Op::Binary(BinaryOp::Add), &[x, x]).expect("add");

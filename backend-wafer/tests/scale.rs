@@ -71,9 +71,11 @@ fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
         let at = |level| time(&plan, level, plan.claims.at_pos).expect("times").token_cycles as f64;
         let exact = at(Level::L3);
         assert_eq!(at(Level::L2), exact, "{name} {side}");
-        for (what, cycles) in
-            [("claim", plan.claims.token_cycles as f64), ("L0", at(Level::L0)), ("L1", at(Level::L1))]
-        {
+        for (what, cycles) in [
+            ("claim", plan.claims.token_cycles as f64),
+            ("L0", at(Level::L0)),
+            ("L1", at(Level::L1)),
+        ] {
             let error = (cycles / exact - 1.0).abs();
             let bound = if what == "claim" { 0.05 } else { 0.015 };
             assert!(error < bound, "{name} {side}: {what} is off by {:.2} %", 100.0 * error);

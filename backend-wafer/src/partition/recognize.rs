@@ -267,7 +267,8 @@ impl<'a> View<'a> {
     /// The decoder layer that a block is.
     fn layer(&self) -> Found<LayerSpec> {
         let carries = self.graph.params().iter().filter(|p| p.kind == ParamKind::Carry).count();
-        let (Some(input), Some(&output)) = (self.graph.params().first(), self.graph.results.first())
+        let (Some(input), Some(&output)) =
+            (self.graph.params().first(), self.graph.results.first())
         else {
             return Err(no_results(self.graph));
         };

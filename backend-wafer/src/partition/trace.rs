@@ -120,9 +120,8 @@ impl Matrix {
             let ok = p.gains.len() == 1 && !gain.along_rows && gain.at >= p.at.1;
             ok.then(|| (gain.weight.clone(), gain.at - p.at.1))
         };
-        let shared = origin(first).filter(|o| {
-            self.pieces.iter().all(|p| origin(p).as_ref() == Some(o))
-        });
+        let shared =
+            origin(first).filter(|o| self.pieces.iter().all(|p| origin(p).as_ref() == Some(o)));
         let plain = self.pieces.iter().all(|p| p.gains.is_empty());
         let uniform = self.pieces.iter().all(|p| p.scale == first.scale && !p.rounded);
         if !uniform || (shared.is_none() && !plain) {
@@ -291,12 +290,7 @@ pub(crate) fn scalar(graph: &Graph, value: ValueId) -> Option<f64> {
     }
 }
 
-fn product(
-    graph: &Graph,
-    value: ValueId,
-    a: ValueId,
-    b: ValueId,
-) -> Result<Matrix, Unsupported> {
+fn product(graph: &Graph, value: ValueId, a: ValueId, b: ValueId) -> Result<Matrix, Unsupported> {
     for (x, y) in [(a, b), (b, a)] {
         if let Some(factor) = scalar(graph, y) {
             let matrix = trace(graph, x)?;
@@ -352,5 +346,63 @@ fn reshape(graph: &Graph, value: ValueId, matrix: Matrix) -> Result<Matrix, Unsu
         ([] | [_], _, 1) if !column => Ok(matrix.transpose()),
         ([] | [_], 1, _) | ([] | [_], _, 1) => Ok(matrix),
         _ => Err(unsupported(graph, value, "reshapes a weight in a way no pin expresses")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ir::{Builder, Graph};
+
+    use super::*;
+
+    /// transpose(concat(wq * gain, wk * gain)) of [6, 4] and [2, 4], as merged and folded by passes.
+    fn merged() -> (Graph, ValueId) {
+        let mut b = Builder::new("test");
+        let mut parts = Vec::new();
+        let gain = b.weight("gain", DType::F32, &[4]).expect("weight");
+        for (name, n) in [("wq", 6), ("wk", 2)] {
+            let w = b.weight(name, DType::BF16, &[n, 4]).expect("weight");
+            parts.push(b.binary(BinaryOp::Mul, w, gain).expect("fold"));
+        }
+        let all = b.apply(Op::Concat { axis: 0 }, &parts).expect("concat");
+        let all = b.transpose(all, &[1, 0]).expect("transpose");
+        let graph = b.finish(vec![all]);
+        (graph, all)
+    }
+
+    #[test]
+    fn merged_and_folded_weights_are_found_again() {
+        let (graph, value) = merged();
+        let matrix = trace(&graph, value).expect("traces").transpose();
+        assert_eq!((matrix.rows, matrix.cols), (8, 4));
+        let k = matrix.slice_rows(6, 8);
+        let [piece] = k.pieces.as_slice() else { panic!("{k:?}") };
+        assert_eq!((piece.weight.name.as_str(), piece.from, piece.transposed), ("wk", (0, 0), false));
+        assert_eq!(piece.gains.len(), 1);
+        // A product is f32 ...
+        assert_eq!(piece.storage, DType::F32);
+        // ... but with the gain taken out, the weight is as narrow as it is stored.
+        let (plain, gain, scale) = k.unfold();
+        assert_eq!((plain.pieces[0].storage, scale), (DType::BF16, 1.0));
+        assert_eq!(gain.map(|g| g.pieces[0].weight.name.clone()), Some("gain".into()));
+    }
+
+    #[test]
+    fn slices_move_the_origin_in_the_weight() {
+        let (graph, value) = merged();
+        let rows = trace(&graph, value).expect("traces").transpose().slice_rows(2, 5);
+        assert_eq!((rows.pieces[0].from, rows.pieces[0].size), ((2, 0), (3, 4)));
+        let cols = rows.slice_cols(1, 3);
+        assert_eq!((cols.pieces[0].from, cols.pieces[0].gains[0].at), ((2, 1), 1));
+    }
+
+    #[test]
+    fn what_no_pin_expresses_is_named() {
+        let mut b = Builder::new("test");
+        let w = b.weight("w", DType::F32, &[4, 4]).expect("weight");
+        let sum = b.binary(BinaryOp::Add, w, w).expect("add");
+        let graph = b.finish(vec![sum]);
+        let error = trace(&graph, sum).expect_err("no pin adds");
+        assert_eq!(error.op, "binary");
     }
 }

@@ -16,7 +16,7 @@ pub mod shape;
 use plan::{Rect, Target};
 
 use crate::WaferError;
-use crate::error::{Contributor, Hint, role_name};
+use crate::error::{Contributor, Hint, Shortfall, role_name};
 use crate::partition::Partition;
 use crate::program::builder::{sram_by_role, sram_bytes};
 use crate::route::stream::{Entry, Exit};
@@ -203,10 +203,8 @@ fn does_not_fit(partition: &Partition, target: &Target, least: Option<Shortage>)
     }
     hints.push(Hint::Quantize);
     hints.push(Hint::LargerTarget);
-    if least.pes != u64::MAX {
-        hints.push(Hint::Wafers(least.pes.div_ceil(available.max(1))));
-    }
-    WaferError::DoesNotFit {
+    hints.push(Hint::Wafers(least.pes.div_ceil(available.max(1))));
+    WaferError::DoesNotFit(Box::new(Shortfall {
         model: partition.name.clone(),
         target: target.name.clone(),
         regions: sequence(partition).count(),
@@ -217,7 +215,7 @@ fn does_not_fit(partition: &Partition, target: &Target, least: Option<Shortage>)
         block: least.block,
         largest: largest.map_or("weights", |c| role_name(c.role)),
         hints,
-    }
+    }))
 }
 
 /// Contributors of a template in SRAM.

@@ -49,3 +49,60 @@ pub(super) fn pack(
     regions.last_mut()?.exit = Exit::End;
     Some(regions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::candidates::Candidate;
+    use super::super::shape::TableShape;
+    use super::super::{Block, Shape};
+    use super::*;
+    use crate::partition::{LayerRun, Linear, Matrix, Norm};
+
+    /// Embedding, `layers` layers and head, all `width` wide.
+    fn pipeline(layers: u32, width: u32, height: u32) -> (Partition, Choice) {
+        let empty = Matrix { rows: 1, cols: 1, pieces: Vec::new() };
+        let partition = Partition {
+            name: "test".into(),
+            hidden: 1,
+            vocab: 1,
+            context: 1,
+            table: empty.clone(),
+            embedding_scale: 1.0,
+            layers: Vec::new(),
+            runs: vec![LayerRun { spec: 0, first: 0, count: layers }],
+            final_norm: Norm { eps: 0.0, gain: None },
+            head: Linear { matrix: empty, bias: None, scale: 1.0 },
+        };
+        let shape = Shape::Table(TableShape::new(1, 1, (width, height)));
+        let candidate = Candidate { shape, cycles: 1 };
+        let blocks = [Block::Embedding, Block::Layer(0), Block::Head];
+        (partition, blocks.map(|b| (b, candidate)).to_vec())
+    }
+
+    fn target(width: u32, height: u32) -> Target {
+        Target { width, height, ..Target::preset("tiny").expect("preset") }
+    }
+
+    #[test]
+    fn strips_turn_like_a_plough() {
+        let (partition, choice) = pipeline(6, 3, 4);
+        let regions = pack(&partition, &choice, &target(10, 12), 4, 4).expect("fits");
+        let at: Vec<(u32, u32)> = regions.iter().map(|r| (r.rect.x, r.rect.y)).collect();
+        let expected = [(0, 0), (3, 0), (6, 0), (6, 4), (3, 4), (0, 4), (0, 8), (3, 8)];
+        assert_eq!(at, expected);
+        let mirrored: Vec<bool> = regions.iter().map(|r| r.mirrored).collect();
+        assert_eq!(mirrored, [false, false, false, true, true, true, false, false]);
+        // Four rows on three columns: two bands, on both sides of each turn.
+        let turn = Turn { columns: 3, bands: 2 };
+        assert_eq!((regions[2].exit, regions[3].entry), (Exit::Turn(turn), Entry::Turn(turn)));
+        assert_eq!((regions[0].entry, regions[7].exit), (Entry::Start, Exit::End));
+    }
+
+    #[test]
+    fn too_many_regions_or_too_few_colors_do_not_pack() {
+        let (partition, choice) = pipeline(8, 3, 4);
+        assert!(pack(&partition, &choice, &target(10, 12), 4, 4).is_none());
+        let (partition, choice) = pipeline(6, 3, 4);
+        assert!(pack(&partition, &choice, &target(10, 12), 4, 1).is_none());
+    }
+}

@@ -5,8 +5,8 @@
 //! the map is the same on every run. Does not check capacity: `place` does, with the byte count.
 
 use plan::{
-    Buffer, BufferId, BufferRole, Clause, CommShape, Instr, KvLayout, Len, Phase, Pin,
-    Predicate, Role, Route, Slice, Storage, Template, WeightUse,
+    Buffer, BufferId, BufferRole, Clause, CommShape, Instr, KvLayout, Len, Phase, Pin, Predicate,
+    Role, Route, Slice, Storage, Template, WeightUse,
 };
 
 use super::pins::PinnedWeight;
@@ -74,8 +74,7 @@ impl TemplateBuilder {
     ) -> BufferId {
         let id = BufferId(self.template.buffers.len() as u32);
         let name = name.to_string();
-        let buffer =
-            Buffer { name, role, storage, rows, cols, offset: 0, bytes: 0, live: (0, 0) };
+        let buffer = Buffer { name, role, storage, rows, cols, offset: 0, bytes: 0, live: (0, 0) };
         self.template.buffers.push(buffer);
         id
     }

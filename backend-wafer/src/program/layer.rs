@@ -8,8 +8,9 @@
 //! Nine reductions in all, ten with q/k norms; each is a phase, and local work precedes it.
 
 use plan::{
-    Affine, AttentionShape, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope, Instr,
-    KvLayout, Len, Matrix, Operand, Pin, Predicate, ReduceOp, Slice, Span, Storage, Target, UnaryOp,
+    Affine, AttentionShape, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope,
+    Instr, KvLayout, Len, Matrix, Operand, Pin, Predicate, ReduceOp, Slice, Span, Storage, Target,
+    UnaryOp,
 };
 
 use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles};
@@ -45,26 +46,22 @@ struct Trees {
 impl Trees {
     fn new(shape: LayerShape, target: &Target) -> Self {
         let heads = shape.heads;
-        let columns = Line {
-            axis: Axis::Y,
-            len: shape.height,
-            per_cell: false,
-            extent: shape.height,
-        };
-        let rows =
-            Line { axis: Axis::X, len: shape.width, per_cell: false, extent: shape.width };
-        let groups = Line {
-            axis: Axis::X,
-            len: heads.width,
-            per_cell: true,
-            extent: heads.columns(),
-        };
+        let columns =
+            Line { axis: Axis::Y, len: shape.height, per_cell: false, extent: shape.height };
+        let rows = Line { axis: Axis::X, len: shape.width, per_cell: false, extent: shape.width };
+        let groups =
+            Line { axis: Axis::X, len: heads.width, per_cell: true, extent: heads.columns() };
         // Six reductions run along columns: their average length.
         let elements = 2 * shape.ffn_tile + 2 * (heads.q_heads() + heads.kv_heads) * heads.dim();
         Trees {
             columns: Tree::best(columns, palette::column_tree(), elements.div_ceil(6), target),
             rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
-            groups: Tree::best(groups, palette::group_tree(), heads.q_heads() * shape.slots, target),
+            groups: Tree::best(
+                groups,
+                palette::group_tree(),
+                heads.q_heads() * shape.slots,
+                target,
+            ),
         }
     }
 }
@@ -80,8 +77,7 @@ pub fn layer(
     name: String,
     target: &Target,
 ) -> Result<Program, WaferError> {
-    let mut b =
-        TemplateBuilder::new(name, shape.width, shape.height, (shape.heads.width, 1));
+    let mut b = TemplateBuilder::new(name, shape.width, shape.height, (shape.heads.width, 1));
     let x = b.vector("x", shape.hidden_tile);
     let normed = b.vector("normed", shape.hidden_tile);
     let squares = b.vector("squares", 1);
@@ -130,7 +126,8 @@ impl Layer<'_> {
 
     /// normed = x / rms(x) * gain, after `norm_phase`.
     fn normalize(&mut self, norm: &Norm, name: &str) -> Result<Vec<Instr>, WaferError> {
-        let mut program = normalize(self.squares.all(), self.x, self.normed, norm, self.spec.hidden);
+        let mut program =
+            normalize(self.squares.all(), self.x, self.normed, norm, self.spec.hidden);
         if let Some(gain) = &norm.gain {
             let buffer = vector_buffer(&mut self.b, name, self.shape.hidden_tile);
             let copies = Some(self.shape.width);
@@ -298,11 +295,8 @@ impl Layer<'_> {
             slots,
             window: self.spec.window.map(|w| w as u32),
         });
-        let shape = AttentionShape {
-            kv_heads: heads.kv_heads,
-            q_per_kv: heads.q_per_kv,
-            dim: heads.dim(),
-        };
+        let shape =
+            AttentionShape { kv_heads: heads.kv_heads, q_per_kv: heads.q_per_kv, dim: heads.dim() };
         let buffer = self.b.vector("scores", q_heads * slots).buffer;
         let scores = Slice { buffer, offset: 0, len: Len::kv(q_heads) };
         program.push(Instr::KvAppend { cache: k_cache, src: k });

@@ -134,9 +134,7 @@ fn gain_of(b: &mut TemplateBuilder, piece: &Piece) -> Result<Option<Gain>, Wafer
     let along = |g: &PieceGain| g.along_rows == piece.transposed && g.at == piece.from.1;
     match piece.gains.as_slice() {
         [] => Ok(None),
-        [gain] if along(gain) => {
-            Ok(Some(Gain { weight: b.declare(&gain.weight, 0, None) }))
-        }
+        [gain] if along(gain) => Ok(Some(Gain { weight: b.declare(&gain.weight, 0, None) })),
         _ => Err(WaferError::Weight {
             weight: piece.weight.name.clone(),
             trouble: WeightTrouble::Gain,

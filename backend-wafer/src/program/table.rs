@@ -7,7 +7,7 @@
 
 use plan::{
     Affine, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, Instr, Len, Matrix, Operand,
-    Predicate, Role, Target, TableAxis, ReduceOp,
+    Predicate, ReduceOp, Role, TableAxis, Target,
 };
 
 use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles};
@@ -99,8 +99,7 @@ pub fn head(
     enter(&mut b, entry, x, (shape.width, shape.height));
     let columns = Columns { used: shape.width, width: shape.width };
     let tree = column_tree(shape, shape.vocab_tile, target);
-    let before =
-        [Instr::Reduce { op: ReduceOp::SumSquares, dst: squares.all(), src: x.all() }];
+    let before = [Instr::Reduce { op: ReduceOp::SumSquares, dst: squares.all(), src: x.all() }];
     let message = Message { data: squares.all(), combine: Combine::Add };
     b.reduce_phase("final-norm", &before, (&tree, message, Reach::All), columns);
 

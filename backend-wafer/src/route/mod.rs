@@ -16,7 +16,7 @@ use crate::WaferError;
 use crate::partition::Partition;
 use crate::place::Placement;
 use palette::{STREAM_IN, STREAM_OUT, TURN};
-use stream::{Entry, Exit};
+use stream::Exit;
 
 /// A placement with colors.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,10 +90,8 @@ fn permutation(turns: &[(u32, u32)]) -> Vec<(Color, Color)> {
     let free_to = from.iter().filter(|c| !to.contains(c));
     let completed = free_from.copied().zip(free_to.copied());
     let pairs = turns.iter().copied().chain(completed);
-    let mut out: Vec<(Color, Color)> = pairs
-        .filter(|(a, b)| a != b)
-        .map(|(a, b)| (Color(a as u8), Color(b as u8)))
-        .collect();
+    let mut out: Vec<(Color, Color)> =
+        pairs.filter(|(a, b)| a != b).map(|(a, b)| (Color(a as u8), Color(b as u8))).collect();
     out.sort_unstable();
     out
 }
@@ -127,7 +125,26 @@ fn leaving(
     }
 }
 
-/// Whether a region is entered from its neighbour in the strip.
-pub fn enters_by_row(entry: Entry) -> bool {
-    entry == Entry::Row
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_of_colors_stay_injective() {
+        // Entered on 17, 18 and left on 19, 20, seen from templates that count from 17.
+        let map = permutation(&[(17, 19), (18, 20), (19, 17), (20, 18)]);
+        assert_eq!(map.len(), 4);
+        let map = permutation(&[(17, 19), (18, 20)]);
+        let mut targets: Vec<u8> = map.iter().map(|(_, to)| to.0).collect();
+        targets.sort_unstable();
+        assert_eq!(targets, [17, 18, 19, 20]);
+    }
+
+    #[test]
+    fn turns_of_one_region_keep_their_colors_apart() {
+        let base = u32::from(TURN);
+        assert_eq!(free_block(2, (base, 0)), base);
+        assert_eq!(free_block(2, (base, 2)), base + 2);
+        assert_eq!(free_block(2, (base + 2, 2)), base);
+    }
 }

@@ -6,7 +6,9 @@
 //! of band j; below it enters the mirrored region in template column `y - j*C`, is relayed by that PE
 //! and multicast along the row. No two rows of a band share a column, so nothing merges.
 
-use plan::{Clause, Combine, CommShape, Instr, Len, Port, Ports, Predicate, Role, Route, WireFormat};
+use plan::{
+    Clause, Combine, CommShape, Instr, Len, Port, Ports, Predicate, Role, Route, WireFormat,
+};
 
 use super::palette::{STREAM_IN, STREAM_OUT, turn_in, turn_out};
 use crate::program::builder::{TemplateBuilder, Vector};
@@ -73,34 +75,21 @@ fn route(color: plan::Color, predicate: Predicate, input: Port, outputs: &[Port]
 }
 
 /// Adds the phase and routes that fill `x` on every PE.
-pub(crate) fn enter(
-    b: &mut TemplateBuilder,
-    entry: Entry,
-    x: Vector,
-    (width, height): (u32, u32),
-) {
-    let recv = |color| Instr::Recv {
-        color,
-        dst: x.all(),
-        combine: Combine::Store,
-        wire: WireFormat::F32,
-    };
+pub(crate) fn enter(b: &mut TemplateBuilder, entry: Entry, x: Vector, (width, height): (u32, u32)) {
+    let recv =
+        |color| Instr::Recv { color, dst: x.all(), combine: Combine::Store, wire: WireFormat::F32 };
     match entry {
         Entry::Start => {}
         Entry::Row => {
-            b.routes(vec![route(
-                STREAM_IN,
-                x_range(width - 1, width),
-                Port::West,
-                &[Port::Ramp],
-            )]);
+            b.routes(vec![route(STREAM_IN, x_range(width - 1, width), Port::West, &[Port::Ramp])]);
             if width > 1 {
                 let outputs = [Port::Ramp, Port::East];
                 b.routes(vec![route(STREAM_IN, x_range(0, width - 1), Port::West, &outputs)]);
             }
             let shape = multicast("stream in", x.len, width, 1);
             let predicate = Predicate::everywhere();
-            let roles = vec![Role { name: "all".into(), predicate, program: vec![recv(STREAM_IN)] }];
+            let roles =
+                vec![Role { name: "all".into(), predicate, program: vec![recv(STREAM_IN)] }];
             b.phase("receive", Some(shape), roles);
         }
         Entry::Turn(turn) => {
@@ -132,12 +121,8 @@ fn enter_band(
     let rows = || Predicate::everywhere().and_y(Clause::range(first, end));
     let on = |from: i64, to: i64| Predicate { diagonal: Some((from, to)), ..rows() };
     let far = i64::from(width) + i64::from(height);
-    let store = |color| Instr::Recv {
-        color,
-        dst: x.all(),
-        combine: Combine::Store,
-        wire: WireFormat::F32,
-    };
+    let store =
+        |color| Instr::Recv { color, dst: x.all(), combine: Combine::Store, wire: WireFormat::F32 };
     // Forwarded wavelet by wavelet, and kept.
     let relay = Instr::Relay {
         input: color,
@@ -211,10 +196,8 @@ pub(crate) fn leave_turn(
         let rows = || Predicate::everywhere().and_y(Clause::range(first, end));
         let on = |from: i64, to: i64| Predicate { antidiagonal: Some((from, to)), ..rows() };
         let columns = end - first;
-        let pass = Predicate {
-            antidiagonal: Some((sum + 1, far)),
-            ..x_range(width - columns, width)
-        };
+        let pass =
+            Predicate { antidiagonal: Some((sum + 1, far)), ..x_range(width - columns, width) };
         b.routes(vec![
             route(color, on(sum, sum + 1), Port::Ramp, &[Port::South]),
             route(color, pass, Port::North, &[Port::South]),

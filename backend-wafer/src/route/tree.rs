@@ -268,8 +268,11 @@ impl Tree {
                 }
                 continue;
             }
-            let (from, to) =
-                if q < self.root_group { (1, self.root_group) } else { (self.root_group + 1, groups - 1) };
+            let (from, to) = if q < self.root_group {
+                (1, self.root_group)
+            } else {
+                (self.root_group + 1, groups - 1)
+            };
             let same = |known: u32| {
                 (from..to).contains(&known) && !special.contains(&known) && known % 2 == q % 2
             };
@@ -332,7 +335,13 @@ impl Tree {
         routes
     }
 
-    fn route(&self, color: Color, clauses: Vec<Clause>, input: Port, outputs: &[Port]) -> Option<Route> {
+    fn route(
+        &self,
+        color: Color,
+        clauses: Vec<Clause>,
+        input: Port,
+        outputs: &[Port],
+    ) -> Option<Route> {
         let mut clauses = clauses;
         if !self.line.any(&clauses) {
             return None;
@@ -365,7 +374,8 @@ impl Tree {
             let clauses = [rem(r + 1, s - 1), odd].into_iter().chain(full).collect();
             routes.push(self.route(recv, clauses, up, &[Port::Ramp]));
             if self.partial() > 1 {
-                let clauses = vec![rem(r + 1, self.partial() - 1), odd, self.full_or_partial(false)];
+                let clauses =
+                    vec![rem(r + 1, self.partial() - 1), odd, self.full_or_partial(false)];
                 routes.push(self.route(recv, clauses, up, &[Port::Ramp]));
             }
         }
@@ -393,10 +403,9 @@ impl Tree {
         let mut routes = Vec::new();
         // One rule per segment between neighbouring roots and per root; segments of one parity and
         // side share rules through the period 2S.
-        for (side, from, to) in [
-            (Side::Before, 0, self.root_group),
-            (Side::After, self.root_group + 1, self.groups()),
-        ] {
+        for (side, from, to) in
+            [(Side::Before, 0, self.root_group), (Side::After, self.root_group + 1, self.groups())]
+        {
             let (send_port, recv_port) = match side {
                 Side::Before => (self.line.port(true), self.line.port(false)),
                 Side::After => (self.line.port(false), self.line.port(true)),
@@ -405,14 +414,16 @@ impl Tree {
                 // Groups q in from..to with q % 2 == parity send on one color.
                 let Some(q) = (from..to).find(|q| q % 2 == parity) else { continue };
                 let color = Tree::sends(self.colors.outer, side, q.abs_diff(self.root_group));
-                let period = |lo: u32, hi: u32| Clause {
-                    term: self.line.rem(2 * s),
-                    from: lo,
-                    to: hi,
-                };
+                let period =
+                    |lo: u32, hi: u32| Clause { term: self.line.rem(2 * s), from: lo, to: hi };
                 let base = parity * s;
                 let roots = Clause { term: self.line.term(), from: from * s, to: to * s };
-                routes.push(self.route(color, vec![period(base + r, base + r + 1), roots], Port::Ramp, &[send_port]));
+                routes.push(self.route(
+                    color,
+                    vec![period(base + r, base + r + 1), roots],
+                    Port::Ramp,
+                    &[send_port],
+                ));
                 // Pass-through, and the receiving root one group nearer to the global root.
                 for sender in (from..to).filter(|q| q % 2 == parity) {
                     let (lo, hi, receiver) = match side {
@@ -539,4 +550,76 @@ fn receive(color: Color, dst: Slice, combine: Combine) -> Instr {
 fn relay(input: Color, output: Color, message: &Message) -> Instr {
     let (local, combine) = (message.data, message.combine);
     Instr::Relay { input, output, local, combine, store: false, wire: WireFormat::F32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice() -> Slice {
+        Slice { buffer: plan::BufferId(0), offset: 0, len: Len::of(4) }
+    }
+
+    fn trees() -> Vec<Tree> {
+        let target = plan::Target::preset("small").expect("preset");
+        let colors = TreeColors::from(0);
+        let mut trees = Vec::new();
+        for len in (1..=48).chain([97, 128]) {
+            for per_cell in [false, true] {
+                let extent = if per_cell { 3 * len } else { len };
+                let line = Line { axis: Axis::X, len, per_cell, extent };
+                trees.push(Tree::best(line, colors, 4, &target));
+                trees.push(Tree::with_group(line, len, colors));
+            }
+        }
+        trees
+    }
+
+    #[test]
+    fn parts_partition_the_line() {
+        let message = Message { data: slice(), combine: Combine::Add };
+        for tree in trees() {
+            let parts = tree.reduce(&message, Reach::All);
+            for p in 0..tree.line.extent {
+                let here = parts.iter().filter(|part| part.clauses.iter().all(|c| c.holds(p)));
+                assert_eq!(here.count(), 1, "position {p} of {tree:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_message_has_its_route() {
+        let message = Message { data: slice(), combine: Combine::Add };
+        for tree in trees() {
+            let (parts, routes) = (tree.reduce(&message, Reach::All), tree.routes());
+            for p in 0..tree.line.extent {
+                let at = |color: Color| -> Vec<&Route> {
+                    let holds = |r: &&Route| r.color == color && r.predicate.holds(p, 0);
+                    routes.iter().filter(holds).collect()
+                };
+                let part = parts.iter().find(|q| q.clauses.iter().all(|c| c.holds(p)));
+                for instr in &part.expect("a part everywhere").program {
+                    let talk = instr.communication().expect("only messages");
+                    if let Some(color) = talk.output {
+                        let routes = at(color);
+                        assert_eq!(routes.len(), 1, "sending at {p} of {tree:?}");
+                        assert_eq!(routes[0].input, Port::Ramp);
+                    }
+                    if let Some(color) = talk.input {
+                        let routes = at(color);
+                        assert_eq!(routes.len(), 1, "receiving at {p} of {tree:?}");
+                        assert!(routes[0].outputs.contains(Port::Ramp));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_group_is_near_the_square_root() {
+        let target = plan::Target::preset("wse3").expect("preset");
+        let line = Line { axis: Axis::Y, len: 360, per_cell: false, extent: 360 };
+        let tree = Tree::best(line, TreeColors::from(0), 12, &target);
+        assert!((10..=40).contains(&tree.group), "groups of {}", tree.group);
+    }
 }

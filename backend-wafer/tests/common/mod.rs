@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use ir::{
-    Activation, BinaryOp, BlockId, Builder, CacheType, Dim, Module, Op, ParamKind, Real, RopeScaling,
-    RopeSpec, Symbol, TensorType, Type, ValueId,
+    Activation, BinaryOp, BlockId, Builder, CacheType, Dim, Module, Op, ParamKind, Real,
+    RopeScaling, RopeSpec, Symbol, TensorType, Type, ValueId,
 };
 use tensor::{DType, Rng, Tensor, Tolerance, compare};
 
@@ -161,7 +161,8 @@ impl Layer<'_> {
 fn block(d: &Decoder) -> ir::Graph {
     let t = Dim::from(Symbol::T);
     let mut l = Layer { b: Builder::new("layer"), d };
-    let x = l.b.param(ParamKind::Carry, TensorType::new(DType::F32, [t.clone(), dim(d.hidden)]), "x");
+    let x =
+        l.b.param(ParamKind::Carry, TensorType::new(DType::F32, [t.clone(), dim(d.hidden)]), "x");
     let pos = l.b.param(ParamKind::Input, TensorType::new(DType::I32, [t.clone()]), "pos");
     let cache = CacheType {
         layers: None,
@@ -251,10 +252,8 @@ pub(crate) fn weights(module: &Module, seed: u64) -> Weights {
             .collect();
         let tensor = match used.dtype {
             DType::BF16 => {
-                let bytes: Vec<u8> = values
-                    .iter()
-                    .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
-                    .collect();
+                let bytes: Vec<u8> =
+                    values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
                 Tensor::new(DType::BF16, used.shape.clone(), bytes.into()).expect("bytes")
             }
             _ => Tensor::from_f32(used.shape.clone(), &values),
