@@ -36,6 +36,7 @@
 pub mod buffer;
 pub mod claims;
 pub mod codec;
+pub mod dump;
 pub mod expand;
 pub mod geometry;
 pub mod index;

@@ -184,11 +184,7 @@ impl Target {
     /// # Errors
     /// The first value out of range.
     pub fn check(&self) -> Result<(), TargetError> {
-        let bad = |field, value: String, allowed| {
-            Err(TargetError::Value { name: self.name.clone(), field, value, allowed })
-        };
-        let in_range = |v: u32, lo: u32, hi: u32| (lo..=hi).contains(&v);
-        let f = &self.fabric;
+        let bad = |field, value, allowed| self.bad(field, value, allowed);
         if !in_range(self.width, 1, 65_536) {
             return bad("width", self.width.to_string(), "1..=65536");
         }
@@ -217,6 +213,32 @@ impl Target {
                 "0..sram.bytes",
             );
         }
+        self.check_fabric()?;
+        for (field, cost) in self.core.vector_costs() {
+            let sane = |v: f64| (0.0..=1e6).contains(&v);
+            if !(sane(cost.setup) && sane(cost.per_group) && in_range(cost.lanes, 1, 1024)) {
+                return bad(field, format!("{cost:?}"), "setup, per_group 0..=1e6, lanes 1..=1024");
+            }
+        }
+        let mut rows = self.dead.iter().map(|&(x, y)| (y, x));
+        if !rows.clone().zip(rows.by_ref().skip(1)).all(|(a, b)| a < b) {
+            return bad("dead", format!("{} PEs", self.dead.len()), "sorted by (y, x), no doubles");
+        }
+        Ok(())
+    }
+
+    fn bad<T>(
+        &self,
+        field: &'static str,
+        value: String,
+        allowed: &'static str,
+    ) -> Result<T, TargetError> {
+        Err(TargetError::Value { name: self.name.clone(), field, value, allowed })
+    }
+
+    fn check_fabric(&self) -> Result<(), TargetError> {
+        let f = &self.fabric;
+        let bad = |field, value, allowed| self.bad(field, value, allowed);
         if !in_range(f.hop_cycles, 1, 1000) {
             return bad("fabric.hop_cycles", f.hop_cycles.to_string(), "1..=1000");
         }
@@ -246,16 +268,6 @@ impl Target {
         if !in_range(self.core.wavelet_cycles, 1, 1000) {
             return bad("core.wavelet_cycles", self.core.wavelet_cycles.to_string(), "1..=1000");
         }
-        for (field, cost) in self.core.vector_costs() {
-            let sane = |v: f64| (0.0..=1e6).contains(&v);
-            if !(sane(cost.setup) && sane(cost.per_group) && in_range(cost.lanes, 1, 1024)) {
-                return bad(field, format!("{cost:?}"), "setup, per_group 0..=1e6, lanes 1..=1024");
-            }
-        }
-        let mut rows = self.dead.iter().map(|&(x, y)| (y, x));
-        if !rows.clone().zip(rows.by_ref().skip(1)).all(|(a, b)| a < b) {
-            return bad("dead", format!("{} PEs", self.dead.len()), "sorted by (y, x), no doubles");
-        }
         Ok(())
     }
 
@@ -283,6 +295,10 @@ impl Target {
     pub fn seconds(&self, cycles: u64) -> f64 {
         cycles as f64 / (self.clock_ghz * 1e9)
     }
+}
+
+fn in_range(v: u32, lo: u32, hi: u32) -> bool {
+    (lo..=hi).contains(&v)
 }
 
 impl Core {

@@ -196,7 +196,8 @@ fn stream_in(entries: &[(u32, u64)], at: &dyn Fn(u32) -> Work, cost: Cost, ready
     for &(tile, hops) in entries {
         let w = at(tile);
         let nearer = cost.hop * (farthest - hops);
-        ready[tile as usize] = cost.whole().saturating_sub(nearer) + w.after;
+        let arrival = cost.whole() - cost.message;
+        ready[tile as usize] = arrival.saturating_sub(nearer) + w.after;
     }
 }
 
