@@ -42,7 +42,9 @@ pub(super) fn complete(
     let generation = if args.json || text.is_none() {
         generator.generate(&prompt, &options, rows, &mut |_| ControlFlow::Continue(()))?
     } else {
-        stream(generator, &prompt, &options, rows, text.as_ref(), streams)?
+        // A person reads the text as a whole; a program knows what it asked.
+        let echo = args.prompt.as_deref().filter(|_| streams.terminal && !args.chat);
+        stream(generator, &prompt, echo, &options, rows, text.as_ref(), streams)?
     };
     if let Some(file) = file {
         file.finish()?;
@@ -85,10 +87,11 @@ fn prompt(args: &Args, text: Option<&Text>) -> Result<Vec<u32>, CliError> {
     Ok(text.encode(&prompt)?)
 }
 
-/// Generates and writes text as it comes.
+/// Generates and writes text as it comes, behind `echo`.
 fn stream(
     generator: &mut Generator,
     prompt: &[u32],
+    echo: Option<&str>,
     options: &GenerationOptions<'_>,
     logits: Option<&mut LogitsSink<'_>>,
     text: Option<&Text>,
@@ -98,6 +101,10 @@ fn stream(
     let mut stream = text.stream(prompt);
     let mut failure: Option<CliError> = None;
     let out = &mut *streams.out;
+    if let Some(echo) = echo {
+        out.write_all(echo.as_bytes())?;
+        out.flush()?;
+    }
     let generation = generator.generate(prompt, options, logits, &mut |token| {
         let written = stream.push(token).map_err(CliError::from).and_then(|piece| {
             out.write_all(piece.as_bytes())?;

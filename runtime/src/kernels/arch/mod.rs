@@ -44,6 +44,7 @@ fn check_micro(w: &[f32], x: &[f32], stride: usize, acc: &[f32]) -> (usize, usiz
 }
 
 /// Checks `n` columns of a tile from `first` on (whole groups when quantised) and their target.
+#[cfg(target_arch = "x86_64")]
 fn check_widen(
     dtype: tensor::DType,
     tile: &[u8],
