@@ -4,7 +4,7 @@
 //! [`Report`] is data for tables; [`html`], [`svg`] and [`terminal`] draw the wafer. Does not
 //! measure: cycles are the plan's claims.
 
-mod map;
+pub mod map;
 
 use std::collections::BTreeSet;
 

@@ -76,7 +76,7 @@ function legend() {
   const chip = (color, text) => h("span", {class: "chip"}, h("i", {style: {background: color}}), text);
   const gradient = (stops, from, to) => [h("span", {}, from), h("span", {class: "ramp", style: {background: `linear-gradient(90deg, ${stops.map(rgb).join(",")})`}}), h("span", {}, to)];
   let parts;
-  if (S.q) parts = [h("b", {}, "Holds the weight"), ...gradient([amount(0.3), amount(0.6), amount(0.9)], "less", "more"), chip(dark() ? "#343a40" : "#d8d4cc", "nothing of it")];
+  if (S.q) parts = [h("b", {}, "Holds the weight"), ...gradient([amount(0.22), amount(0.42), amount(0.62)], "less", "more"), chip(dark() ? "#343a40" : "#d8d4cc", "nothing of it")];
   else if (S.mode === "sram") parts = [h("b", {}, "SRAM used per tile"), ...gradient(amountStops(), "0", `${bytes(amountMax)} (${Math.round(100 * amountMax / USABLE)} % of the usable ${bytes(USABLE)})`)];
   else if (S.mode === "role") {
     const step = STEPS[stepAt(S.cycle)], phase = step && templateOf(P.regions[step.region]).phases[step.phase];
@@ -86,7 +86,8 @@ function legend() {
     const rest = P.regions.filter(r => r.layer === null).slice(0, 4);
     parts = [h("b", {}, "Layer"), ...(layers.length ? gradient(VIRIDIS, `${layers[0].layer}`, `${layers[layers.length - 1].layer}`) : []), ...rest.map(r => chip(rgb(regionColor(r)), r.name))];
   }
-  const flow = [chip("var(--accent)", "where the token is now"), h("span", {class: "chip"}, "→ activation to the next region")];
+  const flow = [chip("var(--accent)", "where the token is now"), h("span", {class: "chip"}, "→ activation to the next region"),
+    ...(CLAIMED ? [h("span", {class: "chip"}, "time bar:"), chip("var(--activation)", "compute"), chip("var(--scratch)", "communication")] : [])];
   $("legend").replaceChildren(h("div", {class: "row"}, parts), h("div", {class: "row soft"}, flow));
 }
 function modes() {
@@ -227,6 +228,7 @@ function load() {
   if (["layer", "sram", "role"].includes(q.get("mode"))) S.mode = q.get("mode");
   if (["model", "tile", "weights"].includes(q.get("tab"))) S.tab = q.get("tab");
   S.q = (q.get("q") || "").toLowerCase(); $("find").value = S.q;
+  legend();
   const [x, y] = numbers("tile");
   if (q.has("tile") && x >= 0 && y >= 0 && x < W && y < H) S.tile = {x: Math.floor(x), y: Math.floor(y)};
   const [scale, vx, vy] = numbers("view");

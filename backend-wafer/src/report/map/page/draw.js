@@ -50,7 +50,7 @@ function weightPicture(t, r) {
   return picture(`weight ${P.templates.indexOf(t)} ${hits} ${dark()}`, t, () => {
     const bytes = pinnedBytes(t, pin => hits.includes(t.pins.indexOf(pin))), most = bytes.reduce((a, b) => Math.max(a, b), 1);
     const none = dark() ? [52, 58, 64] : [216, 212, 204];
-    return (x, y, i) => bytes[i] ? amount(0.3 + 0.6 * bytes[i] / most) : none;
+    return (x, y, i) => bytes[i] ? amount(0.22 + 0.4 * bytes[i] / most) : none;
   });
 }
 const X = x => S.view.x + x * S.view.s, Y = y => S.view.y + y * S.view.s;
@@ -87,10 +87,10 @@ function drawRegion(r, step) {
 }
 function label(r, step) {
   const w = r.w * S.view.s, h = r.h * S.view.s, plain = !S.q && S.mode === "layer";
-  const size = Math.min(w * 0.86 / (r.name.length * 0.56), h * 0.3, 17);
-  if (size < 7.5 || w > canvas.clientWidth * 2.5) return;
+  const size = Math.min(w * 0.64 / (r.name.length * 0.56), h * 0.26, 17);
+  if (size < 7 || w > canvas.clientWidth * 2.5) return;
   const ink = plain ? inkOn(regionColor(r)) : css("ink"), x = X(r.x + r.w / 2);
-  const y = Y(r.y) + h * (h > 70 ? 0.3 : 0.5);
+  const y = Y(r.y) + Math.min(h * 0.28, size * 0.9 + 12), token = P.outputs.token;
   g.textAlign = "center"; g.textBaseline = "middle";
   const write = (text, font, y, soft) => {
     g.font = `${font} system-ui, sans-serif`;
@@ -98,9 +98,10 @@ function label(r, step) {
     g.fillStyle = ink; g.globalAlpha = soft ? 0.85 : 1; g.fillText(text, x, y); g.globalAlpha = 1;
   };
   write(r.name, `600 ${size}px`, y);
-  if (h > 70 && w > 110 && size > 11) {
+  const clear = token && token.region === r.id ? h * 0.5 - 14 : h * 0.74 - 10;
+  if (w > 96 && size > 10 && y + size + 8 < Y(r.y) + clear) {
     write(`${r.w} × ${r.h} PEs`, "11.5px", y + size + 3, true);
-    if (h > 110) write(`${bytes(sramUsed(templateOf(r)))} per PE`, "11.5px", y + size + 18, true);
+    if (y + size + 24 < Y(r.y) + clear) write(`${bytes(sramUsed(templateOf(r)))} per PE`, "11.5px", y + size + 18, true);
   }
 }
 function arrow(x1, y1, x2, y2, color, width) {
@@ -117,16 +118,16 @@ function arrow(x1, y1, x2, y2, color, width) {
 }
 // From where in `a` to where in `b` a stream is drawn: straight through the border that they share.
 function between(a, b) {
-  const reach = 16 / S.view.s;
+  const reach = 14 / S.view.s;
   const top = Math.max(a.y, b.y), bottom = Math.min(a.y + a.h, b.y + b.h);
   const left = Math.max(a.x, b.x), right = Math.min(a.x + a.w, b.x + b.w);
-  const deep = (r, side) => Math.min(reach, side * 0.45);
+  const deep = (r, side) => Math.min(reach, side * 0.4);
   if (bottom > top) {
-    const y = top + (bottom - top) * 0.62, east = b.x >= a.x + a.w;
+    const y = top + (bottom - top) * 0.74, east = b.x >= a.x + a.w;
     return [east ? a.x + a.w - deep(a, a.w) : a.x + deep(a, a.w), y, east ? b.x + deep(b, b.w) : b.x + b.w - deep(b, b.w), y];
   }
   if (right > left) {
-    const x = left + (right - left) * 0.5, south = b.y >= a.y + a.h;
+    const x = left + (right - left) * (a.mx ? 0.08 : 0.92), south = b.y >= a.y + a.h;
     return [x, south ? a.y + a.h - deep(a, a.h) : a.y + deep(a, a.h), x, south ? b.y + deep(b, b.h) : b.y + b.h - deep(b, b.h)];
   }
   return [a.x + a.w / 2, a.y + a.h / 2, b.x + b.w / 2, b.y + b.h / 2];
@@ -152,7 +153,7 @@ function sign(text, x, y, align) {
 function drawHost() {
   const first = P.regions[0];
   if (!first || S.view.s * Math.max(first.w, first.h) < 12) return;
-  const x = first.mx ? X(first.x + first.w) : X(first.x), y = Y(first.y + first.h * 0.62), out = first.mx ? 1 : -1;
+  const x = first.mx ? X(first.x + first.w) : X(first.x), y = Y(first.y + first.h * 0.5), out = first.mx ? 1 : -1;
   arrow(x + out * 40, y, x - out * 4, y, css("ink"), 2.4);
   sign("token in", x + out * 44, y, out < 0 ? "right" : "left");
   const token = P.outputs.token, region = token && P.regions[token.region];
@@ -181,25 +182,25 @@ function drawTile(x, y) {
   if (phase) {
     const used = phase.colors || (phase.colors = new Set(phase.roles.flatMap(role => t.programs[role.program].flatMap(([, i, o]) => [i, o]))));
     const step = port => [[0, -1], [1, 0], [0, 1], [-1, 0], [0, 0]][mirrorPort(r, port)];
-    g.strokeStyle = g.fillStyle = css("ink"); g.lineWidth = Math.max(1, S.view.s * 0.045); g.globalAlpha = 0.9;
+    const lines = new Path2D(), tips = new Path2D(), e = S.view.s * 0.085;
     for (const [color, p, input, outputs] of t.routes) {
       if (!used.has(color) || !holds(t, p, px, py)) continue;
-      const [ix, iy] = step(input);
-      const side = ((color % 5) - 2) * S.view.s * 0.07;
+      const [ix, iy] = step(input), side = ((color % 5) - 2) * S.view.s * 0.08;
       for (const port of outputs) {
-        const [ox, oy] = step(port), sx = (iy || oy) ? side : 0, sy = (ix || ox) ? side : 0;
-        g.beginPath(); g.moveTo(cx + ix * half + sx, cy + iy * half + sy); g.lineTo(cx + sx, cy + sy); g.lineTo(cx + ox * half + sx, cy + oy * half + sy); g.stroke();
-        const e = S.view.s * 0.1, tx = cx + ox * half * 0.75 + sx, ty = cy + oy * half * 0.75 + sy;
-        g.beginPath();
-        if (port === 4) g.arc(cx + sx, cy + sy, e * 0.9, 0, 7);
-        else { g.moveTo(tx + ox * e, ty + oy * e); g.lineTo(tx - oy * e - ox * e * 0.4, ty + ox * e - oy * e * 0.4); g.lineTo(tx + oy * e - ox * e * 0.4, ty - ox * e - oy * e * 0.4); }
-        g.fill();
+        const [ox, oy] = step(port), x = cx + (iy || oy ? side : 0), y = cy + (ix || ox ? side : 0);
+        lines.moveTo(x + ix * half, y + iy * half); lines.lineTo(x, y); lines.lineTo(x + ox * half, y + oy * half);
+        if (port === 4) { tips.moveTo(x + e, y); tips.arc(x, y, e, 0, 7); continue; }
+        const tx = x + ox * half * 0.7, ty = y + oy * half * 0.7;
+        tips.moveTo(tx + ox * e, ty + oy * e); tips.lineTo(tx - (oy + ox * 0.5) * e, ty + (ox - oy * 0.5) * e);
+        tips.lineTo(tx + (oy - ox * 0.5) * e, ty - (ox + oy * 0.5) * e); tips.closePath();
       }
     }
-    g.globalAlpha = 1;
+    const thin = Math.max(1, S.view.s * 0.028);
+    g.strokeStyle = css("surface"); g.lineWidth = thin * 2.6; g.lineJoin = "round"; g.stroke(lines); g.stroke(tips);
+    g.strokeStyle = g.fillStyle = css("ink"); g.lineWidth = thin; g.stroke(lines); g.fill(tips);
   }
-  if (S.view.s >= 56) {
-    const role = phase && roleAt(t, active.phase, px, py);
+  if (S.view.s >= 50) {
+    const role = S.view.s >= 80 && phase && roleAt(t, active.phase, px, py);
     g.font = "10.5px system-ui, sans-serif"; g.textAlign = "left"; g.textBaseline = "top";
     g.strokeStyle = css("page"); g.lineWidth = 3; g.fillStyle = css("ink");
     const text = `${px}, ${py}`;
@@ -254,10 +255,12 @@ function drawMini() {
   for (const r of P.regions) { gm.fillStyle = rgb(regionColor(r)); gm.fillRect(r.x * s, r.y * s, Math.max(r.w * s, 0.6), Math.max(r.h * s, 0.6)); }
   const x = Math.max(shown[0] * s, 1), y = Math.max(shown[1] * s, 1);
   gm.strokeStyle = css("accent"); gm.lineWidth = 2;
-  gm.strokeRect(x, y, Math.max(Math.min((shown[0] + shown[2]) * s, w - 1) - x, 3), Math.max(Math.min((shown[1] + shown[3]) * s, h - 1) - y, 3));
+  gm.strokeRect(x, y, Math.max(Math.min((shown[0] + shown[2]) * s, w - 1) - x, 7), Math.max(Math.min((shown[1] + shown[3]) * s, h - 1) - y, 7));
 }
 function fitTo(x, y, w, h, pad) {
-  const b = {w: canvas.clientWidth, h: canvas.clientHeight - 74};
+  // Above the legend, unless there is room beside it.
+  const full = Math.min((canvas.clientHeight - 30) / h, 60), beside = (canvas.clientWidth - full * w) / 2 > $("legend").offsetWidth + 24;
+  const b = {w: canvas.clientWidth, h: canvas.clientHeight - (beside ? 0 : 74)};
   const s = Math.min((b.w - 2 * pad) / w, (b.h - 30) / h, 60);
   S.view = {s, x: (b.w - w * s) / 2 - x * s, y: 15 + (b.h - 30 - h * s) / 2 - y * s};
 }
@@ -265,4 +268,4 @@ function bounds() {
   const x0 = Math.min(...P.regions.map(r => r.x)), y0 = Math.min(...P.regions.map(r => r.y));
   return [x0, y0, Math.max(...P.regions.map(r => r.x + r.w)) - x0, Math.max(...P.regions.map(r => r.y + r.h)) - y0];
 }
-const fitModel = () => P.regions.length ? fitTo(...bounds(), 100) : fitTo(0, 0, W, H, 20);
+const fitModel = () => P.regions.length ? fitTo(...bounds(), 120) : fitTo(0, 0, W, H, 20);

@@ -60,7 +60,7 @@ function modelPanel() {
     const regions = P.regions.filter(r => r.t === i), cycles = t.phases.reduce((a, p) => a + p.compute + p.comm, 0);
     out.push(h("div", {class: "card"},
       heading(t.name, `${regions.length} region${regions.length === 1 ? "" : "s"} of ${t.w} × ${t.h} PEs`), ...sramBars(t),
-      CLAIMED && h("p", {class: "soft"}, `${number(cycles)} cycles per token each, in ${t.phases.length} phases`)));
+      CLAIMED && h("p", {class: "soft"}, `${number(cycles)} cycles per token each, in ${t.phases.length} phase${t.phases.length === 1 ? "" : "s"}`)));
   });
   out.push(heading("Regions, in the order of the activation", CLAIMED ? "cycles per token" : ""));
   out.push(h("table", {}, P.regions.map(r => row(
@@ -92,28 +92,42 @@ function programNow(r, t, x, y) {
   return [heading(`In phase ${t.phases[phase].name}`, h("span", {class: "chip"}, dot(rgb(roleColor(role.name))), role.name)),
     lines.length ? h("ol", {class: "code"}, lines.map(([text, i, o]) => h("li", {}, text, h("span", {class: "soft"}, color(i, o))))) : h("p", {class: "soft"}, "Nothing to do: its router may still pass wavelets on.")];
 }
-// The tensor as a rectangle with this tile's slice in it.
-function slicePicture(shape, a0, a1) {
+// The tensor as a rectangle with this tile's slices in it.
+function slicePicture(shape, slices) {
   const rows = shape.length > 1 ? shape[0] : 1, cols = shape[shape.length - 1], w = 76;
   const tall = Math.min(Math.max(w * Math.min(rows / cols, 1), 6), 76), wide = Math.max(Math.min(w, w * cols / Math.max(rows, 1)), 14);
   const svg = s("svg", {width: 78, height: tall + 2, viewBox: `-1 -1 78 ${tall + 2}`});
   svg.append(s("rect", {width: wide, height: tall, fill: "var(--free)", stroke: "var(--line)"}));
-  const bw = Math.max(wide * (a1[1] - a1[0]) / cols, 2.5), bh = Math.max(tall * (a0[1] - a0[0]) / rows, 2.5);
-  svg.append(s("rect", {x: Math.min(wide * a1[0] / cols, wide - bw), y: Math.min(tall * a0[0] / rows, tall - bh), width: bw, height: bh, fill: "var(--accent)"}));
+  for (const {a0, a1} of slices) {
+    const bw = Math.max(wide * (a1[1] - a1[0]) / cols, 2.5), bh = Math.max(tall * (a0[1] - a0[0]) / rows, 2.5);
+    svg.append(s("rect", {x: Math.min(wide * a1[0] / cols, wide - bw), y: Math.min(tall * a0[0] / rows, tall - bh), width: bw, height: bh, fill: "var(--accent)"}));
+  }
   return svg;
 }
+// A name that breaks after its dots.
+const dotted = name => h("span", {class: "code"}, name.split(".").flatMap((part, i) => i ? [".", h("wbr"), part] : [part]));
+const sliceText = (shape, a0, a1) => shape.length > 1 ? `[${range(a0)}, ${range(a1)}]` : `[${range(a1)}]`;
 const declared = new Map(P.weights.map(w => [w.name, w]));
-function pinsOf(r, t, x, y) {
-  const pins = pinsAt(t, x, y), total = pins.reduce((sum, p) => sum + p.bytes, 0);
-  const rows = pins.map(({pin, a0, a1, storage, bytes: size}) => {
-    const name = weightName(t, pin.w, r), w = declared.get(name), shape = w ? w.shape : [];
-    const slice = shape.length > 1 ? `[${range(a0)}, ${range(a1)}] of ${shape.map(number).join(" × ")}` : `[${range(a1)}] of ${shape.map(number).join("")}`;
+// One row per weight that lies on the tile, with all its slices.
+function weightRows(r, t, pins) {
+  const groups = new Map();
+  for (const p of pins) {
+    const name = weightName(t, p.pin.w, r);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(p);
+  }
+  return [...groups].map(([name, slices]) => {
+    const w = declared.get(name), shape = w ? w.shape : [1, 1], {pin, storage} = slices[0];
     const gain = pin.g !== null && t.weights[pin.g] ? `, times ${weightName(t, pin.g, r)}` : "";
-    return h("tr", {class: `go${S.q && name.toLowerCase().includes(S.q) ? " on" : ""}`, title: "Show every tile that holds it", on: () => search(name)},
-      h("td", {}, h("div", {class: "code"}, name), h("div", {class: "soft"}, `${slice}, ${storage}${pin.tr ? ", transposed" : ""}${gain}`)),
-      h("td", {}, shape.length ? slicePicture(shape, a0, a1) : ""), h("td", {class: "n"}, bytes(size)));
+    return h("tr", {class: `go${S.q && name.toLowerCase().includes(S.q) ? " on" : ""}`, title: "Show every tile that holds a part of it", on: () => search(name)},
+      h("td", {}, dotted(name), h("div", {}, slices.map(p => sliceText(shape, p.a0, p.a1)).join(", ")),
+        h("div", {class: "soft"}, `of ${shape.map(number).join(" × ")}, ${storage}${pin.tr ? ", transposed" : ""}${gain}`)),
+      h("td", {}, slicePicture(shape, slices)), h("td", {class: "n"}, bytes(slices.reduce((sum, p) => sum + p.bytes, 0))));
   });
-  return [heading("Pinned weights", rows.length ? `${bytes(total)}` : "none on this tile"), h("table", {}, rows)];
+}
+function pinsOf(r, t, x, y) {
+  const pins = pinsAt(t, x, y);
+  return [heading("Pinned weights", pins.length ? bytes(pins.reduce((sum, p) => sum + p.bytes, 0)) : "none on this tile"), h("table", {}, weightRows(r, t, pins))];
 }
 function cacheOf(t, y) {
   if (!t.kv) return [];
@@ -184,15 +198,12 @@ function weightsPanel() {
     const p = S.tile || S.hover, r = p && regionAt(p.x, p.y);
     if (r) {
       const t = templateOf(r), [x, y] = position(r, p.x, p.y), rows = pinsAt(t, x, y).filter(({pin}) => matches(t, r)(pin));
-      out.push(heading(`On tile ${p.x}, ${p.y} (${r.name})`, rows.length ? "" : "none of it"), h("table", {}, rows.map(({pin, a0, a1, bytes: size}) => {
-        const name = weightName(t, pin.w, r), w = declared.get(name), shape = w ? w.shape : [];
-        return row([h("div", {}, h("div", {class: "code"}, name), h("div", {class: "soft"}, shape.length > 1 ? `[${range(a0)}, ${range(a1)}]` : `[${range(a1)}]`)), shape.length ? slicePicture(shape, a0, a1) : "", {n: bytes(size)}]);
-      })));
+      out.push(heading(`On tile ${p.x}, ${p.y} (${r.name})`, rows.length ? "" : "none of it"), h("table", {}, weightRows(r, t, rows)));
     }
   }
   out.push(heading("All weights", `${P.weights.length} tensors`), h("table", {}, head(["name", "shape", ">copies"]), [...families].map(([key, list]) => {
     const w = list[0], on = S.q && list.some(v => v.name.toLowerCase().includes(S.q));
-    return row([h("span", {class: "code"}, key), `${w.shape.map(number).join(" × ")} ${w.storage}`, {n: `${list.length > 1 ? `${list.length} × ` : ""}${number(w.copies)}`}],
+    return row([dotted(key), `${w.shape.map(number).join(" × ")} ${w.storage}`, {n: `${list.length > 1 ? `${list.length} × ` : ""}${number(w.copies)}`}],
       {class: `go${on ? " on" : ""}`, title: w.inline ? "Computed by the compiler" : "From the model", on: () => search(list.length > 1 ? key.split(".*.")[1] : key)});
   })));
   return out;

@@ -1,0 +1,87 @@
+//! What every map says in words: totals of a plan, and the part of the wafer worth showing.
+//!
+//! Counts with `u64` and never trusts a rectangle to lie on the machine. Cycles are the plan's claims.
+
+use plan::{Plan, Rect};
+
+/// Share of the wafer below which the used part is shown instead of the whole.
+const CROP_BELOW: f64 = 0.35;
+
+/// PEs in all regions.
+pub(super) fn pes_used(plan: &Plan) -> u64 {
+    plan.regions.iter().map(|r| r.rect.area()).fold(0, u64::saturating_add)
+}
+
+/// PEs of the machine.
+pub(super) fn pes_all(plan: &Plan) -> u64 {
+    u64::from(plan.target.total_width()) * u64::from(plan.target.height)
+}
+
+/// Claimed tokens per second of decode; `None` when the plan claims nothing.
+pub(super) fn tokens_per_second(plan: &Plan) -> Option<f64> {
+    let cycles = plan.claims.token_cycles;
+    (cycles > 0).then(|| 1.0 / plan.target.seconds(cycles))
+}
+
+/// The whole machine.
+pub(super) fn machine(plan: &Plan) -> Rect {
+    Rect { x: 0, y: 0, w: plan.target.total_width().max(1), h: plan.target.height.max(1) }
+}
+
+/// The part to show: the machine, or the rectangle around all regions when that is a small part.
+pub(super) fn focus(plan: &Plan) -> Rect {
+    let whole = machine(plan);
+    let end = |start: u32, length: u32| start.saturating_add(length);
+    let x0 = plan.regions.iter().map(|r| r.rect.x).min().unwrap_or(0);
+    let y0 = plan.regions.iter().map(|r| r.rect.y).min().unwrap_or(0);
+    let x1 = plan.regions.iter().map(|r| end(r.rect.x, r.rect.w)).max().unwrap_or(0);
+    let y1 = plan.regions.iter().map(|r| end(r.rect.y, r.rect.h)).max().unwrap_or(0);
+    let used = Rect { x: x0, y: y0, w: x1.saturating_sub(x0), h: y1.saturating_sub(y0) };
+    let off_machine = x1 > whole.w || y1 > whole.h;
+    let small = (used.area() as f64) < CROP_BELOW * whole.area() as f64;
+    if used.area() > 0 && (small || off_machine) { used } else { whole }
+}
+
+/// The model in a sentence: layers, context, share of the machine, claimed speed.
+pub(super) fn summary(plan: &Plan) -> String {
+    let (used, all) = (pes_used(plan), pes_all(plan));
+    let speed = match tokens_per_second(plan) {
+        Some(rate) => format!(
+            "{} tokens/s claimed at position {}",
+            if rate >= 100.0 { grouped(rate.round() as u64) } else { format!("{rate:.1}") },
+            grouped(u64::from(plan.claims.at_pos))
+        ),
+        None => "no speed claimed".to_string(),
+    };
+    format!(
+        "{} layer{}, context {}, {} of {} PEs ({:.1} %), {speed}",
+        plan.model.layers,
+        if plan.model.layers == 1 { "" } else { "s" },
+        grouped(u64::from(plan.model.context)),
+        grouped(used),
+        grouped(all),
+        100.0 * used as f64 / all.max(1) as f64,
+    )
+}
+
+/// A number with its thousands apart: `883 350`.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes for people: `768 B`, `22.7 kB`.
+pub(super) fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
+    }
+}
