@@ -68,6 +68,15 @@ pub enum SimError {
     },
 }
 
+/// Refuses a plan that `plan::verify` does not accept.
+pub(crate) fn refuse_illegal(plan: &plan::Plan) -> Result<(), SimError> {
+    plan::verify(plan).map_err(|violations| {
+        let first = violations.first().map_or(String::new(), ToString::to_string);
+        let more = violations.len().saturating_sub(1);
+        SimError::Illegal { what: format!("{first}, and {more} more violations") }
+    })
+}
+
 /// A PE that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {

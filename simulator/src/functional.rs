@@ -2,8 +2,7 @@
 //!
 //! A color at a router has one input, so the result does not depend on the order in which tiles
 //! are run; each runs until it waits. When nothing can run and somebody waits, the plan is stuck
-//! and the error names tiles and colors. A program that reads outside of its buffers panics:
-//! `plan::verify` is the gate for plans that are not trusted.
+//! and the error names tiles and colors. `plan::verify` is the gate: illegal plans are refused.
 //!
 //! Knows nothing of time: see [`crate::timing`].
 
@@ -56,11 +55,21 @@ enum Stop {
 }
 
 impl<'a> Simulator<'a> {
-    /// Reserves SRAM and pins the weights of `plan`.
+    /// Verifies `plan`, reserves its SRAM and pins its weights.
     ///
     /// # Errors
     /// Illegal plans and missing weights.
     pub fn new(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
+        crate::error::refuse_illegal(plan)?;
+        Simulator::unchecked(plan, source)
+    }
+
+    /// As [`Simulator::new`] for a plan known to be legal, or to see how an illegal one fails: operands
+    /// outside of their buffers may panic.
+    ///
+    /// # Errors
+    /// Missing weights, and what is illegal in a way that stops the set-up.
+    pub fn unchecked(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
         let fabric = Fabric::new(plan)?;
         let memory = Memory::new(&fabric, source)?;
         let queues = vec![VecDeque::new(); fabric.len() * fabric.colors];

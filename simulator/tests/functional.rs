@@ -124,11 +124,21 @@ fn collectives_move_and_add_values() {
 }
 
 #[test]
+fn illegal_plans_are_refused_with_the_violation() {
+    let mut plan = line(Collective::Chain, Axis::X, 5, 2, tiny());
+    plan.templates[0].routes.pop();
+    let Err(SimError::Illegal { what }) = Simulator::new(&plan, &BTreeMap::new()) else {
+        panic!("accepted");
+    };
+    assert!(what.starts_with("PLN1"), "{what}");
+}
+
+#[test]
 fn a_missing_send_is_a_deadlock_with_tiles_and_colors() {
     let mut plan = line(Collective::Chain, Axis::X, 5, 2, tiny());
     let leaf = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "leaf").unwrap();
     leaf.program.clear();
-    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    let mut sim = Simulator::unchecked(&plan, &BTreeMap::new()).unwrap();
     let SimError::Deadlock { waiting, tiles } = sim.step(0).unwrap_err() else {
         panic!("no deadlock")
     };
@@ -143,7 +153,7 @@ fn a_missing_receive_leaves_wavelets() {
     let mut plan = line(Collective::Broadcast, Axis::X, 5, 2, tiny());
     let member = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "member").unwrap();
     member.program.clear();
-    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    let mut sim = Simulator::unchecked(&plan, &BTreeMap::new()).unwrap();
     let error = sim.step(0).unwrap_err();
     assert!(matches!(error, SimError::Unreceived { color: 0, elements: 2, .. }), "{error}");
 }
@@ -155,7 +165,7 @@ fn reading_before_writing_gives_nan() {
     let Instr::Recv { combine, .. } = &mut root.program[0] else { panic!("root receives") };
     assert_eq!(*combine, Combine::Add);
     plan.templates[0].buffers[1].live = (1, 1);
-    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    let mut sim = Simulator::unchecked(&plan, &BTreeMap::new()).unwrap();
     assert!(sim.step(0).unwrap().logits.iter().all(|v| v.is_nan()));
 }
 

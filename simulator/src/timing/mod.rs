@@ -32,11 +32,20 @@ pub use report::{Breakdown, Level, PhaseTime, RegionTime, TemplateTime, TimingRe
 use crate::error::{LISTED_TILES, SimError};
 use crate::fabric::Fabric;
 
-/// Times one token at position `pos`.
+/// Verifies the plan and times one token at position `pos`.
 ///
 /// # Errors
-/// A position outside of the context, a deadlock, an illegal plan.
+/// An illegal plan, a position outside of the context.
 pub fn time(plan: &Plan, level: Level, pos: u32) -> Result<TimingReport, SimError> {
+    crate::error::refuse_illegal(plan)?;
+    time_unchecked(plan, level, pos)
+}
+
+/// As [`time`] for a plan known to be legal, or to see how an illegal one fails.
+///
+/// # Errors
+/// A position outside of the context, a deadlock.
+pub fn time_unchecked(plan: &Plan, level: Level, pos: u32) -> Result<TimingReport, SimError> {
     if pos >= plan.model.context {
         return Err(SimError::Context { pos, context: plan.model.context });
     }
