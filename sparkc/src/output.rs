@@ -177,12 +177,12 @@ pub fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a JSON value and a line end to standard output.
+/// Writes a JSON value on one line to standard output.
 ///
 /// # Errors
 /// As [`print`].
 pub fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
+    let mut text = serde_json::to_string(value)?;
     text.push('\n');
     print(&text)
 }

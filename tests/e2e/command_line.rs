@@ -1,1 +1,139 @@
-//! Help, version and usage errors of the real program.
+//! Help, version, lists and usage errors of the real program, as snapshots.
+
+use std::path::Path;
+
+use harness::run::{Outcome, run};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sparkc-under-test");
+
+fn sparkc(args: &[&str]) -> Outcome {
+    run(PROGRAM, Path::new("."), args).unwrap()
+}
+
+/// Compares with `tests/e2e/snapshots/NAME.snap`.
+fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn every_screen_of_help() {
+    let top = sparkc(&["--help"]);
+    assert_eq!(top.code, Some(0), "{top}");
+    snapshot("help", &top.stdout);
+    for command in [
+        "compile",
+        "run",
+        "simulate",
+        "eval",
+        "inspect",
+        "verify",
+        "opt",
+        "passes",
+        "targets",
+        "completions",
+    ] {
+        let help = sparkc(&[command, "--help"]);
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help}");
+        snapshot(&format!("help-{command}"), &help.stdout);
+    }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let outcome = sparkc(&["--version"]);
+    assert_eq!(outcome.stdout, format!("sparkc {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn nothing_asked_is_a_usage_error_with_help() {
+    let outcome = sparkc(&[]);
+    assert_eq!(outcome.code, Some(2), "{outcome}");
+    assert!(outcome.stderr.contains("Usage: sparkc"), "{outcome}");
+}
+
+#[test]
+fn passes_and_targets_are_listed_and_as_json() {
+    let passes = sparkc(&["passes", "--json"]).json().unwrap();
+    assert!(passes["passes"].as_array().unwrap().len() >= 5, "{passes}");
+    let text = sparkc(&["passes"]).stdout;
+    for pass in passes["passes"].as_array().unwrap() {
+        assert!(text.contains(pass["name"].as_str().unwrap()), "{text}");
+    }
+    let targets = sparkc(&["targets"]).stdout;
+    assert!(targets.contains("wse3") && targets.contains("wse2"), "{targets}");
+    let toml = sparkc(&["targets", "wse3"]).stdout;
+    assert_eq!(plan::Target::parse(&toml).unwrap().name, "wse3");
+}
+
+#[test]
+fn completions_know_the_subcommands() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = sparkc(&["completions", shell]);
+        assert_eq!(script.code, Some(0), "{script}");
+        assert!(script.stdout.contains("simulate"), "{shell}");
+    }
+}
+
+#[test]
+fn colour_only_when_wanted() {
+    assert!(!sparkc(&["targets"]).stdout.contains('\x1b'));
+    assert!(sparkc(&["targets", "--color", "always"]).stdout.contains('\x1b'));
+    let error = sparkc(&["compile", "nowhere"]).stderr;
+    assert!(!error.contains('\x1b'), "{error}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let script = format!("'{PROGRAM}' completions bash | head -n 1; exit ${{PIPESTATUS[0]}}");
+    let outcome = run("bash", Path::new("."), &["-c", script.as_str()]).unwrap();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome}");
+}
+
+#[test]
+fn an_optimised_module_reads_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = harness::fixture::named("qwen3").unwrap();
+    let config = fixture.path.join("config.json");
+    let line = ["compile", config.to_str().unwrap(), "-o", "out", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    let files: Vec<&String> = said["files"].as_object().unwrap().keys().collect();
+    assert_eq!(files, ["model.wplan", "map.html", "model.spark"]);
+    let opt = run(PROGRAM, folder.path(), &["opt", "out/model.spark", "--passes", "O1"]).unwrap();
+    assert_eq!(opt.code, Some(0), "{opt}");
+    ir::parse(&opt.stdout).unwrap();
+    let legal = run(PROGRAM, folder.path(), &["verify", "out", "--json"]).unwrap().json().unwrap();
+    assert_eq!(legal["legal"], true);
+    let tile = run(PROGRAM, folder.path(), &["inspect", "out", "--tile", "1,1", "--json"]).unwrap();
+    assert!(tile.json().unwrap()["weights"].as_array().is_some(), "{tile}");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = harness::fixture::named("qwen3").unwrap();
+    let line = ["compile", fixture.path.to_str().unwrap(), "--dry-run", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    assert!(said["wafer"]["token_cycles"].as_u64().unwrap() > 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn kernels_are_timed_without_a_model() {
+    let line = [
+        "simulate",
+        "--kernel",
+        "allreduce",
+        "--target",
+        "small",
+        "--region",
+        "16x1",
+        "--level",
+        "3",
+        "--json",
+    ];
+    let said = sparkc(&line).json().unwrap();
+    assert!(said["cycles"].as_u64().unwrap() > 0, "{said}");
+}

@@ -46,6 +46,10 @@ pub fn parse(text: &str) -> Result<Case> {
     let mut case = Case { tokens: vec![1, 2, 3, 4, 5], ..Case::default() };
     for line in text.lines().map_while(|line| line.strip_prefix("//")) {
         let Some((key, value)) = line.trim().split_once(": ") else { continue };
+        if !key.bytes().all(|b| b.is_ascii_lowercase()) {
+            // Prose with a colon in it.
+            continue;
+        }
         match key {
             "pass" => case.passes.push(value.to_string()),
             "same" => case.same = value.split(' ').map(treatment).collect::<Result<_>>()?,

@@ -1,9 +1,11 @@
 //! `sparkc compile`: a model becomes a directory of artefacts, complete or not at all.
 
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use backend_cpu::CpuError;
 use frontend::Model;
 use indicatif::ProgressBar;
 use plan::Target;
@@ -70,15 +72,14 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     } else {
         None
     };
-    let executable =
-        if emit.contains(&Emit::Cpu) {
-            let path = staging.as_ref().map(|s| s.path(names::EXECUTABLE));
-            Some(progress.stage("pack the executable", |bar| {
-                pack(&model, &args.build, path.as_deref(), bar)
-            })?)
-        } else {
-            None
-        };
+    let executable = if emit.contains(&Emit::Cpu) {
+        let path = staging.as_ref().map(|s| s.path(names::EXECUTABLE));
+        let packed = progress
+            .stage("pack the executable", |bar| pack(&model, &args.build, path.as_deref(), bar));
+        Some(packed.map_err(|error| under_final_name(error, &destination))?)
+    } else {
+        None
+    };
     let heldout_loss =
         progress.stage("measure", |_| heldout_loss(&model, &args.build, executable.as_ref()))?;
     let mut built = Built {
@@ -144,6 +145,19 @@ fn pack(
         }
         bar.set_position(p.done);
     })
+}
+
+/// Names the file as the user knows it, where the back end names the temporary one.
+fn under_final_name(error: anyhow::Error, destination: &Path) -> anyhow::Error {
+    match error.downcast::<CpuError>() {
+        Ok(CpuError::Write { source, .. }) => {
+            let shown = destination.join(names::EXECUTABLE);
+            anyhow::Error::new(io::Error::from(source.kind()))
+                .context(format!("cannot write `{}`", shown.display()))
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
 }
 
 /// Held-out loss without and with quantisation, when there is any and a text to measure on.

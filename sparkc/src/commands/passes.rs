@@ -1,11 +1,13 @@
-//! `sparkc passes`: every pass with its options, and the pipelines of the optimisation levels.
+//! `sparkc passes`: every pass with its options, the pipelines of the optimisation levels, and every
+//! rewrite rule.
 
 use anyhow::Result;
-use passes::{Level, PassInfo};
+use passes::{Level, PassInfo, RuleInfo};
 use serde_json::{Value, json};
 
 use crate::cli::PassesArgs;
 use crate::output;
+use crate::report::table::Table;
 use crate::report::{self, Style};
 
 /// Runs it.
@@ -19,7 +21,9 @@ pub fn run(args: &PassesArgs) -> Result<()> {
             .iter()
             .map(|level| json!({ "name": format!("{level:?}"), "pipeline": level.pipeline() }))
             .collect();
-        return output::print_json(&json!({ "passes": passes, "levels": levels }));
+        let rules: Vec<Value> = passes::rewrite_rules().iter().map(rule_json).collect();
+        let object = json!({ "passes": passes, "levels": levels, "rewrites": rules });
+        return output::print_json(&object);
     }
     let colored = report::stdout_colored();
     let mut text = String::new();
@@ -40,7 +44,24 @@ pub fn run(args: &PassesArgs) -> Result<()> {
     for level in Level::ALL {
         text.push_str(&format!("  {level:?}  {}\n", level.pipeline()));
     }
+    text.push_str(&format!("\n{}\n", Style::Bold.paint("Rewrites", colored)));
+    let mut table = Table::new(&["name", "tier", "because"]);
+    for rule in passes::rewrite_rules() {
+        table.row([rule.name, rule.tier.name(), rule.why]);
+    }
+    text.push_str(&table.render(colored));
     output::print(&text)
+}
+
+fn rule_json(rule: &RuleInfo) -> Value {
+    json!({
+        "name": rule.name,
+        "tier": rule.tier.name(),
+        "why": rule.why,
+        "from": rule.lhs,
+        "to": rule.rhs,
+        "condition": rule.condition,
+    })
 }
 
 fn as_json(pass: &PassInfo) -> Value {

@@ -103,7 +103,9 @@ fn explain_middle(cause: &(dyn Error + 'static)) -> Option<Explained> {
         let exit = if error.is_internal() { Exit::Internal } else { Exit::BadInput };
         let explained = Explained::new(exit).code(error.code());
         return Some(match error {
-            PassError::UnknownPass { .. } | PassError::Option { .. } => {
+            PassError::Pipeline { .. }
+            | PassError::UnknownPass { .. }
+            | PassError::Option { .. } => {
                 explained.advise("`sparkc passes` lists passes and their options")
             }
             PassError::Tier { needs, .. } => explained.advise(&format!("--numerics {needs}")),
@@ -130,6 +132,9 @@ fn explain_io(error: &io::Error) -> Explained {
             .advise("free some memory, or use a smaller --context or --quant q8"),
         Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Explained::new(Exit::BadInput)
             .advise("check the permissions, or write elsewhere with -o"),
+        Kind::NotADirectory => {
+            Explained::new(Exit::BadInput).advise("a file stands where a directory is named")
+        }
         Kind::NotFound => Explained::new(Exit::BadInput).advise("check the path"),
         _ => Explained::new(Exit::BadInput),
     }

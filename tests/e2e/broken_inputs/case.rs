@@ -63,7 +63,7 @@ impl Place {
 }
 
 /// What compiles a model as far as needed to find what is wrong with it.
-const COMPILE: &[&str] = &["eval", "model", "--tokens", "1"];
+const COMPILE: &[&str] = &["compile", "model", "--emit", "ir", "-o", "out"];
 
 /// A model that is broken by `breaks`, and compiled.
 pub(crate) fn model(
@@ -133,7 +133,7 @@ impl Case {
             }
         }
         // Usage errors are clap's: they show the usage. All others say what to try.
-        let advises = said.contains("try:") || said.contains("--help");
+        let advises = said.contains("try:") || said.contains("--help") || said.contains("Usage:");
         if self.code != 130 && !advises {
             return Err(format!("does not say what to try\n{outcome}"));
         }
