@@ -12,7 +12,8 @@ use super::{CliError, set_temporary};
 
 pub(super) struct LogitsFile {
     out: BufWriter<File>,
-    temporary: PathBuf,
+    /// Where rows go until the file is whole; `None` when `path` is a device or a pipe.
+    temporary: Option<PathBuf>,
     path: PathBuf,
     failure: Option<io::Error>,
     done: bool,
@@ -22,13 +23,19 @@ impl LogitsFile {
     /// Begins a file of `positions` rows.
     pub(super) fn create(path: &Path, positions: usize, vocab: usize) -> Result<Self, CliError> {
         let failed = |source| CliError::File { path: path.to_path_buf(), source };
-        let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let mut temporary_name = std::ffi::OsString::from(".");
-        temporary_name.push(name);
-        temporary_name.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(temporary_name);
-        let file = File::create(&temporary).map_err(failed)?;
-        set_temporary(Some(temporary.clone()));
+        let special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
+        let (file, temporary) = if special {
+            (File::options().write(true).open(path).map_err(failed)?, None)
+        } else {
+            let name =
+                path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".{}", std::process::id()));
+            let temporary = path.with_file_name(hidden);
+            (File::create(&temporary).map_err(failed)?, Some(temporary))
+        };
+        set_temporary(temporary.clone());
         let bytes = positions * vocab * 4;
         let mut header = serde_json::json!({
             "logits": {"dtype": "F32", "shape": [positions, vocab], "data_offsets": [0, bytes]}
@@ -58,7 +65,10 @@ impl LogitsFile {
             Some(error) => Err(error),
             None => self.out.flush(),
         };
-        let renamed = written.and_then(|()| std::fs::rename(&self.temporary, &self.path));
+        let renamed = written.and_then(|()| match &self.temporary {
+            Some(temporary) => std::fs::rename(temporary, &self.path),
+            None => Ok(()),
+        });
         renamed.map_err(|source| CliError::File { path: self.path.clone(), source })?;
         self.done = true;
         set_temporary(None);
@@ -96,5 +106,16 @@ mod tests {
         drop(LogitsFile::create(&path, 2, 3).unwrap());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         assert!(LogitsFile::create(&directory.path().join("no/such"), 1, 1).is_err());
+        assert!(LogitsFile::create(directory.path(), 1, 1).is_err(), "a directory is no file");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_written_and_stay_devices() {
+        let null = Path::new("/dev/null");
+        let mut file = LogitsFile::create(null, 1, 1).unwrap();
+        file.push(&[1.0]);
+        file.finish().unwrap();
+        assert!(!std::fs::metadata(null).unwrap().is_file());
     }
 }
