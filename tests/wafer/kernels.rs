@@ -1,12 +1,10 @@
 //! Bare kernels are legal plans that compute what they say.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::grid;
+use crate::decoder::grid;
+use backend_wafer::kernels::{Kernel, KernelError, Sizes, build};
 use plan::WeightData;
-use sparkc_backend_wafer::kernels::{Kernel, KernelError, Sizes, build};
 use tensor::Tensor;
 
 fn inline(plan: &plan::Plan, name: &str) -> Vec<f32> {

@@ -1,8 +1,6 @@
 //! Random small decoders as optimised modules, their weights, and the three-way comparison: the compiled
 //! plan is legal, and executed it gives the logits of `ir::eval`.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::collections::BTreeMap;
 
 use ir::{
@@ -253,7 +251,7 @@ pub(crate) fn weights(module: &Module, seed: u64) -> Weights {
         let tensor = match used.dtype {
             DType::BF16 => {
                 let bytes: Vec<u8> =
-                    values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+                    values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
                 Tensor::new(DType::BF16, used.shape.clone(), bytes.into()).expect("bytes")
             }
             _ => Tensor::from_f32(used.shape.clone(), &values),
@@ -270,8 +268,8 @@ pub(crate) fn check(d: &Decoder, target: &plan::Target, tokens: usize) -> plan::
         panic!("test module: {errors:?}");
     }
     let weights = weights(&module, 7);
-    let options = sparkc_backend_wafer::Options::default();
-    let (plan, _) = sparkc_backend_wafer::compile(&module, target, &options, &|_| {})
+    let options = backend_wafer::Options::default();
+    let (plan, _) = backend_wafer::compile(&module, target, &options, &|_| {})
         .unwrap_or_else(|e| panic!("{d:?}: {e}"));
     if let Err(violations) = plan::verify::verify(&plan) {
         let first: Vec<String> = violations.iter().take(8).map(|v| v.to_string()).collect();

@@ -1,9 +1,7 @@
 //! Real model sizes on the wse3 preset, from shapes alone.
 
-mod common;
-
-use common::{Decoder, module};
-use sparkc_backend_wafer::{Options, compile};
+use crate::decoder::{Decoder, module};
+use backend_wafer::{Options, compile};
 use tensor::DType;
 
 fn llama_8b(context: usize) -> Decoder {
@@ -34,7 +32,7 @@ fn llama_8b_fits_one_wse3_at_4k_as_a_small_legal_plan() {
     assert!(report.templates.len() <= 8, "{} templates", report.templates.len());
     let bytes = plan::codec::encode(&plan).len();
     assert!(bytes <= 256 << 10, "the plan takes {bytes} bytes");
-    let page = sparkc_backend_wafer::report::html(&plan);
+    let page = backend_wafer::report::html(&plan);
     assert!(page.len() <= 1 << 20, "the map takes {} bytes", page.len());
     let rate = 1.0 / target.seconds(plan.claims.token_cycles);
     assert!(rate > 1000.0, "{rate} tokens/s claimed");

@@ -1,8 +1,6 @@
 //! Compiled plans are legal and, executed, give the logits of `ir::eval`, over the variants of decoders.
 
-mod common;
-
-use common::{Decoder, check, grid};
+use crate::decoder::{Decoder, check, grid};
 use ir::{Activation, Real, RopeScaling};
 use tensor::DType;
 

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use backend_wafer::{Options, WaferCost, compile};
 use frontend::{Model, OpenOptions};
 use ir::WeightSource;
 use safetensors::SafeTensors;
-use sparkc_backend_wafer::{Options, WaferCost, compile};
 use tensor::{DType, Tensor, Tolerance, compare};
 
 fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hf");
     let entries = std::fs::read_dir(folder).expect("the fixtures are committed");
     let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("readable").path()).collect();
     paths.retain(|p| p.join("expected.safetensors").is_file());
@@ -78,7 +78,7 @@ fn quantised_models_are_what_eval_says() {
     let target = plan::Target::preset("tiny").expect("preset");
     let cost = WaferCost::new(&target);
     for (name, quant) in [("llama3", DType::Q8), ("qwen2", DType::Q8), ("llama_tied", DType::Q4)] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hf").join(name);
         let model = frontend::open(&folder, &OpenOptions::default()).expect("opens");
         let options = passes::Options { quant: Some(quant), ..passes::Options::default() };
         let (module, _) =

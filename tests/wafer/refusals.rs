@@ -1,10 +1,8 @@
 //! What cannot be planned is refused by name, with numbers and what to try.
 
-mod common;
-
-use common::{Decoder, grid, module};
+use crate::decoder::{Decoder, grid, module};
+use backend_wafer::{Options, WaferError, compile};
 use ir::{BinaryOp, Builder, Op, ParamKind, TensorType};
-use sparkc_backend_wafer::{Options, WaferError, compile};
 use tensor::DType;
 
 fn error(d: &Decoder, target: &plan::Target) -> WaferError {

@@ -1,0 +1,9 @@
+//! Compiled wafer plans: legal, and executed by the simulator with the results of `ir::eval` and of
+//! transformers. Here because only this crate may see the compiler and the simulator together.
+
+mod decoder;
+mod execute;
+mod fixtures;
+mod kernels;
+mod refusals;
+mod scale;
