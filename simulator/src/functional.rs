@@ -6,7 +6,7 @@
 //!
 //! Knows nothing of time: see [`crate::timing`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use plan::{Combine, Instr, Plan, Slice, WireFormat};
@@ -22,8 +22,10 @@ pub struct Simulator<'a> {
     memory: Memory,
     /// Per tile and color: elements that wait at the core.
     queues: Vec<VecDeque<f32>>,
-    /// Per (tile, color) that has sent: who receives.
-    receivers: BTreeMap<(u32, u8), Rc<[u32]>>,
+    /// Per tile and color that has sent: who receives.
+    receivers: Vec<Option<Rc<[u32]>>>,
+    /// Values on their way from one place to another.
+    scratch: Vec<f32>,
     /// Per tile: where it stands in its program.
     cursors: Vec<Cursor>,
     pos: u32,
@@ -74,15 +76,9 @@ impl<'a> Simulator<'a> {
         let memory = Memory::new(&fabric, source)?;
         let queues = vec![VecDeque::new(); fabric.len() * fabric.colors];
         let cursors = vec![Cursor::default(); fabric.len()];
-        Ok(Simulator {
-            fabric,
-            memory,
-            queues,
-            receivers: BTreeMap::new(),
-            cursors,
-            pos: 0,
-            prompt: 0,
-        })
+        let receivers = vec![None; fabric.len() * fabric.colors];
+        let scratch = Vec::new();
+        Ok(Simulator { fabric, memory, queues, receivers, scratch, cursors, pos: 0, prompt: 0 })
     }
 
     /// Tokens fed so far.
@@ -199,7 +195,7 @@ impl<'a> Simulator<'a> {
                     let (mem, layout) = self.memory.tile(tile, template_id as usize);
                     let kv = template.kv;
                     let cx = Context { layout, position, cell: template.cell, kv, registers };
-                    kernels::execute(&cx, mem, instr);
+                    kernels::execute(&cx, mem, instr, &mut self.scratch);
                 }
                 cursor.instruction += 1;
             }
@@ -219,34 +215,44 @@ impl<'a> Simulator<'a> {
         tokens: u32,
         ready: &mut VecDeque<u32>,
     ) -> Result<Option<u8>, SimError> {
-        match *instr {
+        let mut values = std::mem::take(&mut self.scratch);
+        values.clear();
+        let waits = match *instr {
             Instr::Send { color, src, wire } => {
                 let (mem, layout) = self.memory.tile(tile, template);
-                let values = mem[layout.range(src, tokens)].to_vec();
-                self.send(tile, color, values, wire, ready)?;
+                values.extend_from_slice(&mem[layout.range(src, tokens)]);
+                self.send(tile, color, &mut values, wire, ready)?;
+                None
             }
             Instr::Recv { color, dst, combine, .. } => {
                 let color = self.color(tile, color)?;
-                match self.take(tile, color, dst.len.elements(tokens) as usize) {
-                    Some(values) => self.absorb(tile, template, dst, tokens, combine, &values),
-                    None => return Ok(Some(color as u8)),
+                if self.take(tile, color, dst.len.elements(tokens) as usize, &mut values) {
+                    self.absorb(tile, template, dst, tokens, combine, &values);
+                    None
+                } else {
+                    Some(color as u8)
                 }
             }
             Instr::Relay { input, output, local, combine, store, wire } => {
                 let input = self.color(tile, input)?;
                 let n = local.len.elements(tokens) as usize;
-                let Some(values) = self.take(tile, input, n) else { return Ok(Some(input as u8)) };
-                let (mem, layout) = self.memory.tile(tile, template);
-                let mut result = mem[layout.range(local, tokens)].to_vec();
-                kernels::combine(combine, &mut result, &values);
-                if store {
-                    self.absorb(tile, template, local, tokens, Combine::Store, &result);
+                if self.take(tile, input, n, &mut values) {
+                    let (mem, layout) = self.memory.tile(tile, template);
+                    let mut result = mem[layout.range(local, tokens)].to_vec();
+                    kernels::combine(combine, &mut result, &values);
+                    if store {
+                        self.absorb(tile, template, local, tokens, Combine::Store, &result);
+                    }
+                    self.send(tile, output, &mut result, wire, ready)?;
+                    None
+                } else {
+                    Some(input as u8)
                 }
-                self.send(tile, output, result, wire, ready)?;
             }
-            _ => {}
-        }
-        Ok(None)
+            _ => None,
+        };
+        self.scratch = values;
+        Ok(waits)
     }
 
     /// Combines received values into a slice, rounding to its storage.
@@ -272,16 +278,21 @@ impl<'a> Simulator<'a> {
         })
     }
 
-    fn take(&mut self, tile: usize, color: usize, n: usize) -> Option<Vec<f32>> {
+    /// Moves `n` elements that wait on a color to `values`; false when there are fewer.
+    fn take(&mut self, tile: usize, color: usize, n: usize, values: &mut Vec<f32>) -> bool {
         let queue = &mut self.queues[tile * self.fabric.colors + color];
-        (queue.len() >= n).then(|| queue.drain(..n).collect())
+        if queue.len() < n {
+            return false;
+        }
+        values.extend(queue.drain(..n));
+        true
     }
 
     fn send(
         &mut self,
         tile: usize,
         color: plan::Color,
-        mut values: Vec<f32>,
+        values: &mut [f32],
         wire: WireFormat,
         ready: &mut VecDeque<u32>,
     ) -> Result<(), SimError> {
@@ -291,18 +302,20 @@ impl<'a> Simulator<'a> {
             WireFormat::F16 => plan::Storage::F16,
             WireFormat::BF16 => plan::Storage::BF16,
         };
-        values.iter_mut().for_each(|v| *v = round(storage, *v));
-        let key = (tile as u32, color as u8);
-        let receivers = match self.receivers.get(&key) {
+        if storage != plan::Storage::F32 {
+            values.iter_mut().for_each(|v| *v = round(storage, *v));
+        }
+        let slot = tile * self.fabric.colors + color;
+        let receivers = match &self.receivers[slot] {
             Some(list) => Rc::clone(list),
             None => {
                 let list: Rc<[u32]> = self.fabric.receivers(tile, color)?.into();
-                self.receivers.insert(key, Rc::clone(&list));
+                self.receivers[slot] = Some(Rc::clone(&list));
                 list
             }
         };
         for &receiver in receivers.iter() {
-            self.queues[receiver as usize * self.fabric.colors + color].extend(&values);
+            self.queues[receiver as usize * self.fabric.colors + color].extend(&*values);
             let waits = &mut self.cursors[receiver as usize].waits;
             if *waits == Some(color as u8) {
                 // It is queued once; when it still lacks elements it will wait again.

@@ -58,73 +58,69 @@ impl Context<'_> {
     }
 }
 
-/// Executes a local instruction; communicating ones do nothing here.
-pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr) {
-    match *instr {
+/// Executes a local instruction; communicating ones do nothing here. `out` is scratch space.
+pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f32>) {
+    out.clear();
+    let dst = match *instr {
         Instr::Fill { dst, value } => {
-            let n = cx.range(dst).len();
-            cx.write(mem, dst, &vec![value; n]);
+            out.resize(cx.range(dst).len(), value);
+            dst
         }
         Instr::Copy { dst, src } => {
-            let values = mem[cx.range(src)].to_vec();
-            cx.write(mem, dst, &values);
+            out.extend_from_slice(&mem[cx.range(src)]);
+            dst
         }
         Instr::Unary { op, dst, src } => {
-            let values: Vec<f32> = mem[cx.range(src)].iter().map(|&x| unary(op, x)).collect();
-            cx.write(mem, dst, &values);
+            out.extend(mem[cx.range(src)].iter().map(|&x| unary(op, x)));
+            dst
         }
         Instr::Binary { op, dst, a, b } => {
-            let values = binary_slices(cx, mem, op, a, b);
-            cx.write(mem, dst, &values);
+            binary_slices(cx, mem, op, a, b, out);
+            dst
         }
         Instr::Reduce { op, dst, src } => {
-            let values = reduce(op, &mem[cx.range(src)], cx.range(dst).len());
-            cx.write(mem, dst, &values);
+            reduce(op, &mem[cx.range(src)], cx.range(dst).len(), out);
+            dst
         }
         Instr::Gemv { y, x, w, accumulate } => {
-            let values = gemv(cx, mem, y, x, w, accumulate);
-            cx.write(mem, y, &values);
+            gemv(cx, mem, (y, x, w), accumulate, out);
+            y
         }
         Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
             let freq = frequencies(cx, &mem[cx.range(inv_freq)], dynamic);
-            let values = rope(
-                &mem[cx.range(data)],
-                (heads as usize, half as usize),
-                &freq,
-                cx.registers.pos,
-                scale,
-            );
-            cx.write(mem, data, &values);
+            let heads = (heads as usize, half as usize);
+            rope(&mem[cx.range(data)], heads, &freq, cx.registers.pos, scale, out);
+            data
         }
         Instr::Gather { dst, table, axis, base, limit } => {
             let base = base.at(cx.position, cx.cell);
-            let values = gather(cx, mem, dst, table, axis, base, limit);
-            cx.write(mem, dst, &values);
+            gather(cx, mem, cx.range(dst).len(), (table, axis), (base, limit), out);
+            dst
         }
         Instr::KvAppend { cache, src } => {
-            if let Some(kv) = cx.kv
-                && kv.owns(cx.position.1, cx.registers.pos)
-            {
-                let values = mem[cx.range(src)].to_vec();
-                let offset = kv.slot(cx.registers.pos) * src.len.constant;
-                cx.write(mem, Slice { buffer: cache, offset, len: src.len }, &values);
-            }
+            let Some(kv) = cx.kv.filter(|kv| kv.owns(cx.position.1, cx.registers.pos)) else {
+                return;
+            };
+            out.extend_from_slice(&mem[cx.range(src)]);
+            let offset = kv.slot(cx.registers.pos) * src.len.constant;
+            Slice { buffer: cache, offset, len: src.len }
         }
         Instr::Scores { shape, dst, q, k } => {
-            let values = scores(cx, mem, shape, q, k);
-            cx.write(mem, dst, &values);
+            scores(cx, mem, shape, q, k, out);
+            dst
         }
         Instr::AttendValues { shape, dst, p, v } => {
-            let values = attend_values(cx, mem, shape, p, v);
-            cx.write(mem, dst, &values);
+            attend_values(cx, mem, shape, p, v, out);
+            dst
         }
         Instr::ArgMax { dst, src, base, limit } => {
             let base = base.at(cx.position, cx.cell).unwrap_or(i64::MAX);
-            let best = arg_max(&mem[cx.range(src)], base, limit);
-            cx.write(mem, dst, &best);
+            out.extend(arg_max(&mem[cx.range(src)], base, limit));
+            dst
         }
-        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => {}
-    }
+        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => return,
+    };
+    cx.write(mem, dst, out);
 }
 
 /// An element-wise function of one operand.
@@ -175,49 +171,59 @@ fn binary(op: BinaryOp, a: f32, b: f32) -> f32 {
     }
 }
 
-fn binary_slices(cx: &Context<'_>, mem: &[f32], op: BinaryOp, a: Slice, b: Operand) -> Vec<f32> {
+fn binary_slices(
+    cx: &Context<'_>,
+    mem: &[f32],
+    op: BinaryOp,
+    a: Slice,
+    b: Operand,
+    out: &mut Vec<f32>,
+) {
     let a = &mem[cx.range(a)];
     match b {
         Operand::Slice(b) => {
-            a.iter().zip(&mem[cx.range(b)]).map(|(&a, &b)| binary(op, a, b)).collect()
+            out.extend(a.iter().zip(&mem[cx.range(b)]).map(|(&a, &b)| binary(op, a, b)));
         }
-        Operand::Scalar(b) => a.iter().map(|&a| binary(op, a, b)).collect(),
+        Operand::Scalar(b) => out.extend(a.iter().map(|&a| binary(op, a, b))),
         Operand::PerSegment(b) => {
             let b = &mem[cx.range(b)];
             let size = (a.len() / b.len().max(1)).max(1);
-            let chunks = a.chunks(size).zip(b);
-            chunks.flat_map(|(c, &b)| c.iter().map(move |&a| binary(op, a, b))).collect()
+            for (segment, &b) in a.chunks(size).zip(b) {
+                out.extend(segment.iter().map(|&a| binary(op, a, b)));
+            }
         }
     }
 }
 
 /// One value per segment; an empty source gives the reduction of nothing.
-fn reduce(op: ReduceOp, src: &[f32], segments: usize) -> Vec<f32> {
+fn reduce(op: ReduceOp, src: &[f32], segments: usize, out: &mut Vec<f32>) {
     let size = src.len() / segments.max(1);
     let one = |s: &[f32]| match op {
         ReduceOp::Sum => s.iter().fold(0.0, |a, &x| a + x),
         ReduceOp::SumSquares => s.iter().fold(0.0, |a, &x| a + x * x),
         ReduceOp::Max => s.iter().fold(f32::NEG_INFINITY, |a, &x| a.max(x)),
     };
-    (0..segments).map(|i| one(&src[i * size..(i + 1) * size])).collect()
+    out.extend((0..segments).map(|i| one(&src[i * size..(i + 1) * size])));
 }
 
 fn gemv(
     cx: &Context<'_>,
     mem: &[f32],
-    y: Slice,
-    x: Slice,
-    w: Matrix,
+    (y, x, w): (Slice, Slice, Matrix),
     accumulate: bool,
-) -> Vec<f32> {
+    acc: &mut Vec<f32>,
+) {
     let cols = w.cols as usize;
-    let mut acc = if accumulate { mem[cx.range(y)].to_vec() } else { vec![0.0; cols] };
+    if accumulate {
+        acc.extend_from_slice(&mem[cx.range(y)]);
+    } else {
+        acc.resize(cols, 0.0);
+    }
     let (start, stride) = matrix(cx, w);
     for (k, &xk) in mem[cx.range(x)].iter().enumerate() {
         let row = &mem[start + k * stride..][..cols];
         acc.iter_mut().zip(row).for_each(|(a, &wk)| *a += xk * wk);
     }
-    acc
 }
 
 /// First value and row stride of a sub-matrix.
@@ -244,8 +250,9 @@ fn rope(
     freq: &[f32],
     pos: u32,
     scale: f32,
-) -> Vec<f32> {
-    let mut out = data.to_vec();
+    out: &mut Vec<f32>,
+) {
+    out.extend_from_slice(data);
     for (i, &f) in freq.iter().enumerate().take(half) {
         let angle = pos as f32 * f;
         let (c, s) = (angle.cos() * scale, angle.sin() * scale);
@@ -256,19 +263,16 @@ fn rope(
             out[at + half] = v * c + u * s;
         }
     }
-    out
 }
 
 fn gather(
     cx: &Context<'_>,
     mem: &[f32],
-    dst: Slice,
-    table: Matrix,
-    axis: TableAxis,
-    base: Option<i64>,
-    limit: u32,
-) -> Vec<f32> {
-    let n = cx.range(dst).len();
+    n: usize,
+    (table, axis): (Matrix, TableAxis),
+    (base, limit): (Option<i64>, u32),
+    out: &mut Vec<f32>,
+) {
     let token = cx.registers.token;
     let extent = match axis {
         TableAxis::Rows => table.rows,
@@ -276,14 +280,15 @@ fn gather(
     };
     let index = base.and_then(|b| u32::try_from(i64::from(token) - b).ok());
     let Some(i) = index.filter(|&i| i < extent && token < limit) else {
-        return vec![0.0; n];
+        out.resize(n, 0.0);
+        return;
     };
     let (start, stride) = matrix(cx, table);
     let at = |j: usize| match axis {
         TableAxis::Rows => start + i as usize * stride + j,
         TableAxis::Cols => start + j * stride + i as usize,
     };
-    (0..n).map(|j| mem[at(j)]).collect()
+    out.extend((0..n).map(|j| mem[at(j)]));
 }
 
 /// Start of each attended token's entry in a cache, ascending by token.
@@ -305,10 +310,10 @@ fn scores(
     shape: AttentionShape,
     q: Slice,
     k: plan::BufferId,
-) -> Vec<f32> {
+    out: &mut Vec<f32>,
+) {
     let (dim, q_per_kv) = (shape.dim as usize, shape.q_per_kv as usize);
     let q = &mem[cx.range(q)];
-    let mut out = Vec::with_capacity(q.len());
     for (h, query) in q.chunks_exact(dim.max(1)).enumerate() {
         let g = h / q_per_kv;
         for entry in entries(cx, k, shape.kv_heads as usize * dim) {
@@ -316,7 +321,6 @@ fn scores(
             out.push(query.iter().zip(key).fold(0.0, |s, (&a, &b)| s + a * b));
         }
     }
-    out
 }
 
 fn attend_values(
@@ -325,12 +329,13 @@ fn attend_values(
     shape: AttentionShape,
     p: Slice,
     v: plan::BufferId,
-) -> Vec<f32> {
+    out: &mut Vec<f32>,
+) {
     let (dim, q_per_kv) = (shape.dim as usize, shape.q_per_kv as usize);
     let heads = shape.kv_heads as usize * q_per_kv;
     let p = &mem[cx.range(p)];
     let tokens = cx.tokens().1 as usize;
-    let mut out = vec![0.0; heads * dim];
+    out.resize(heads * dim, 0.0);
     for (h, acc) in out.chunks_exact_mut(dim.max(1)).enumerate() {
         let g = h / q_per_kv;
         for (i, entry) in entries(cx, v, shape.kv_heads as usize * dim).enumerate() {
@@ -339,7 +344,6 @@ fn attend_values(
             acc.iter_mut().zip(value).for_each(|(a, &b)| *a += weight * b);
         }
     }
-    out
 }
 
 fn arg_max(src: &[f32], base: i64, limit: u32) -> [f32; 2] {
@@ -384,9 +388,11 @@ mod tests {
 
     #[test]
     fn reductions_of_nothing_are_neutral() {
-        assert_eq!(reduce(ReduceOp::Max, &[], 2), [f32::NEG_INFINITY; 2]);
-        assert_eq!(reduce(ReduceOp::Sum, &[], 1), [0.0]);
-        assert_eq!(reduce(ReduceOp::SumSquares, &[1.0, 2.0, 3.0, 4.0], 2), [5.0, 25.0]);
+        let mut out = Vec::new();
+        reduce(ReduceOp::Max, &[], 2, &mut out);
+        reduce(ReduceOp::Sum, &[], 1, &mut out);
+        reduce(ReduceOp::SumSquares, &[1.0, 2.0, 3.0, 4.0], 2, &mut out);
+        assert_eq!(out, [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 5.0, 25.0]);
     }
 
     #[test]
