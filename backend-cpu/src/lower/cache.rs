@@ -3,7 +3,8 @@
 use ir::{Dim, Node, Symbol, ValueId};
 use runtime::program::{Index, Op as Kernel, Operand};
 
-use super::graph::{GraphLower, Value, size};
+use super::graph::{GraphLower, Value};
+use super::memory::size;
 use crate::error::CpuError;
 
 impl GraphLower<'_> {

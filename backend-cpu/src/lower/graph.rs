@@ -4,7 +4,7 @@ use ir::{BlockId, Dim, Graph, Module, Op, ParamKind, ValueId};
 use runtime::program::{BufferId, CacheSpec, Call, Index, Op as Kernel, Operand, Repeat, Step};
 
 use super::constants::{Form, Recipe};
-use super::{PlannedBuffer, Shared, call_step, is_cache, memory};
+use super::{PlannedBuffer, Shared, is_cache};
 use crate::error::CpuError;
 
 /// Where a value is.
@@ -214,7 +214,7 @@ impl<'a> GraphLower<'a> {
             let storage = self.shared.buffers[id as usize].storage;
             self.shared.memory.touch(storage);
         }
-        self.steps.push(call_step(Call { op, operands, out }));
+        self.steps.push(Step::Call(Call { op, operands, out }));
         self.shared.memory.tick();
     }
 
@@ -353,9 +353,4 @@ fn needed(graph: &Graph) -> Vec<bool> {
         }
     }
     needed
-}
-
-/// The terms of a dim, for the runtime.
-pub(super) fn size(dim: &Dim) -> runtime::program::Size {
-    memory::size(dim)
 }

@@ -11,7 +11,7 @@ mod memory;
 mod ops;
 
 use ir::{Module, ParamKind, Type};
-use runtime::program::{Buffer, Program, Rope, Step};
+use runtime::program::{Buffer, Program, Rope};
 
 use crate::error::CpuError;
 use constants::Constants;
@@ -99,11 +99,6 @@ fn vocab(module: &Module) -> Result<u32, String> {
         _ => None,
     };
     width.ok_or_else(|| "main returns no logits f32[R, vocab]".to_string())
-}
-
-/// A call as a step of its own.
-fn call_step(call: runtime::program::Call) -> Step {
-    Step::Call(call)
 }
 
 /// Whether a type is a cache.

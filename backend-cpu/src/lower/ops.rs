@@ -7,7 +7,8 @@ use runtime::program::{
 use tensor::DType;
 
 use super::constants::Form;
-use super::graph::{GraphLower, Value, size};
+use super::graph::{GraphLower, Value};
+use super::memory::size;
 use crate::error::CpuError;
 
 impl GraphLower<'_> {
