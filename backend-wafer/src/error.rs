@@ -114,7 +114,7 @@ pub enum Hint {
     Quantize,
     /// A larger target.
     LargerTarget,
-    /// At least this many wafers of this kind.
+    /// At least this many wafers of this kind; planning for several is not built yet.
     Wafers(u64),
 }
 
@@ -124,7 +124,9 @@ impl std::fmt::Display for Hint {
             Hint::SmallerContext => f.write_str("a smaller --context"),
             Hint::Quantize => f.write_str("--quant q8 or --quant q4"),
             Hint::LargerTarget => f.write_str("a larger --target"),
-            Hint::Wafers(n) => write!(f, "about {n} such wafers would be needed"),
+            Hint::Wafers(n) => {
+                write!(f, "about {n} such wafers (this version plans for one)")
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Method: strip heights are enumerated; per height and block the widths that fit SRAM are priced with
 //! the block's own program; the cheapest combination that packs wins, ties by fewer PEs. Everything is
 //! resident: no region is used by two layers.
-//! Does not choose colors (`route`) or final programs (`schedule`).
+//! Does not choose colors (`route`) or final programs (`schedule`), and uses the first wafer only.
 
 mod candidates;
 mod pack;
@@ -194,7 +194,8 @@ fn does_not_fit(partition: &Partition, target: &Target, least: Option<Shortage>)
         block: partition.name.clone(),
         contributors: Vec::new(),
     });
-    let available = u64::from(target.total_width()) * u64::from(target.height);
+    // One wafer: regions are not spread over several.
+    let available = u64::from(target.width) * u64::from(target.height);
     let usable = u64::from(target.usable_sram());
     let largest = least.contributors.iter().max_by_key(|c| c.bytes);
     let mut hints = Vec::new();
