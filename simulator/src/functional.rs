@@ -170,6 +170,7 @@ impl<'a> Simulator<'a> {
         let Some(template) = self.fabric.template(tile) else { return Ok(Stop::Done) };
         let template_id = self.fabric.plan.regions[self.fabric.regions[tile] as usize].template.0;
         let position = self.fabric.position(tile);
+        let attended = template.kv.map_or((0, 0), |kv| kv.tokens(position.1, registers.pos));
         let mut cursor = self.cursors[tile];
         cursor.waits = None;
         while (cursor.phase as usize) < template.phases.len() {
@@ -183,9 +184,8 @@ impl<'a> Simulator<'a> {
             let program = self.fabric.program(tile, phase);
             while let Some(instr) = program.get(cursor.instruction as usize) {
                 if instr.communication().is_some() {
-                    let tokens = template.kv.map_or(0, |kv| kv.tokens(position.1, registers.pos).1);
                     if let Some(color) =
-                        self.communicate(tile, template_id as usize, instr, tokens, ready)?
+                        self.communicate(tile, template_id as usize, instr, attended.1, ready)?
                     {
                         cursor.waits = Some(color);
                         self.cursors[tile] = cursor;
@@ -194,7 +194,8 @@ impl<'a> Simulator<'a> {
                 } else {
                     let (mem, layout) = self.memory.tile(tile, template_id as usize);
                     let kv = template.kv;
-                    let cx = Context { layout, position, cell: template.cell, kv, registers };
+                    let cell = template.cell;
+                    let cx = Context { layout, position, cell, kv, registers, attended };
                     kernels::execute(&cx, mem, instr, &mut self.scratch);
                 }
                 cursor.instruction += 1;

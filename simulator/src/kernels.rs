@@ -33,16 +33,13 @@ pub struct Context<'a> {
     pub kv: Option<KvLayout>,
     /// Control registers.
     pub registers: Registers,
+    /// The attended tokens of this tile's row: first token and count T.
+    pub attended: (u32, u32),
 }
 
 impl Context<'_> {
-    /// The attended tokens of this tile's row: first token and count T.
-    pub fn tokens(&self) -> (u32, u32) {
-        self.kv.map_or((0, 0), |kv| kv.tokens(self.position.1, self.registers.pos))
-    }
-
     fn range(&self, slice: Slice) -> std::ops::Range<usize> {
-        self.layout.range(slice, self.tokens().1)
+        self.layout.range(slice, self.attended.1)
     }
 
     /// Writes values to a slice, rounded to its storage.
@@ -297,7 +294,7 @@ fn entries<'a>(
     cache: plan::BufferId,
     per_token: usize,
 ) -> impl Iterator<Item = usize> + 'a {
-    let (first, count) = cx.tokens();
+    let (first, count) = cx.attended;
     let start = cx.layout.start(cache);
     cx.kv.into_iter().flat_map(move |kv| {
         (0..count).map(move |i| start + kv.slot(first + i * kv.rows) as usize * per_token)
@@ -334,7 +331,7 @@ fn attend_values(
     let (dim, q_per_kv) = (shape.dim as usize, shape.q_per_kv as usize);
     let heads = shape.kv_heads as usize * q_per_kv;
     let p = &mem[cx.range(p)];
-    let tokens = cx.tokens().1 as usize;
+    let tokens = cx.attended.1 as usize;
     out.resize(heads * dim, 0.0);
     for (h, acc) in out.chunks_exact_mut(dim.max(1)).enumerate() {
         let g = h / q_per_kv;
