@@ -11,8 +11,7 @@ use plan::{
 };
 use serde_json::{Value, json};
 
-use super::instruction;
-use crate::program::builder::sram_by_role;
+use super::{figures, instruction};
 
 /// Dead PEs that a map draws; a wafer with more shows the first ones.
 const DEAD_MAX: usize = 20_000;
@@ -159,7 +158,7 @@ fn template(plan: &Plan, index: usize, t: &Template) -> Value {
         "routes": list(routes),
         "kv": kv,
         "phases": list(t.phases.iter().enumerate().map(phase)),
-        "sram": list(sram_by_role(t).iter().map(|(role, n)| json!([role_word(*role), n]))),
+        "sram": list(figures::contributors(t).iter().map(|(role, n)| json!([role_word(*role), n]))),
         "predicates": list(tables.predicates.iter().map(|p| predicate(p))),
         "programs": list(tables.programs.iter().map(|p| program(t, p))),
     })

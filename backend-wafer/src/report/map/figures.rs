@@ -2,7 +2,9 @@
 //!
 //! Counts with `u64` and never trusts a rectangle to lie on the machine. Cycles are the plan's claims.
 
-use plan::{Plan, Rect};
+use plan::{BufferRole, Plan, Rect, Template};
+
+use crate::program::builder::sram_by_role;
 
 /// Share of the wafer below which the used part is shown instead of the whole.
 const CROP_BELOW: f64 = 0.35;
@@ -21,6 +23,13 @@ pub(super) fn pes_all(plan: &Plan) -> u64 {
 pub(super) fn tokens_per_second(plan: &Plan) -> Option<f64> {
     let cycles = plan.claims.token_cycles;
     (cycles > 0).then(|| 1.0 / plan.target.seconds(cycles))
+}
+
+/// SRAM bytes of a PE by contributor at the fullest phase, in the order in which bars show them.
+pub(super) fn contributors(template: &Template) -> Vec<(BufferRole, u64)> {
+    let mut parts = sram_by_role(template);
+    parts.sort();
+    parts
 }
 
 /// The whole machine.
@@ -64,24 +73,26 @@ pub(super) fn summary(plan: &Plan) -> String {
     )
 }
 
-/// A number with its thousands apart: `883 350`.
+/// A number with its thousands apart: `883,350`.
 pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(' ');
+            out.push(',');
         }
         out.push(digit);
     }
     out
 }
 
-/// Bytes for people: `768 B`, `22.7 kB`.
+/// Bytes for people: `768 B`, `22.1 KiB`.
 pub(super) fn bytes(n: u64) -> String {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
     match n {
-        0..1_000 => format!("{n} B"),
-        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        _ => format!("{:.1} MB", n as f64 / 1e6),
+        0..KIB => format!("{n} B"),
+        KIB..MIB => format!("{:.1} KiB", n as f64 / KIB as f64),
+        _ => format!("{:.1} MiB", n as f64 / MIB as f64),
     }
 }

@@ -9,7 +9,6 @@ use plan::{Plan, Rect, Region};
 
 use super::palette::{Rgb, contributor_color, contributor_word, ink_on, region_colors, viridis};
 use super::{escape, figures};
-use crate::program::builder::sram_by_role;
 
 /// Width of the picture in pixels.
 const WIDTH: f64 = 1000.0;
@@ -43,14 +42,16 @@ pub fn svg(plan: &Plan) -> String {
     let _ = writeln!(out, "<title>{}</title>", escape(&title));
     out.push_str(
         "<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"5\" \
-         markerHeight=\"5\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"#1e2328\"/></marker></defs>\n",
+         markerHeight=\"5\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"#1e2328\" stroke=\"#ffffff\" stroke-width=\"0.7\"/></marker></defs>\n",
     );
     let _ = writeln!(out, "<rect width=\"{WIDTH}\" height=\"{height:.0}\" fill=\"#ffffff\"/>");
     text(&mut out, MARGIN, 34.0, 20.0, "font-weight=\"600\"", &title);
     text(&mut out, MARGIN, 58.0, 13.0, "fill-opacity=\"0.7\"", &figures::summary(plan));
     regions(&mut out, plan, &view);
     streams(&mut out, plan, &view);
-    let note = shown_text(plan, shown);
+    host(&mut out, plan, &view);
+    let note =
+        format!("{}; arrows: the activation; ring: the token leaves", shown_text(plan, shown));
     text(&mut out, left, HEAD + h * scale + 18.0, 11.5, "fill-opacity=\"0.7\"", &note);
     legend(&mut out, plan, below);
     if cropped {
@@ -170,6 +171,37 @@ fn streams(out: &mut String, plan: &Plan, view: &View) {
     }
 }
 
+/// Where the token enters, an arrow into the first region, and where it leaves, a ring.
+fn host(out: &mut String, plan: &Plan, view: &View) {
+    if let Some(first) = plan.regions.first() {
+        let (r, mirrored) = (first.rect, first.orientation.mirror_x);
+        let edge = f64::from(r.x) + if mirrored { f64::from(r.w) } else { 0.0 };
+        let (x, y) = view.at(edge, f64::from(r.y) + f64::from(r.h) * 0.5);
+        let from = if mirrored { x + 22.0 } else { x - 22.0 };
+        let _ = writeln!(
+            out,
+            "<line x1=\"{from:.1}\" y1=\"{y:.1}\" x2=\"{x:.1}\" y2=\"{y:.1}\" stroke=\"#1e2328\" \
+             stroke-width=\"2.2\" marker-end=\"url(#tip)\"><title>the token enters</title></line>"
+        );
+    }
+    let Some(token) = plan.outputs.token else { return };
+    let Some(region) = plan.regions.get(token.region.0 as usize) else { return };
+    let (w, h) = (region.rect.w, region.rect.h);
+    if token.position.0 >= w || token.position.1 >= h {
+        return;
+    }
+    let (x, y) = region.orientation.position(token.position, w, h);
+    let at = |origin: u32, offset: u32| f64::from(origin) + f64::from(offset) + 0.5;
+    let (x, y) = view.at(at(region.rect.x, x), at(region.rect.y, y));
+    for (stroke, width) in [("#ffffff", 4.5), ("#1e2328", 2.0)] {
+        let _ = writeln!(
+            out,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"#1e2328\" fill-opacity=\"0\" \
+             stroke=\"{stroke}\" stroke-width=\"{width}\"/>"
+        );
+    }
+}
+
 /// Ends of an arrow from `a` to `b` that reaches `reach` PEs into each; a turn is drawn on the side
 /// to which `a` was heading.
 fn between(a: &Region, b: &Region, reach: f64) -> ((f64, f64), (f64, f64)) {
@@ -218,7 +250,7 @@ fn legend(out: &mut String, plan: &Plan, top: f64) {
         plan::BufferRole::Receive,
         plan::BufferRole::Scratch,
     ] {
-        let used = |t| sram_by_role(t).iter().any(|(r, bytes)| *r == role && *bytes > 0);
+        let used = |t| figures::contributors(t).iter().any(|(r, bytes)| *r == role && *bytes > 0);
         if !plan.templates.iter().any(used) {
             continue;
         }
@@ -230,12 +262,12 @@ fn legend(out: &mut String, plan: &Plan, top: f64) {
     text(out, MARGIN, y, 12.0, "font-weight=\"600\"", "SRAM per PE, by template");
     for template in &plan.templates {
         y += LINE;
-        let used: u64 = sram_by_role(template).iter().map(|(_, bytes)| bytes).sum();
+        let used: u64 = figures::contributors(template).iter().map(|(_, bytes)| bytes).sum();
         let usable = plan.target.sram.bytes.saturating_sub(plan.target.sram.reserved_bytes).max(1);
         text(out, MARGIN, y, 12.0, "", &template.name);
         let mut x = MARGIN + 130.0;
         rect(out, (x, y - 10.0), (420.0, 12.0), "#e4e1da", " rx=\"2\"");
-        for (role, bytes) in sram_by_role(template) {
+        for (role, bytes) in figures::contributors(template) {
             let width = (bytes as f64 / f64::from(usable)).min(1.0) * 420.0;
             rect(out, (x, y - 10.0), (width, 12.0), &hex(contributor_color(role)), "");
             x += width;
@@ -266,5 +298,6 @@ fn locator(out: &mut String, plan: &Plan, shown: Rect, top: f64) {
     let size = (f64::from(shown.w) * scale, f64::from(shown.h) * scale);
     let frame = " fill-opacity=\"0\" stroke=\"#c4470a\" stroke-width=\"1.5\"";
     rect(out, view.at(f64::from(shown.x), f64::from(shown.y)), size, "#ffffff", frame);
-    text(out, left, top + h + 13.0, 11.0, "fill-opacity=\"0.7\"", "the whole wafer");
+    let right = "text-anchor=\"end\" fill-opacity=\"0.7\"";
+    text(out, left + w, top + h + 13.0, 11.0, right, "the whole wafer");
 }

@@ -9,7 +9,6 @@ use plan::{Plan, Rect};
 
 use super::figures;
 use super::palette::{Rgb, contributor_color, contributor_word, ink_on, region_colors};
-use crate::program::builder::sram_by_role;
 
 /// Most lines of the picture.
 const ROWS_MAX: usize = 44;
@@ -219,7 +218,7 @@ fn sram(out: &mut String, plan: &Plan, color: bool) {
     let usable = plan.target.sram.bytes.saturating_sub(plan.target.sram.reserved_bytes).max(1);
     let _ = writeln!(out, "\nSRAM per PE, of {} usable", figures::bytes(u64::from(usable)));
     for template in &plan.templates {
-        let parts = sram_by_role(template);
+        let parts = figures::contributors(template);
         let used: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
         let cells = |bytes: u64| {
             ((bytes as f64 / f64::from(usable) * BAR as f64).round() as usize).min(BAR)
@@ -244,7 +243,7 @@ fn sram(out: &mut String, plan: &Plan, color: bool) {
             out.push_str("\u{1b}[0m");
         }
         let share = 100.0 * used as f64 / f64::from(usable);
-        let _ = write!(out, " {:>8} {share:>3.0} % ", figures::bytes(used));
+        let _ = write!(out, " {:>9} {share:>3.0} % ", figures::bytes(used));
         for (k, (role, bytes)) in parts.iter().enumerate() {
             let comma = if k > 0 { ", " } else { " " };
             let _ = write!(out, "{comma}{} {}", contributor_word(*role), figures::bytes(*bytes));

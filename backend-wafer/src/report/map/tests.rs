@@ -167,6 +167,8 @@ fn a_bad_plan_is_drawn_without_a_panic() {
     plan.regions[1].rect.x = u32::MAX - 1;
     plan.streams[0].to.0 = 77;
     plan.outputs.logits[0].region.0 = 55;
+    assert_eq!(unbalanced(&svg(&plan)), [""; 0]);
+    plan.outputs.token.as_mut().expect("token").position = (u32::MAX, 7);
     plan.templates[1].pins[0].buffer.0 = 1000;
     plan.templates[1].phases[0].roles[0].predicate.x =
         vec![plan::Clause::eq(plan::Term::Rem(0), 1)];
@@ -200,9 +202,9 @@ columns 0 to 8, rows 0 to 2 of 16 x 16 PEs
   embedding            4 x 3 PEs at 0, 0        embedding
   head                 4 x 3 PEs at 5, 0        head
 
-SRAM per PE, of 41.0 kB usable
-  embedding      ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░    144 B   0 %  weights 128 B, activation 16 B
-  head           █░░░░░░░░░░░░░░░░░░░░░░░░░░░░░    688 B   2 %  activation 108 B, weights 272 B, scratch 52 B, KV cache 256 B
+SRAM per PE, of 40.0 KiB usable
+  embedding      ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░     144 B   0 %  weights 128 B, activation 16 B
+  head           █░░░░░░░░░░░░░░░░░░░░░░░░░░░░░     688 B   2 %  weights 272 B, KV cache 256 B, activation 108 B, scratch 52 B
 ";
     assert_eq!(terminal(&plan, 36, false), expected);
 }

@@ -16,7 +16,7 @@ function drawTime() {
     const r = P.regions[step.region], phases = STEPS.filter(q => q.region === step.region), span = Math.max(r.end - r.start, 1);
     for (const q of phases) {
       const p = templateOf(r).phases[q.phase], x = (q.start - r.start) / span * w, width = q.len / span * w;
-      const compute = CLAIMED && q.len ? p.compute / q.len : 0.5, on = q === step;
+      const compute = CLAIMED && q.len ? p.compute / q.len : 1, on = q === step;
       gt.globalAlpha = on ? 1 : 0.45;
       gt.fillStyle = css("activation"); gt.fillRect(x, 21, Math.max(width * compute - 0.3, 0), 25);
       gt.fillStyle = css("scratch"); gt.fillRect(x + width * compute, 21, Math.max(width * (1 - compute) - 1, 0.4), 25);
@@ -37,7 +37,7 @@ function clock() {
   const step = STEPS[stepAt(S.cycle)];
   if (!step) { $("now").textContent = "no phases"; return; }
   const r = P.regions[step.region], p = templateOf(r).phases[step.phase];
-  const figures = CLAIMED ? `cycle ${number(S.cycle)} of ${number(TOTAL)} · ${time(S.cycle)}` : `step ${number(S.cycle + 1)} of ${number(TOTAL)}; no cycles claimed`;
+  const figures = CLAIMED ? `cycle ${number(S.cycle)} of ${number(TOTAL)} · ${time(S.cycle).replace(" ", "\u00a0")}` : `step ${number(S.cycle + 1)} of ${number(TOTAL)}; no cycles claimed`;
   $("now").replaceChildren(h("b", {title: p.kind || ""}, `${r.name} · ${p.name}`), h("span", {class: "soft"}, figures));
 }
 let last = -1;

@@ -104,6 +104,12 @@ function label(r, step) {
     if (y + size + 24 < Y(r.y) + clear) write(`${bytes(sramUsed(templateOf(r)))} per PE`, "11.5px", y + size + 18, true);
   }
 }
+// Zoomed in: the name at the corner of what is visible of the region.
+function nameTag(r) {
+  const x = X(r.x), y = Y(r.y), right = X(r.x + r.w), bottom = Y(r.y + r.h);
+  if (right < 60 || bottom < 30 || x > canvas.clientWidth || y > canvas.clientHeight) return;
+  sign(r.name, Math.max(x + 4, 10), Math.max(y - 10, 16), "left");
+}
 function arrow(x1, y1, x2, y2, color, width) {
   const l = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / l, uy = (y2 - y1) / l, head = width * 3.2;
   for (const [ink, extra] of [[css("page"), 2.5], [color, 0]]) {
@@ -158,7 +164,7 @@ function drawHost() {
   sign("token in", x + out * 44, y, out < 0 ? "right" : "left");
   const token = P.outputs.token, region = token && P.regions[token.region];
   if (!region) return;
-  const p = point(region, token.x, token.y), px = X(p.x + 0.5), py = Y(p.y + 0.5), ring = Math.max(5, S.view.s * 0.5);
+  const p = point(region, token.x, token.y), px = X(p.x + 0.5), py = Y(p.y + 0.5), ring = Math.min(Math.max(5, S.view.s * 0.5), 10);
   g.lineWidth = 5; g.strokeStyle = css("page"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
   g.lineWidth = 2.4; g.strokeStyle = css("ink"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
   if (region.h * S.view.s > 40) sign("token out", px + ring + 6, py, "left");
@@ -232,7 +238,7 @@ function draw() {
     g.strokeStyle = css("page"); g.lineWidth = 6; g.strokeRect(X(active.x), Y(active.y), active.w * S.view.s, active.h * S.view.s);
     g.strokeStyle = css("accent"); g.lineWidth = 3; g.strokeRect(X(active.x), Y(active.y), active.w * S.view.s, active.h * S.view.s);
   }
-  if (S.view.s < 9) for (const r of P.regions) label(r, step);
+  for (const r of P.regions) if (S.view.s < 9) label(r, step); else nameTag(r);
   drawStreams(step);
   drawHost();
   for (const [p, ink] of [[S.hover, css("ink")], [S.tile, css("accent")]]) {

@@ -1,13 +1,17 @@
 // The side panel: model, tile, weights. Text of the plan only ever becomes text nodes.
-const number = n => Math.round(n).toString().replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
-const bytes = b => b < 1000 ? `${number(b)} B` : b < 1e6 ? `${(b / 1e3).toFixed(1)} kB` : b < 1e9 ? `${(b / 1e6).toFixed(1)} MB` : `${(b / 1e9).toFixed(2)} GB`;
+const number = n => Math.round(n).toString().replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+function bytes(b) {
+  if (b < 1024) return `${number(b)} B`;
+  const unit = Math.min(Math.floor(Math.log2(b) / 10), 3);
+  return `${(b / 2 ** (10 * unit)).toFixed(1)} ${["B", "KiB", "MiB", "GiB"][unit]}`;
+}
 const time = cycles => {
   const us = cycles / P.target.ghz / 1e3;
   return us < 1000 ? `${us.toFixed(us < 10 ? 2 : 1)} µs` : `${(us / 1e3).toFixed(2)} ms`;
 };
 // Of the empty <svg> of the page: no address needs to be spelled.
 const SVG = document.createRange().createContextualFragment("<svg></svg>").firstChild.namespaceURI;
-const range = ([a, b]) => b - a === 1 ? `${number(a)}` : `${number(a)}..${number(b)}`;
+const range = ([a, b]) => b - a === 1 ? `${a}` : `${a}..${b}`;
 function h(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes || {})) {
@@ -55,7 +59,7 @@ function panel() {
 }
 
 function modelPanel() {
-  const m = P.model, out = [h("p", {}, `${m.layers} layers of hidden size ${number(m.hidden)}, vocabulary ${number(m.vocab)}. Every distinct block is a template; a region is a rectangle of tiles that runs one. Click a region on the map or below.`)];
+  const m = P.model, out = [h("p", {}, `${m.layers} layer${m.layers === 1 ? "" : "s"} of hidden size ${number(m.hidden)}, vocabulary ${number(m.vocab)}. Every distinct block is a template; a region is a rectangle of tiles that runs one. Click a region on the map or below.`)];
   P.templates.forEach((t, i) => {
     const regions = P.regions.filter(r => r.t === i), cycles = t.phases.reduce((a, p) => a + p.compute + p.comm, 0);
     out.push(h("div", {class: "card"},
@@ -106,7 +110,14 @@ function slicePicture(shape, slices) {
 }
 // A name that breaks after its dots.
 const dotted = name => h("span", {class: "code"}, name.split(".").flatMap((part, i) => i ? [".", h("wbr"), part] : [part]));
-const sliceText = (shape, a0, a1) => shape.length > 1 ? `[${range(a0)}, ${range(a1)}]` : `[${range(a1)}]`;
+// All slices of one tensor in words; a product of ranges is written as one.
+function sliceText(shape, slices) {
+  const distinct = key => [...new Set(slices.map(p => range(p[key])))];
+  const rows = distinct("a0"), columns = distinct("a1");
+  if (shape.length < 2) return columns.join(", ");
+  if (rows.length * columns.length === slices.length) return `rows ${rows.join(", ")} · columns ${columns.join(", ")}`;
+  return slices.map(p => `[${range(p.a0)}, ${range(p.a1)}]`).join(", ");
+}
 const declared = new Map(P.weights.map(w => [w.name, w]));
 // One row per weight that lies on the tile, with all its slices.
 function weightRows(r, t, pins) {
@@ -120,7 +131,7 @@ function weightRows(r, t, pins) {
     const w = declared.get(name), shape = w ? w.shape : [1, 1], {pin, storage} = slices[0];
     const gain = pin.g !== null && t.weights[pin.g] ? `, times ${weightName(t, pin.g, r)}` : "";
     return h("tr", {class: `go${S.q && name.toLowerCase().includes(S.q) ? " on" : ""}`, title: "Show every tile that holds a part of it", on: () => search(name)},
-      h("td", {}, dotted(name), h("div", {}, slices.map(p => sliceText(shape, p.a0, p.a1)).join(", ")),
+      h("td", {}, dotted(name), h("div", {}, sliceText(shape, slices)),
         h("div", {class: "soft"}, `of ${shape.map(number).join(" × ")}, ${storage}${pin.tr ? ", transposed" : ""}${gain}`)),
       h("td", {}, slicePicture(shape, slices)), h("td", {class: "n"}, bytes(slices.reduce((sum, p) => sum + p.bytes, 0))));
   });
