@@ -384,6 +384,37 @@ mod tests {
     }
 
     #[test]
+    fn dynamic_rope_stretches_the_base_beyond_the_original_length() {
+        let layout = Layout::new(
+            &plan::samples::line(
+                plan::samples::Collective::Chain,
+                plan::Axis::X,
+                2,
+                2,
+                plan::Target::preset("tiny").expect("preset"),
+            )
+            .templates[0],
+        );
+        let d = DynamicRope {
+            theta: 10_000.0,
+            factor: 2.0,
+            original: 8,
+            dim: 4,
+            first_pair: plan::Affine::constant(1),
+        };
+        let at = |length| {
+            let registers = Registers { token: 0, pos: 0, length };
+            let (position, cell) = ((0, 0), (1, 1));
+            let cx =
+                Context { layout: &layout, position, cell, kv: None, registers, attended: (0, 0) };
+            frequencies(&cx, &[0.25], Some(d))
+        };
+        assert_eq!(at(8), [0.25]);
+        // base = 1e4 * (2 * 12 / 8 - 1)^(4 / 2) = 4e4; pair 1 of 2: 1 / base^(2 / 4).
+        assert!((at(12)[0] - 0.005).abs() < 1e-9);
+    }
+
+    #[test]
     fn reductions_of_nothing_are_neutral() {
         let mut out = Vec::new();
         reduce(ReduceOp::Max, &[], 2, &mut out);

@@ -49,7 +49,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    fn new(template: &Template) -> Self {
+    /// One array per buffer, in the template's order.
+    pub fn new(template: &Template) -> Self {
         let mut starts = Vec::new();
         let mut total = 0;
         let mut begins = vec![Vec::new(); template.phases.len()];

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use plan::samples::{Collective, LanguageModel, language_model, line};
-use plan::{Axis, Combine, Instr, Target};
-use sparkc_simulator::{SimError, Simulator};
+use plan::{Axis, Combine, Gain, Instr, Plan, Storage, Target, WeightData, WireFormat};
+use sparkc_simulator::{Level, SimError, Simulator, time};
 use tensor::{Rng, Tensor, Tolerance, compare};
 
 fn tiny() -> Target {
@@ -185,4 +185,61 @@ fn inputs_out_of_range_are_refused() {
     );
     w.insert("gain".into(), Tensor::from_f32(vec![3], &[0.0; 3]));
     assert!(matches!(Simulator::new(&plan, &w), Err(SimError::Weight { .. })));
+}
+
+#[test]
+fn quantised_pins_hold_the_codes_of_the_whole_scaled_tensor() {
+    for (storage, bytes) in [(Storage::Q8, 36), (Storage::Q4, 20)] {
+        let mut plan = line(Collective::Chain, Axis::X, 2, 32, tiny());
+        let t = &mut plan.templates[0];
+        t.buffers[0].storage = storage;
+        t.buffers[0].bytes = bytes;
+        t.pins[0].scale = 0.5;
+        let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+        let scaled: Vec<f32> = (0..64).map(|i| i as f32 * 0.5).collect();
+        let stored = Tensor::from_f32(vec![1, 64], &scaled).cast(storage.dtype()).unwrap().to_f32();
+        let expected: Vec<f32> = (0..32).map(|i| stored[i] + stored[32 + i]).collect();
+        assert_eq!(sim.step(0).unwrap().logits, expected);
+        // One byte less does not hold the codes and their scale.
+        plan.templates[0].buffers[0].bytes -= 4;
+        assert!(plan::verify(&plan).is_err());
+    }
+}
+
+#[test]
+fn half_wires_round_what_they_carry_and_take_half_the_wavelets() {
+    let mut plan = line(Collective::Broadcast, Axis::X, 4, 7, tiny());
+    let WeightData::Inline(values) = &mut plan.weights[0].data else { panic!("inline") };
+    values.iter_mut().for_each(|v| *v = *v / 3.0 + 0.1);
+    let sent = values[..7].to_vec();
+    let cycles = |plan: &Plan| time(plan, Level::L3, 0).unwrap().token_cycles;
+    let full = cycles(&plan);
+    for role in &mut plan.templates[0].phases[1].roles {
+        for instr in &mut role.program {
+            let (Instr::Send { wire, .. } | Instr::Recv { wire, .. }) = instr else { continue };
+            *wire = WireFormat::BF16;
+        }
+    }
+    let expected = Tensor::from_f32(vec![7], &sent).cast(tensor::DType::BF16).unwrap().to_f32();
+    assert_ne!(expected, sent);
+    let mut sim = Simulator::new(&plan, &BTreeMap::new()).unwrap();
+    assert_eq!(sim.step(0).unwrap().logits, expected);
+    assert_eq!(cycles(&plan), full - 3, "4 wavelets instead of 7");
+}
+
+#[test]
+fn a_gain_scales_the_last_axis_of_a_pinned_weight() {
+    let m = LanguageModel { width: 1, height: 1, gap: 0, ..LanguageModel::RAGGED };
+    let w = weights(m, 9);
+    let reference = language_model(m, tiny());
+    let mut folded = reference.clone();
+    // Scale A's columns when pinning instead of multiplying by the gain on the tile.
+    let t = &mut folded.templates[1];
+    let gain = t.weights.iter().position(|w| w.name == "gain").unwrap() as u32;
+    t.pins.iter_mut().find(|p| t.weights[p.weight as usize].name == "a").unwrap().gain =
+        Some(Gain { weight: gain });
+    let scale = t.phases.iter_mut().find(|p| p.name == "norm.scale").unwrap();
+    scale.roles[0].program.remove(2);
+    let logits = |plan: &Plan| Simulator::new(plan, &w).unwrap().step(5).unwrap().logits;
+    compare::check(&logits(&folded), &logits(&reference), Tolerance::F32).unwrap();
 }
