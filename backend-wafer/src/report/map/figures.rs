@@ -57,7 +57,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     let speed = match tokens_per_second(plan) {
         Some(rate) => format!(
             "{} tokens/s claimed at position {}",
-            if rate >= 100.0 { grouped(rate.round() as u64) } else { format!("{rate:.1}") },
+            if rate >= 100.0 { grouped(rate as u64) } else { format!("{rate:.1}") },
             grouped(u64::from(plan.claims.at_pos))
         ),
         None => "no speed claimed".to_string(),

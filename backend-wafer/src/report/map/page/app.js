@@ -240,7 +240,7 @@ function load() {
 }
 function stats() {
   const used = P.regions.reduce((a, r) => a + r.w * r.h, 0), c = P.claims, rate = cycles => P.target.ghz * 1e9 / cycles;
-  const short = v => v >= 100 ? number(v) : v.toFixed(1), add = (value, name, title) => $("stats").append(h("div", {title}, h("dd", {}, value), h("dt", {}, name)));
+  const short = v => v >= 100 ? number(Math.floor(v)) : v.toFixed(1), add = (value, name, title) => $("stats").append(h("div", {title}, h("dd", {}, value), h("dt", {}, name)));
   if (c.token) {
     add(short(rate(c.token)), "tokens/s claimed", `${number(c.token)} cycles per token at position ${number(c.pos)}, ${P.target.ghz} GHz`);
     add(time(c.token), "per token");
@@ -249,6 +249,8 @@ function stats() {
   add(number(used), `of ${number(W * H)} PEs (${(100 * used / (W * H)).toFixed(used * 10 < W * H ? 1 : 0)} %)`);
   add(bytes(P.regions.reduce((a, r) => a + r.w * r.h * sramUsed(templateOf(r)), 0)), "of SRAM");
   add(number(P.model.context), "tokens of context");
+  const t = P.target, wafers = t.wafers > 1 ? `${t.wafers} wafers of ` : "";
+  $("sub").textContent = `${P.model.layers} layer${P.model.layers === 1 ? "" : "s"}, hidden size ${number(P.model.hidden)}, on ${wafers}${t.w} × ${t.h} PEs at ${t.ghz} GHz`;
 }
 amountMax = Math.max(1, ...P.templates.map(sramUsed));
 stats();
