@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::exit::Fault;
+use crate::exit::{Exit, Fault};
 use crate::report::{self, table::Table};
 
 /// What is asked for.
@@ -64,7 +64,8 @@ pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> 
     }
     if prompt.len() > context {
         let message = format!("the prompt has {} tokens, the context {context}", prompt.len());
-        return Err(Fault::bad_input(message).advise("compile with a larger --context").into());
+        let fault = Fault { exit: Exit::DoesNotFit, message, advice: None };
+        return Err(fault.advise("shorten the prompt, or compile with a larger --context").into());
     }
     let begin = Instant::now();
     let rows = if request.logits { prompt.len() } else { 1 };
@@ -162,9 +163,9 @@ mod tests {
         assert_eq!(tokens(&request(9)), [3, 4, 5]);
         let unstopped = Request { stop: &[], ..request(9) };
         assert_eq!(tokens(&Request { context: 4, ..unstopped }), [3, 4, 5]);
-        assert!(
-            generate(&Request { context: 1, ..request(1) }, &mut counting, &mut likeliest).is_err()
-        );
+        let short = Request { context: 1, ..request(1) };
+        let error = generate(&short, &mut counting, &mut likeliest).unwrap_err();
+        assert_eq!(error.downcast_ref::<Fault>().unwrap().exit, Exit::DoesNotFit);
     }
 
     #[test]
