@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The footer is the last 64 bytes of the file: magic, version, places of weights and head, digest
-//! of the head and length of the file, all little-endian u64. Weights start at a multiple of
+//! of head and footer, and length of the file, all little-endian u64. Weights start at a multiple of
 //! [`WEIGHT_ALIGN`] (or of a page, for a small model) and are read where they are mapped. The head is
 //! the program, the tokenizer and the defaults, as postcard.
 //!
@@ -169,11 +169,11 @@ pub fn write_tail(head: &PayloadHead, weight_offset: u64, weight_bytes: u64) -> 
         postcard::to_allocvec(head).expect("a vector takes any bytes and every type has a length");
     let head_bytes = out.len() as u64;
     let head_offset = weight_offset + weight_bytes;
-    let digest = fnv1a(&out);
     let file_bytes = head_offset + head_bytes + FOOTER_BYTES as u64;
+    let places = [VERSION, weight_offset, weight_bytes, head_offset, head_bytes];
+    let digest = digest(&out, &places, file_bytes);
     out.extend(MAGIC);
-    for field in [VERSION, weight_offset, weight_bytes, head_offset, head_bytes, digest, file_bytes]
-    {
+    for field in places.into_iter().chain([digest, file_bytes]) {
         out.extend(field.to_le_bytes());
     }
     out
@@ -213,7 +213,7 @@ fn read_payload(file: &Bytes) -> Result<Payload, PayloadError> {
         part.ok_or_else(|| damaged(format!("{len} bytes at {offset} of {}", file.len())))
     };
     let (weights, head) = (part(field(2), field(3))?, part(field(4), field(5))?);
-    if fnv1a(&head) != field(6) {
+    if digest(&head, &[1, 2, 3, 4, 5].map(field), field(7)) != field(6) {
         return Err(damaged("the digest of the program does not match".to_string()));
     }
     let head: PayloadHead = postcard::from_bytes(&head)
@@ -222,8 +222,10 @@ fn read_payload(file: &Bytes) -> Result<Payload, PayloadError> {
     Payload::new(program, weights, head.assets)
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll and Vo).
-fn fnv1a(bytes: &[u8]) -> u64 {
+/// FNV-1a, 64 bits (Fowler, Noll and Vo), of the head and of all of the footer but the digest.
+fn digest(head: &[u8], places: &[u64; 5], file_bytes: u64) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    let fields = places.iter().chain([&file_bytes]).map(|field| field.to_le_bytes());
+    let of_head = head.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    fields.fold(of_head, |hash, field| field.iter().fold(hash, step))
 }

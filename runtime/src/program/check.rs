@@ -164,7 +164,7 @@ impl Program {
                 let rows = dims.first().filter(|d| d.len() == 3 && d[1..] == [heads, width]);
                 let rows = rows.ok_or_else(|| format!("appends {dims:?} to [{heads}, {width}]"))?;
                 let start = position.eval(at).ok_or("a position without value")?;
-                if start + rows[0] > at.c + at.t {
+                if start.saturating_add(rows[0]) > at.c + at.t {
                     return Err(format!("appends {} rows at {start}", rows[0]));
                 }
                 continue;
