@@ -14,6 +14,7 @@
 pub mod burst;
 pub mod chain;
 pub mod closed;
+mod collective;
 pub mod domain;
 pub mod engine;
 pub mod lines;
