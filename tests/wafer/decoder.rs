@@ -250,8 +250,10 @@ pub(crate) fn weights(module: &Module, seed: u64) -> Weights {
             .collect();
         let tensor = match used.dtype {
             DType::BF16 => {
-                let bytes: Vec<u8> =
-                    values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
+                let bytes: Vec<u8> = values
+                    .iter()
+                    .flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes())
+                    .collect();
                 Tensor::new(DType::BF16, used.shape.clone(), bytes.into()).expect("bytes")
             }
             _ => Tensor::from_f32(used.shape.clone(), &values),

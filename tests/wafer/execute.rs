@@ -2,7 +2,7 @@
 
 use crate::decoder::{Decoder, check, grid};
 use ir::{Activation, Real, RopeScaling};
-use tensor::DType;
+use tensor::{DType, Rng};
 
 fn small_sram(width: u32, height: u32, usable: u32) -> plan::Target {
     let mut target = grid(width, height);
@@ -116,4 +116,56 @@ fn ragged_sizes_on_ragged_grids() {
         };
         check(&d, &grid(width, height), 4);
     }
+}
+
+/// A random decoder; sizes are small, odd and unrelated to each other.
+fn random_decoder(rng: &mut Rng) -> Decoder {
+    let kv_heads = 1 + rng.below(4);
+    let mut coin = {
+        let mut bits = rng.next_u64();
+        move || {
+            bits >>= 1;
+            bits & 1 == 1
+        }
+    };
+    Decoder {
+        hidden: 5 + rng.below(60),
+        heads: kv_heads * (1 + rng.below(3)),
+        kv_heads,
+        head_dim: 2 + 2 * rng.below(9),
+        ffn: 3 + rng.below(90),
+        vocab: 11 + rng.below(120),
+        layers: 1 + rng.below(4) as u32,
+        context: 6 + rng.below(20),
+        bias: coin(),
+        qk_norm: coin(),
+        window: if coin() { Some(1 + rng.below(12)) } else { None },
+        tied: coin(),
+        merged: coin(),
+        folded: coin(),
+        ..Decoder::default()
+    }
+}
+
+#[test]
+fn random_decoders_on_random_grids() {
+    let mut rng = Rng::new(11);
+    let mut turned = 0;
+    for _ in 0..60 {
+        let d = random_decoder(&mut rng);
+        let (width, height) = (4 + rng.below(36) as u32, 1 + rng.below(36) as u32);
+        // From roomy to so tight that regions have to be wide and strips have to turn.
+        let usable = 1500 + 4 * rng.below(2000) as u32;
+        let target = small_sram(width, height, usable);
+        let module = crate::decoder::module(&d);
+        let options = backend_wafer::Options::default();
+        match backend_wafer::compile(&module, &target, &options, &|_| {}) {
+            Ok(_) => {
+                let plan = check(&d, &target, 6);
+                turned += usize::from(plan.regions.iter().any(|r| r.rect.y > 0));
+            }
+            Err(e) => assert!(e.does_not_fit(), "{d:?}: {e}"),
+        }
+    }
+    assert!(turned >= 10, "only {turned} plans have more than one strip");
 }
