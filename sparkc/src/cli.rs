@@ -27,8 +27,16 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Colours in messages and tables
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    /// Colours: always, never, or auto (on a terminal, unless NO_COLOR is set)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t = Color::Auto,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        display_order = 900
+    )]
     pub color: Color,
 }
 
@@ -98,7 +106,7 @@ pub struct BuildArgs {
     /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
     #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
     pub quant: Quant,
-    /// Longest sequence in tokens, prompt included [default: the model's, at most 4096]
+    /// Longest sequence in tokens, prompt included [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// What rewrites may do to the numbers
@@ -258,19 +266,19 @@ pub struct SimulateArgs {
     /// Where the model is, when neither the plan nor DIR leads to its weights
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// Kernel.
-    #[command(flatten)]
-    pub kernel: KernelArgs,
     /// Print one JSON object: also cycles, tokens_per_second, breakdown
     #[arg(long)]
     pub json: bool,
+    /// Kernel.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
 }
 
 /// `sparkc simulate --kernel`: one kernel on a bare region.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan
+    /// Kernel to time instead of a plan: gemv, allreduce, reduce, two-phase, chain, broadcast
     #[arg(long, value_name = "NAME", conflicts_with_all = ["plan", "tokens", "logits"])]
     pub kernel: Option<String>,
     /// Wafer the region lies on: a preset or a TOML file

@@ -1,5 +1,7 @@
 //! Help, version, lists and usage errors of the real program, as snapshots.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up is a failed test")]
+
 use std::path::Path;
 
 use harness::run::{Outcome, run};
@@ -108,6 +110,21 @@ fn an_optimised_module_reads_back() {
     assert_eq!(legal["legal"], true);
     let tile = run(PROGRAM, folder.path(), &["inspect", "out", "--tile", "1,1", "--json"]).unwrap();
     assert!(tile.json().unwrap()["weights"].as_array().is_some(), "{tile}");
+}
+
+#[test]
+fn an_8b_model_becomes_a_legal_plan_from_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = harness::root().join("tests/configs/llama-3.1-8b/config.json");
+    let line = ["compile", config.to_str().unwrap(), "--context", "4096", "-o", "out", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    assert_eq!(said["wafer"]["target"], "wse3");
+    assert!(said["wafer"]["tokens_per_second"].as_f64().unwrap() > 100.0, "{said}");
+    let legal = run(PROGRAM, folder.path(), &["verify", "out"]).unwrap();
+    assert_eq!(legal.code, Some(0), "{legal}");
+    let line = ["simulate", "out", "--tokens", "1", "--timing-only", "--level", "0", "--json"];
+    let timed = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    assert!(timed["cycles"].as_u64().unwrap() > 0, "{timed}");
 }
 
 #[test]

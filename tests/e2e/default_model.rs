@@ -1,6 +1,8 @@
 //! The model of the README: three ways to the same tokens, the same bits however it is run, the same
 //! bytes however it is compiled.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up is a failed test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -54,7 +54,7 @@ pub fn parse(text: &str) -> Result<Case> {
             "pass" => case.passes.push(value.to_string()),
             "same" => case.same = value.split(' ').map(treatment).collect::<Result<_>>()?,
             "tokens" => {
-                case.tokens = value.split(',').map(|t| Ok(t.parse()?)).collect::<Result<_>>()?
+                case.tokens = value.split(',').map(|t| Ok(t.parse()?)).collect::<Result<_>>()?;
             }
             "error" => case.error = Some(value.to_string()),
             _ => bail!("unknown directive `{key}`"),

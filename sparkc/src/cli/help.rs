@@ -50,7 +50,7 @@ The simulator knows nothing of how the plan was made. Weights are looked for in 
 Examples:
   sparkc simulate tinypy.sparkc --tokens 1,2,3 -n 32
   sparkc simulate tinypy.sparkc --tokens 1,2,3 --timing-only --level 2 --json
-  sparkc simulate tinypy.sparkc/model.wplan --model models/tinypy --tokens 1 --logits out.safetensors
+  sparkc simulate model.wplan --model models/tinypy --tokens 1 --logits out.safetensors
   sparkc simulate tinypy.sparkc --tokens 1,2 --trace trace.json
   sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --cols 4096";
 

@@ -35,7 +35,7 @@ pub fn beside(model: &Model) -> Result<Option<HeldOut>> {
     let Some(path) = folder.map(|f| f.join(FILE)).filter(|p| p.is_file()) else {
         return Ok(None);
     };
-    let file = frontend::Weights::open(&[path.clone()])?;
+    let file = frontend::Weights::open(std::slice::from_ref(&path))?;
     let shown = path.display();
     let tokens =
         file.load("tokens").map_err(anyhow::Error::msg).with_context(|| format!("{shown}"))?;

@@ -3,7 +3,7 @@
 //! Everything in the JSON is a function of model, target and options: no path, no time. Predicted
 //! speeds are the compiler's claims (`plan::Claims`); `sparkc simulate` measures.
 
-use passes::Report;
+use passes::{Cost, Report};
 use plan::{BufferRole, Plan};
 use serde_json::{Value, json};
 
@@ -112,11 +112,9 @@ impl Built {
             let mut rules: Vec<&str> = report.rewrites.iter().map(|r| r.rule).collect();
             rules.sort_unstable();
             rules.dedup();
-            let (before, after) = (report.cost.0.units(), report.cost.1.units());
-            let cheaper = 100.0 * (1.0 - after as f64 / (before as f64).max(1.0));
             let label = format!("rewrites ({target})");
             let used = if rules.is_empty() { "none".to_string() } else { rules.join(", ") };
-            facts.row([label, format!("{used}; estimated cost -{cheaper:.0} %")]);
+            facts.row([label, format!("{used}; {}", saving(report))]);
         }
         let quantized = self.passes().find(|(_, r)| !r.quantized.is_empty());
         if let Some((_, report)) = quantized {
@@ -135,6 +133,16 @@ impl Built {
             facts.row(["held-out loss".to_string(), text]);
         }
     }
+}
+
+/// What the optimiser gained, in the units of the cost model.
+pub fn saving(report: &Report) -> String {
+    let (before, after) = report.cost;
+    if before == Cost::INFINITE {
+        return format!("estimated cost {after}, where the target had no program before");
+    }
+    let share = 1.0 - after.units() as f64 / (before.units() as f64).max(1.0);
+    format!("estimated cost {before} -> {after} ({:+.0} %)", -100.0 * share)
 }
 
 fn executable_rows(executable: &Executable, facts: &mut Table) {

@@ -72,7 +72,7 @@ fn bad_values() -> Vec<Case> {
                     "model/config.json",
                     "\"max_position_embeddings\": 128",
                     "\"max_position_embeddings\": 4",
-                )
+                );
             },
         ),
         bad("text_without_tokenizer", &["eval", "model", "--prompt", "hi"], &["no tokenizer"]),

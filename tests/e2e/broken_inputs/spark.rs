@@ -66,7 +66,7 @@ pub(crate) fn cases() -> Vec<Case> {
             1,
             &["SPK2403", "[96, 32]", "[95, 32]"],
             |place| {
-                place.write("m.spark", VALID.replace("[96, 32]", "[95, 32]").replace("96", "95"))
+                place.write("m.spark", VALID.replace("[96, 32]", "[95, 32]").replace("96", "95"));
             },
         ),
         command(

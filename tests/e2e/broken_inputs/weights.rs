@@ -116,10 +116,10 @@ fn lying() -> Vec<Case> {
             c.entry(EMBEDDING).as_object_mut().unwrap().remove("data_offsets");
         }),
         container("tensor_is_a_number", &["SPK2203", EMBEDDING], |c| {
-            *c.entry(EMBEDDING) = json!(7)
+            *c.entry(EMBEDDING) = json!(7);
         }),
         container("dtype_is_unknown", &[EMBEDDING, "F13"], |c| {
-            c.entry(EMBEDDING)["dtype"] = json!("F13")
+            c.entry(EMBEDDING)["dtype"] = json!("F13");
         }),
         container("offsets_are_reversed", &[EMBEDDING], |c| {
             let offsets = &c.entry(EMBEDDING)["data_offsets"];
@@ -156,7 +156,7 @@ fn lying() -> Vec<Case> {
             c.entry(NORM)["shape"] = json!([1u64 << 40, 1u64 << 40]);
         }),
         container("shape_is_negative", &["SPK2203", NORM], |c| {
-            c.entry(NORM)["shape"] = json!([-32])
+            c.entry(NORM)["shape"] = json!([-32]);
         }),
         model("tensor_is_listed_twice", 1, &["SPK2103", NORM], |place| {
             let container = Container::read(place, WEIGHTS);

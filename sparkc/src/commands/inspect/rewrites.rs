@@ -7,7 +7,7 @@ use passes::{CostModel, Report};
 use serde_json::json;
 
 use crate::cli::{InspectArgs, ModelArgs};
-use crate::report::built::passes_json;
+use crate::report::built::{passes_json, saving};
 use crate::report::progress::Progress;
 use crate::report::table::Table;
 use crate::report::{self, Style};
@@ -39,10 +39,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 }
 
 fn render(target: &str, report: &Report, colored: bool) -> String {
-    let (before, after) = (report.cost.0.units(), report.cost.1.units());
-    let share = 100.0 * (1.0 - after as f64 / (before as f64).max(1.0));
     let title = Style::Bold.paint(&format!("{target} ({})", report.model), colored);
-    let mut text = format!("{title}: cost {before} -> {after}, {share:.1} % less\n");
+    let mut text = format!("{title}: {}\n", saving(report));
     let mut table = Table::new(&["rewrite", "tier", "where", ">times", ">saves", "because"]);
     for rewrite in &report.rewrites {
         let per_step = |saved: i64| saved.saturating_mul(rewrite.layers as i64);
