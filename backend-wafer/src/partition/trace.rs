@@ -377,7 +377,10 @@ mod tests {
         assert_eq!((matrix.rows, matrix.cols), (8, 4));
         let k = matrix.slice_rows(6, 8);
         let [piece] = k.pieces.as_slice() else { panic!("{k:?}") };
-        assert_eq!((piece.weight.name.as_str(), piece.from, piece.transposed), ("wk", (0, 0), false));
+        assert_eq!(
+            (piece.weight.name.as_str(), piece.from, piece.transposed),
+            ("wk", (0, 0), false)
+        );
         assert_eq!(piece.gains.len(), 1);
         // A product is f32 ...
         assert_eq!(piece.storage, DType::F32);

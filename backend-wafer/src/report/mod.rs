@@ -91,7 +91,8 @@ fn most_colors(
 
 fn phases(plan: &Plan, index: usize, template: &Template) -> Vec<PhaseReport> {
     let claim = |phase: usize| {
-        let of = |c: &&plan::PhaseClaim| (c.template.0 as usize, c.phase as usize) == (index, phase);
+        let of =
+            |c: &&plan::PhaseClaim| (c.template.0 as usize, c.phase as usize) == (index, phase);
         plan.claims.phases.iter().find(of)
     };
     let row = |(i, phase): (usize, &plan::Phase)| PhaseReport {
