@@ -73,6 +73,30 @@ fn collectives_take_exactly_the_cycles_of_their_closed_forms() {
 }
 
 #[test]
+fn levels_0_and_1_agree_with_level_3_on_bare_collectives() {
+    for name in ["small", "wse2", "wse3"] {
+        for (collective, p) in [
+            (Collective::Broadcast, 33),
+            (Collective::Chain, 64),
+            (Collective::TwoPhase(6), 36),
+            (Collective::TwoPhase(8), 64),
+        ] {
+            for b in [1, 40] {
+                let plan = line(collective, Axis::X, p, b, target(name));
+                let exact = cycles(&plan, Level::L3).token_cycles as f64;
+                for level in [Level::L0, Level::L1] {
+                    let found = cycles(&plan, level).token_cycles as f64;
+                    let error = (found - exact).abs() / exact;
+                    // One cycle is more than a percent of the shortest ones.
+                    let close = error <= 0.01 || (found - exact).abs() <= 4.0;
+                    assert!(close, "{name} {level:?} {collective:?} {p} {b}: {found} for {exact}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_published_form_bounds_trees_and_two_phase_from_below() {
     let t = target("small");
     let depth_cycles = 2.0 * f64::from(t.fabric.ramp_cycles) + 1.0;

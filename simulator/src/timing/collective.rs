@@ -147,11 +147,10 @@ pub(super) fn communicate(
                 continue;
             }
             let mut times: Vec<u64> = run.iter().map(|&t| ready[t as usize]).collect();
-            let out = run
-                .iter()
-                .zip(&works)
-                .position(|(_, w)| w.receives && w.sends_last && leaving.contains(&w.last_sent));
-            let out = out.map(|i| (i, exit_hops(domain, run[i], works[i].last_sent)));
+            let out = works.iter().zip(&run).enumerate().find_map(|(i, (w, &tile))| {
+                let may = w.receives && w.sends_last && leaving.contains(&w.last_sent);
+                Some((i, may.then(|| exit_hops(domain, tile, w.last_sent))??))
+            });
             latest = latest.max(match out {
                 Some((root, hops)) => reduce_and_leave(&works, root, hops, cost, &mut times),
                 None => run_collective(&works, cost, &mut times),
@@ -173,15 +172,15 @@ fn leaving(domain: &Domain, colors: &[u8]) -> Vec<u8> {
     colors.iter().copied().filter(leaves).collect()
 }
 
-/// Hops from a tile to the farthest edge where its flow of a color leaves.
-fn exit_hops(domain: &Domain, tile: u32, color: u8) -> u64 {
-    let mut farthest = 0;
+/// Hops from a tile to the farthest edge where its flow of a color leaves; `None` when it does not.
+fn exit_hops(domain: &Domain, tile: u32, color: u8) -> Option<u64> {
+    let mut farthest = None;
     let mut open = vec![(tile, 4usize, 0u64)];
     while let Some((at, from, hops)) = open.pop() {
         let (input, outputs) = domain.routes[at as usize * domain.colors + color as usize];
         for port in (0..4usize).filter(|p| input == 1 << from && outputs & (1 << p) != 0) {
             match domain.neighbors[at as usize][port] {
-                NONE => farthest = farthest.max(hops),
+                NONE => farthest = farthest.max(Some(hops)),
                 next => open.push((next, (port + 2) % 4, hops + 1)),
             }
         }
