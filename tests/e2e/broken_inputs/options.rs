@@ -65,7 +65,7 @@ fn bad_values() -> Vec<Case> {
         command(
             "prompt_is_longer_than_the_context",
             &["eval", "model", "--tokens", "1,1,1,1,1"],
-            1,
+            3,
             &["5 tokens", "context"],
             |p| {
                 p.replace(
