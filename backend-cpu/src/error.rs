@@ -19,6 +19,18 @@ pub enum CpuError {
         /// What is wrong.
         why: String,
     },
+    /// The context or the vocabulary is larger than an executable can count.
+    #[error(
+        "context {context} and vocabulary {vocab}: an executable holds less than {limit} of each"
+    )]
+    TooLarge {
+        /// Positions of the module.
+        context: usize,
+        /// Width of the logits.
+        vocab: u32,
+        /// First number that is too large.
+        limit: u32,
+    },
     /// A constant cannot be evaluated, because a weight is missing or wrong.
     #[error(transparent)]
     Constant(#[from] ir::eval::EvalError),
@@ -47,6 +59,7 @@ impl CpuError {
             CpuError::Constant(_) => "SPK4003",
             CpuError::Internal { .. } => "SPK4004",
             CpuError::Write { .. } => "SPK4005",
+            CpuError::TooLarge { .. } => "SPK4006",
         }
     }
 }

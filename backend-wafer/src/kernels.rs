@@ -146,16 +146,30 @@ pub fn build(kernel: Kernel, sizes: Sizes, target: &Target) -> Result<Plan, Kern
             rows: target.height,
         });
     }
+    let fits = |needed: u64| {
+        let available = u64::from(target.usable_sram());
+        let error = || KernelError::Sram { target: target.name.clone(), needed, available };
+        (needed <= available).then_some(()).ok_or_else(error)
+    };
+    // Before anything is built: inline inputs are as large as the sizes say.
+    fits(least_bytes(kernel, sizes))?;
     let built = match kernel {
         Kernel::Gemv => gemv(sizes, target),
         _ => collective(kernel, sizes, target),
     };
-    let needed = crate::program::builder::sram_bytes(&built.program.template);
-    let available = u64::from(target.usable_sram());
-    if needed > available {
-        return Err(KernelError::Sram { target: target.name.clone(), needed, available });
-    }
+    fits(crate::program::builder::sram_bytes(&built.program.template))?;
     Ok(plan_of(kernel, built, sizes, target))
+}
+
+/// Bytes that the operands alone need on a PE: the f32 tile of a matrix, or the vector that is
+/// communicated and the one it is loaded from.
+fn least_bytes(kernel: Kernel, sizes: Sizes) -> u64 {
+    let (width, height) = sizes.region;
+    let elements = match kernel {
+        Kernel::Gemv => u64::from(sizes.k.div_ceil(height)) * u64::from(sizes.n.div_ceil(width)),
+        _ => 2 * u64::from(sizes.n),
+    };
+    elements.saturating_mul(4)
 }
 
 /// A program and where its result is.

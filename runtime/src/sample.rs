@@ -49,7 +49,7 @@ impl Sampler {
         }
         let all = logits.iter().zip(0..).filter(|(l, _)| !l.is_nan());
         self.candidates.clear();
-        self.candidates.extend(all.map(|(&l, id)| (l / temperature, id)));
+        self.candidates.extend(all.map(|(&l, id)| (l, id)));
         let kept = &mut self.candidates;
         if top_k > 0 && top_k < kept.len() {
             kept.select_nth_unstable_by(top_k - 1, likelier);
@@ -57,10 +57,11 @@ impl Sampler {
         }
         kept.sort_unstable_by(likelier);
         let Some(&(best, first)) = kept.first() else { return 0 };
-        // From here the first component is the probability, up to one common factor.
+        // From here the first component is the probability, up to one common factor. Differences first:
+        // however small the temperature, nothing overflows.
         let mut total = 0.0;
         for c in kept.iter_mut() {
-            c.0 = (f64::from(c.0) - f64::from(best)).exp() as f32;
+            c.0 = ((f64::from(c.0) - f64::from(best)) / f64::from(temperature)).exp() as f32;
             total += f64::from(c.0);
         }
         if top_p < 1.0 {
@@ -139,6 +140,8 @@ mod tests {
         assert_eq!(greedy.choose(&[f32::NAN; 3]), 0);
         let mut random = Sampler::new(Sampling { temperature: 1.0, ..Sampling::GREEDY }, 2);
         assert_eq!(random.choose(&[f32::NAN, 0.0]), 1);
+        let cold = Sampling { temperature: 1e-40, ..Sampling::GREEDY };
+        assert_eq!(Sampler::new(cold, 3).choose(&[-9.0, 4.0, 3.9]), 1);
     }
 
     #[test]

@@ -95,6 +95,10 @@ pub struct Staging {
 /// The file that marks a directory as written by sparkc, and so as one that may be replaced.
 pub const MARKER: &str = "report.json";
 
+/// Everything `compile` puts into an output directory.
+const ENTRIES: [&str; 7] =
+    ["map.html", "model", "model.spark", "model.wplan", MARKER, "source", "source-weights"];
+
 impl Staging {
     /// Begins a directory that will stand at `destination`.
     ///
@@ -154,16 +158,33 @@ fn check_replaceable(destination: &Path) -> Result<()> {
         let fault = Fault::bad_input(format!("`{shown}` is a file, the output is a directory"));
         return Err(fault.advise("name another directory with -o").into());
     }
-    if !destination.exists() || destination.join(MARKER).is_file() {
+    if !destination.exists() {
         return Ok(());
     }
-    let mut entries =
-        fs::read_dir(destination).with_context(|| format!("cannot read `{shown}`"))?;
-    if entries.next().is_none() {
+    let entries = fs::read_dir(destination).with_context(|| format!("cannot read `{shown}`"))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read `{shown}`"))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    if names.is_empty() {
         return Ok(());
     }
-    let message = format!("`{shown}` exists and was not written by sparkc (no {MARKER} in it)");
+    // Replacing removes what is there, so every entry must be one that sparkc writes.
+    let why = match names.iter().find(|n| !ENTRIES.contains(&n.as_str())) {
+        Some(stranger) => format!("it holds `{stranger}`"),
+        None if is_report(&destination.join(MARKER)) => return Ok(()),
+        None => format!("there is no {MARKER} of sparkc in it"),
+    };
+    let message = format!("`{shown}` exists and was not written by sparkc alone: {why}");
     Err(Fault::bad_input(message).advise("name another directory with -o").into())
+}
+
+/// Whether a file is a report that `compile` wrote: a JSON object that says so.
+fn is_report(path: &Path) -> bool {
+    let parsed = fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
+    parsed.is_some_and(|v: serde_json::Value| v.get("sparkc").is_some())
 }
 
 /// Writes text to standard output.
@@ -222,7 +243,7 @@ mod tests {
     fn a_commit_replaces_an_older_output_only() {
         let dir = scratch("replaced");
         let out = dir.join("x.sparkc");
-        for text in ["one", "two"] {
+        for text in [r#"{"sparkc": 1}"#, r#"{"sparkc": 2}"#] {
             let staging = Staging::begin(&out).unwrap();
             staging.write(MARKER, text.as_bytes()).unwrap();
             staging.commit().unwrap();
@@ -235,6 +256,12 @@ mod tests {
         fs::write(foreign.join("chapter1"), "...").unwrap();
         assert!(Staging::begin(&foreign).is_err());
         assert_eq!(names(&foreign), ["chapter1"]);
+        // Not even beside a report, and a report of something else is no mark.
+        fs::write(foreign.join(MARKER), r#"{"sparkc": 1}"#).unwrap();
+        assert!(Staging::begin(&foreign).is_err());
+        fs::remove_file(foreign.join("chapter1")).unwrap();
+        fs::write(foreign.join(MARKER), "{}").unwrap();
+        assert!(Staging::begin(&foreign).is_err());
         fs::remove_dir_all(dir).unwrap();
     }
 

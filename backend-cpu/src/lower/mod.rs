@@ -50,10 +50,15 @@ struct PlannedBuffer {
 /// Lowers a verified module.
 ///
 /// # Errors
-/// When `main` is not a language model's entry, or an op is used in a way that no kernel covers.
+/// When `main` is not a language model's entry, an op is used in a way that no kernel covers, or
+/// the context is too large to count.
 pub fn lower(module: &Module) -> Result<Lowered, CpuError> {
     let entry = |why: String| CpuError::Entry { why };
     let vocab = vocab(module).map_err(entry)?;
+    let limit = runtime::program::INTEGER_LIMIT;
+    if module.context >= limit as usize || vocab >= limit {
+        return Err(CpuError::TooLarge { context: module.context, vocab, limit });
+    }
     let mut shared = Shared::default();
     let mut main = GraphLower::new(module, &module.main, None, &mut shared);
     let mut inputs = main.graph.params().iter().filter(|p| p.kind != ParamKind::State);

@@ -37,8 +37,8 @@ const SAMPLES: [Bindings; 4] = [
     Bindings { t: 4, c: 3, r: 4 },
 ];
 
-/// Token ids, positions and extents are kept as f32 integers.
-const INTEGER_LIMIT: u32 = 1 << 24;
+/// Token ids, positions and extents are kept as f32 integers: each is below this.
+pub const INTEGER_LIMIT: u32 = 1 << 24;
 
 impl Program {
     /// Whether this program can run with a weight segment of `weight_bytes`.

@@ -12,7 +12,7 @@ mod check;
 mod codec;
 mod size;
 
-pub use check::ProgramError;
+pub use check::{INTEGER_LIMIT, ProgramError};
 pub use codec::{decode, encode};
 pub use size::{Bindings, Size};
 

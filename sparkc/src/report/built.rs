@@ -171,7 +171,8 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
     facts.row(["wafer".to_string(), text]);
     let speed = Speed::of(plan);
     let text = format!(
-        "{} tokens/s decode ({} cycles), {} tokens/s prefill, by the compiler's model",
+        "{} tokens/s decode ({} cycles), {} tokens/s prefill, with a full context, by the \
+         compiler's model",
         grouped(speed.decode as u64),
         grouped(plan.claims.token_cycles),
         grouped(speed.prefill as u64)

@@ -90,6 +90,7 @@ fn explain_front(cause: &(dyn Error + 'static)) -> Option<Explained> {
 fn exit_of_eval(error: &EvalError) -> Exit {
     match error {
         EvalError::TooLarge { .. } => Exit::ResourceLimit,
+        EvalError::Context { .. } => Exit::DoesNotFit,
         EvalError::Rows { .. } | EvalError::NotConstant { .. } | EvalError::Malformed { .. } => {
             Exit::Internal
         }
@@ -174,7 +175,8 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
         SimError::Token { .. } => "token ids are below the vocabulary size",
         _ => "`sparkc verify` lists everything that is wrong with the plan",
     };
-    Some(Explained::new(Exit::BadInput).advise(advice))
+    let fits = !matches!(error, SimError::Context { .. });
+    Some(Explained::new(if fits { Exit::BadInput } else { Exit::DoesNotFit }).advise(advice))
 }
 
 /// Making and running executables.
@@ -184,6 +186,10 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
             CpuError::Internal { .. } => Exit::Internal,
             CpuError::Write { source, .. } => return Some(explain_io(source)),
             CpuError::Constant(error) => exit_of_eval(error),
+            CpuError::TooLarge { .. } => {
+                let explained = Explained::new(Exit::DoesNotFit).code(error.code());
+                return Some(explained.advise("a smaller --context"));
+            }
             CpuError::Unsupported { .. } | CpuError::Entry { .. } => Exit::BadInput,
         };
         return Some(
@@ -193,6 +199,7 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
     if let Some(error) = cause.downcast_ref::<SessionError>() {
         let exit = match error {
             SessionError::Resource { .. } | SessionError::TooLarge { .. } => Exit::ResourceLimit,
+            SessionError::ContextFull { .. } => Exit::DoesNotFit,
             _ => Exit::BadInput,
         };
         return Some(Explained::new(exit).advise("use fewer tokens"));
