@@ -234,5 +234,8 @@ fn runs_repeat_exactly_and_grow_with_the_position() {
     let plan = language_model(LanguageModel::RAGGED, target("wse3"));
     let first = time(&plan, Level::L2, 4).expect("legal");
     assert_eq!(time(&plan, Level::L2, 4).expect("legal"), first);
+    let b = first.breakdown;
+    let parts = b.compute + b.payload + b.distance + b.relay + b.fixed + b.contention;
+    assert_eq!(parts - b.overlap, first.token_cycles);
     assert!(time(&plan, Level::L2, 23).expect("legal").token_cycles > first.token_cycles);
 }

@@ -220,6 +220,10 @@ impl Target {
                 return bad(field, format!("{cost:?}"), "setup, per_group 0..=1e6, lanes 1..=1024");
             }
         }
+        let outside = |d: &&(u32, u32)| d.0 >= self.total_width() || d.1 >= self.height;
+        if let Some(pe) = self.dead.iter().find(outside) {
+            return bad("dead", format!("{pe:?}"), "PEs of the grid");
+        }
         let mut rows = self.dead.iter().map(|&(x, y)| (y, x));
         if !rows.clone().zip(rows.by_ref().skip(1)).all(|(a, b)| a < b) {
             return bad("dead", format!("{} PEs", self.dead.len()), "sorted by (y, x), no doubles");
@@ -349,6 +353,8 @@ mod tests {
         let missing = text.replace("clock_ghz", "# clock_ghz");
         assert!(Target::parse(&missing).unwrap_err().to_string().contains("clock_ghz"));
         let zero = text.replace("\nhop_cycles = 1", "\nhop_cycles = 0");
+        let outside = text.replace("dead = []", "dead = [[16, 3]]");
+        assert!(Target::parse(&outside).unwrap_err().to_string().contains("dead = (16, 3)"));
         assert!(Target::parse(&zero).unwrap_err().to_string().contains("fabric.hop_cycles"));
     }
 }

@@ -248,7 +248,8 @@ fn report(
     }
     let b = &breakdown;
     let parts = b.compute + b.payload + b.distance + b.relay + b.fixed;
-    breakdown.contention = token_cycles as i64 - parts as i64;
+    breakdown.contention = token_cycles.saturating_sub(parts);
+    breakdown.overlap = parts.saturating_sub(token_cycles);
     let prefill = templates.iter().map(|t| t.interval).max().unwrap_or(0);
     let rate = |cycles: u64| if cycles == 0 { 0.0 } else { 1.0 / plan.target.seconds(cycles) };
     TimingReport {
@@ -275,7 +276,8 @@ fn measured(times: &RegionTime, closed: &[PhaseTime]) -> Vec<PhaseTime> {
         let cycles = end - at;
         at = end;
         let parts = p.compute + p.payload + p.distance + p.relay + p.fixed;
-        PhaseTime { cycles, contention: cycles as i64 - parts as i64, ..p.clone() }
+        let contention = cycles.saturating_sub(parts);
+        PhaseTime { cycles, contention, overlap: parts.saturating_sub(cycles), ..p.clone() }
     };
     closed.iter().zip(&times.phase_ends).map(phase).collect()
 }

@@ -23,8 +23,8 @@ impl Level {
 }
 
 /// Cycles of one phase. `cycles` is the growth of the latest end over all tiles; the parts are those
-/// of the closed form, and `contention` is what is left (waiting and shared links; negative when
-/// phases overlap).
+/// of the closed form, each at its largest; what is left is `contention`, and what the parts hide
+/// behind each other is `overlap`: cycles = parts + contention - overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseTime {
     /// Name of the phase.
@@ -41,8 +41,10 @@ pub struct PhaseTime {
     pub relay: u64,
     /// Ramps, start of messages, task switches, queue binding.
     pub fixed: u64,
-    /// The rest.
-    pub contention: i64,
+    /// Waiting and shared links: what the parts do not explain.
+    pub contention: u64,
+    /// Cycles of the parts that were hidden behind other work.
+    pub overlap: u64,
 }
 
 /// Where the cycles of a token go, summed over all phases of all regions.
@@ -58,8 +60,10 @@ pub struct Breakdown {
     pub relay: u64,
     /// Ramps, starts, switches.
     pub fixed: u64,
-    /// Waiting and shared links, less the overlap of phases.
-    pub contention: i64,
+    /// Waiting and shared links: what the parts do not explain.
+    pub contention: u64,
+    /// Cycles of the parts that were hidden behind other work; to be subtracted from their sum.
+    pub overlap: u64,
 }
 
 /// When a region works on the token.

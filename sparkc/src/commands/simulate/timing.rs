@@ -68,7 +68,8 @@ pub(super) fn render(report: &TimingReport) -> String {
         ("distance", b.distance as i64),
         ("relay", b.relay as i64),
         ("fixed", b.fixed as i64),
-        ("contention", b.contention),
+        ("contention", b.contention as i64),
+        ("overlap", -(b.overlap as i64)),
     ];
     let mut table = Table::new(&["where the cycles go", ">cycles", ">share"]);
     for (name, cycles) in parts {
