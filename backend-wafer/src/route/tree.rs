@@ -518,12 +518,12 @@ impl Tree {
         let mut serial = 0;
         let mut hops = 0;
         let mut depth = 0;
-        if self.offset > 0 {
-            serial += 1;
-            hops += self.offset;
-            depth += self.offset;
-        }
-        serial += u32::from(self.group.min(p) > self.offset + 1);
+        // The longer side of a group: behind its root when the root stands first.
+        let after = self.group.min(p).saturating_sub(self.offset + 1);
+        let inner = self.offset.max(after);
+        serial += u32::from(self.offset > 0) + u32::from(after > 0);
+        hops += inner;
+        depth += inner;
         let chain = self.root_group.max(groups - 1 - self.root_group);
         if chain > 0 {
             serial += 1 + u32::from(self.root_group > 0 && groups - 1 > self.root_group);
