@@ -279,7 +279,8 @@ pub struct SimulateArgs {
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
     /// Kernel to time instead of a plan: gemv, allreduce, reduce, two-phase, chain, broadcast
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["plan", "tokens", "logits"])]
+    #[arg(long, value_name = "NAME", 
+          conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
     pub kernel: Option<String>,
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]

@@ -1,6 +1,6 @@
 //! Project automation: `cargo xtask tidy` checks the structure, `cargo xtask ci` runs what CI runs.
 //!
-//! Each check is a function from the checkout to a list of [`Finding`]s; all findings are shown.
+//! Each check is a function from the checkout to a list of findings; all findings are shown.
 //! Knows nothing of what sparkc computes and depends on none of its crates.
 
 mod ci;

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use backend_wafer::kernels::{self, Kernel, Sizes};
-use simulator::Level;
 
 use super::timing;
 use crate::cli::SimulateArgs;
@@ -19,10 +18,9 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
     let target = driver::target(&asked.target)?;
     let sizes = Sizes { region: asked.region, k: asked.k, n: asked.cols };
     let plan = kernels::build(kernel, sizes, &target)?;
-    let level = Level::from_number(args.level).context("levels are 0 to 3")?;
-    let report = simulator::time(&plan, level, 0)?;
+    let report = timing::time(args, &plan)?;
     if args.json {
         return output::print_json(&timing::as_json(&report, 1));
     }
-    output::print(&timing::render(&report))
+    output::print(&timing::render_kernel(&report))
 }

@@ -46,21 +46,36 @@ pub(super) fn as_json(report: &TimingReport, prompt: usize) -> Value {
     })
 }
 
-/// The report for people.
+/// The report of a model for people.
 pub(super) fn render(report: &TimingReport) -> String {
-    let colored = report::stdout_colored();
-    let mut text = format!(
-        "{}\n  {} tokens/s decode: {} cycles for the token at position {}\n",
-        Style::Bold.paint(&format!("{} at level {:?}", report.target, report.level), colored),
+    format!(
+        "{}  {} tokens/s decode: {} cycles for the token at position {}\n  \
+         {} tokens/s prefill: {} cycles between tokens\n\n{}",
+        title(report),
         report::grouped(report.tokens_per_second as u64),
         report::grouped(report.token_cycles),
-        report.pos
-    );
-    text.push_str(&format!(
-        "  {} tokens/s prefill: {} cycles between tokens\n\n",
+        report.pos,
         report::grouped(report.prefill_tokens_per_second as u64),
-        report::grouped(report.prefill_interval_cycles)
-    ));
+        report::grouped(report.prefill_interval_cycles),
+        tables(report)
+    )
+}
+
+/// The report of a bare kernel for people: it has no tokens, only cycles.
+pub(super) fn render_kernel(report: &TimingReport) -> String {
+    let cycles = report::grouped(report.token_cycles);
+    format!("{}  {cycles} cycles\n\n{}", title(report), tables(report))
+}
+
+fn title(report: &TimingReport) -> String {
+    let text = format!("{} at level {:?}", report.target, report.level);
+    Style::Bold.paint(&text, report::stdout_colored()) + "\n"
+}
+
+/// Where the cycles go, by cause and by template.
+fn tables(report: &TimingReport) -> String {
+    let colored = report::stdout_colored();
+    let mut text = String::new();
     let b = report.breakdown;
     let parts = [
         ("compute", b.compute as i64),
