@@ -1,6 +1,6 @@
 //! Small legal plans built by hand, for the tests of this crate and of the simulator.
 //!
-//! [`line`] makes one collective on a line of PEs; [`language_model`] a two-region model with an
+//! [`line`] makes one collective on a line of PEs; `language_model` a two-region model with an
 //! embedding, RMSNorm, one attention layer with a distributed KV cache, a tied head and an argmax.
 //! They use every kind of construct of the format and nothing of the compiler.
 

@@ -1,7 +1,7 @@
 //! Writing: standard output, single files and whole directories, complete or not at all.
 //!
 //! Files are written under a temporary name beside their destination and renamed when complete; so
-//! is the output directory. Invariant: a temporary name is in [`TEMPORARIES`] from before it exists
+//! is the output directory. Invariant: a temporary name is in `TEMPORARIES` from before it exists
 //! until after it is gone, so that [`remove_temporaries`], which the interrupt handler calls, leaves
 //! nothing half-written. Renames happen under the same lock.
 
@@ -201,7 +201,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Writes a JSON value on one line to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {
     let mut text = serde_json::to_string(value)?;
     text.push('\n');

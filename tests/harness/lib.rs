@@ -1,6 +1,6 @@
 //! What the tests of the whole share: running the program, fixtures, models made to order.
 //!
-//! Reading order: [`program`] (run `sparkc` and look at what it did), [`fixture`] (reference models
+//! Reading order: `program` (run `sparkc` and look at what it did), [`fixture`] (reference models
 //! of `tests/fixtures`). Does not judge: assertions are in the tests.
 
 pub mod case;

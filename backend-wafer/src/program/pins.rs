@@ -1,6 +1,6 @@
 //! Which slice of a weight lies on which PE: tilings of the axes of a mat-vec, turned into pins.
 //!
-//! A mat-vec cuts K and N each in one of four ways ([`Tiling`]); a pin is a pair of a K span and an N
+//! A mat-vec cuts K and N each in one of four ways (`Tiling`); a pin is a pair of a K span and an N
 //! span. Ragged ends are cut by the span's limit; the elements beyond are zero.
 //! Invariant: over all PEs the spans of a tiling cover its axis, each index once along its axis of the
 //! fabric.

@@ -2,7 +2,7 @@
 //!
 //! Written row by row under a temporary name and renamed when whole, so that a failure leaves no
 //! file. The header is made here because rows come one step at a time; its form is 8 bytes of length
-//! and JSON (https://github.com/huggingface/safetensors).
+//! and JSON (<https://github.com/huggingface/safetensors>).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};

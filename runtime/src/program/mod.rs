@@ -234,19 +234,19 @@ pub enum Op {
     },
     /// x, along the last axis.
     Softmax,
-    /// x, and gain [K] where given.
+    /// x, and gain `[K]` where given.
     RmsNorm {
         /// Added to the mean square.
         eps: f32,
     },
-    /// ids[..] -> [.., D], rows of a packed weight [V, D].
+    /// `ids[..]` -> `[.., D]`, rows of a packed weight `[V, D]`.
     Gather {
         /// A `Packed` weight.
         weight: Index,
     },
-    /// table[V, D], ids[..] -> [.., D], of a computed or plain table.
+    /// `table[V, D]`, `ids[..]` -> `[.., D]`, of a computed or plain table.
     GatherPlain,
-    /// x[T, H, D], positions[T] -> rotated.
+    /// `x[T, H, D]`, `positions[T]` -> rotated.
     Rope {
         /// Index into [`Program::ropes`].
         rope: u32,
