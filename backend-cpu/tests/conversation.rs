@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ir::{Builder, Dim, Module, Op, ParamKind, Symbol, TensorType, WeightMap};
 use runtime::{Assets, GenerationDefaults};
@@ -102,8 +103,16 @@ fn stdout(path: &Path, args: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// Held by each test: a program that one thread is still writing cannot be started while another
+/// thread forks, because the child holds the file open until it executes (ETXTBSY).
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn text_goes_in_and_comes_out() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path());
     assert_eq!(stdout(&path, &["a", "-n", "3"], ""), "bcd\n");
@@ -122,6 +131,7 @@ fn text_goes_in_and_comes_out() {
 
 #[test]
 fn a_full_context_ends_with_a_note() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path());
     let output = run(&path, &["q", "-n", "1000"], "");
@@ -131,6 +141,7 @@ fn a_full_context_ends_with_a_note() {
 
 #[test]
 fn conversations_take_turns() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path());
     assert_eq!(stdout(&path, &["--chat", "-n", "2"], "a\nx\n\nnot read"), "bc\nyz\n");
@@ -144,6 +155,7 @@ fn conversations_take_turns() {
 #[cfg(unix)]
 #[test]
 fn an_interruption_ends_with_130() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path());
     let mut child = Command::new(&path)

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ir::eval::{EvalOptions, Session as Eval};
 use ir::random::{self, RandomOptions};
@@ -48,8 +49,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
+/// Held by each test: a program that one thread is still writing cannot be started while another
+/// thread forks, because the child holds the file open until it executes (ETXTBSY).
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn bytes_are_the_same_every_time() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let (a, b) = (build(directory.path(), "a"), build(directory.path(), "b"));
     assert!(std::fs::read(a).expect("reads") == std::fs::read(b).expect("reads"));
@@ -59,6 +68,7 @@ fn bytes_are_the_same_every_time() {
 
 #[test]
 fn logits_and_tokens_are_those_of_eval() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path(), "model");
     let logits = directory.path().join("logits.safetensors");
@@ -88,6 +98,7 @@ fn logits_and_tokens_are_those_of_eval() {
 
 #[test]
 fn the_command_line_keeps_its_contract() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let path = build(directory.path(), "model");
     let missing = directory.path().join("no/such/file");
@@ -125,6 +136,7 @@ fn the_command_line_keeps_its_contract() {
 
 #[test]
 fn damaged_files_say_so() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let bytes = std::fs::read(build(directory.path(), "model")).expect("reads");
     let write = |name: &str, bytes: &[u8]| {
@@ -162,6 +174,7 @@ fn damaged_files_say_so() {
 
 #[test]
 fn a_failed_compilation_leaves_nothing() {
+    let _alone = alone();
     let directory = tempfile::tempdir().expect("a directory");
     let (module, mut weights) = model();
     weights.0.pop_last();
