@@ -57,6 +57,11 @@ pub fn read(path: &Path) -> Result<PlanFile> {
         let advice = "give a directory that `sparkc compile` wrote, with --emit wafer";
         return Err(Fault::bad_input(message).advise(advice).into());
     }
+    // A device or a pipe may never end.
+    if file.exists() && !file.is_file() {
+        let message = format!("`{shown}` is not a regular file");
+        return Err(Fault::bad_input(message).advise("copy the plan into a file first").into());
+    }
     let bytes = fs::read(&file).with_context(|| format!("cannot read `{shown}`"))?;
     let plan = plan::codec::decode(&bytes).with_context(|| format!("`{shown}`"))?;
     let embedded = plan::codec::decode_weights(&bytes).with_context(|| format!("`{shown}`"))?;
