@@ -2,9 +2,8 @@
 //! as before is not computed again.
 
 use std::io::BufRead;
-use std::ops::ControlFlow;
 
-use super::{Args, CliError, Streams};
+use super::{Args, CliError, Streams, stream};
 use crate::exec::SessionError;
 use crate::generate::{GenerationOptions, Generator, StopReason};
 use crate::text::{ChatMessage, Text, TextError};
@@ -66,30 +65,9 @@ fn answer(
         sampling: args.sampling(defaults),
         stop_tokens: &defaults.stop_tokens,
     };
-    let mut stream = text.stream(prompt);
-    let mut answer = String::new();
-    let mut failure: Option<CliError> = None;
     let out = &mut *streams.out;
-    let generation = generator.generate(prompt, &options, None, &mut |token| {
-        let written = stream.push(token).map_err(CliError::from).and_then(|piece| {
-            answer.push_str(&piece);
-            out.write_all(piece.as_bytes())?;
-            Ok(out.flush()?)
-        });
-        match written {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    let rest = stream.finish()?;
-    answer.push_str(&rest);
-    writeln!(streams.out, "{rest}")?;
+    let (generation, answer) = stream::generate(generator, prompt, &options, None, text, out)?;
+    writeln!(streams.out)?;
     streams.out.flush()?;
     Ok((answer, generation.stop))
 }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
 
 use super::logits::LogitsFile;
-use super::{Args, CliError, Streams, UsageError};
+use super::{Args, CliError, Streams, UsageError, stream};
 use crate::generate::{Generation, GenerationOptions, Generator, LogitsSink, StopReason};
 use crate::text::{ChatMessage, Text, TextError};
 
@@ -98,30 +98,12 @@ fn stream(
     streams: &mut Streams<'_>,
 ) -> Result<Generation, CliError> {
     let text = text.ok_or(TextError::NoTokenizer)?;
-    let mut stream = text.stream(prompt);
-    let mut failure: Option<CliError> = None;
     let out = &mut *streams.out;
     if let Some(echo) = echo {
         out.write_all(echo.as_bytes())?;
         out.flush()?;
     }
-    let generation = generator.generate(prompt, options, logits, &mut |token| {
-        let written = stream.push(token).map_err(CliError::from).and_then(|piece| {
-            out.write_all(piece.as_bytes())?;
-            Ok(out.flush()?)
-        });
-        match written {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    streams.out.write_all(stream.finish()?.as_bytes())?;
+    let (generation, _) = stream::generate(generator, prompt, options, logits, text, out)?;
     if !generation.tokens.is_empty() {
         streams.out.write_all(b"\n")?;
     }

@@ -10,6 +10,7 @@ mod chat;
 mod complete;
 mod info;
 mod logits;
+mod stream;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
