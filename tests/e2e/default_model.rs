@@ -138,7 +138,8 @@ fn quantisation_reports_what_it_costs() {
     assert!(errors.len() > 20 && errors.iter().all(|e| *e > 0.0 && *e < 0.02), "{errors:?}");
     let loss = &said["quantisation"]["heldout_loss"];
     assert!(loss["before"].as_f64().unwrap() > 0.5, "{loss}");
-    assert!(loss["change"].as_f64().unwrap().abs() < 0.02, "{loss}");
+    let change = loss["change"].as_f64().unwrap().abs();
+    assert!(change > 0.0 && change < 0.02, "rounded weights change the loss, a little: {loss}");
     let ids = prompt_ids();
     let native = compiled().join("q8/model");
     let native = json(native, &["--tokens", &ids, "-n", "16", "--greedy", "--json"]);
