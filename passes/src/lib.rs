@@ -15,6 +15,7 @@ mod describe;
 mod egraph;
 mod emit;
 mod error;
+pub mod extract;
 mod fold;
 mod manager;
 mod optimize;

@@ -50,6 +50,11 @@ static PASSES: &[PassInfo] = &[
         options: &[
             OptionInfo { name: "nodes", default: "20000", summary: "Most e-nodes per graph." },
             OptionInfo { name: "iterations", default: "16", summary: "Most rounds per graph." },
+            OptionInfo {
+                name: "work",
+                default: "60000000",
+                summary: "Most operands looked at by the exact extraction, per graph.",
+            },
         ],
         build: EGraphPass::build,
     },

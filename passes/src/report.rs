@@ -84,6 +84,8 @@ pub struct SearchReport {
     pub stop: &'static str,
     /// Cost of the graph before and after, one execution.
     pub cost: (Cost, Cost),
+    /// No graph that the rules found costs less; equal to the cost after when that is proven optimal.
+    pub bound: Cost,
 }
 
 /// What quantisation did to one tensor.

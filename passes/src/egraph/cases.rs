@@ -445,7 +445,7 @@ const CASES: &[Case] = &[
 ];
 
 const BINDINGS: Bindings = Bindings { t: 4, c: 3, r: 2 };
-const LIMITS: Limits = Limits { nodes: 5_000, iterations: 3 };
+const LIMITS: Limits = Limits { nodes: 5_000, iterations: 3, work: 1_000_000 };
 
 /// Builds the graph of a case.
 struct Reader<'a> {

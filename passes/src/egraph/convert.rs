@@ -139,42 +139,36 @@ impl Rebuilder<'_> {
                 stack.pop();
                 continue;
             }
-            let term = self.choice.term(top);
-            let (operands, attrs) = self.children(term)?;
-            let missing: Vec<usize> =
-                operands.iter().copied().filter(|&p| self.done[p].is_none()).collect();
-            if missing.is_empty() {
-                self.done[top] = Some(self.emit_term(term, &operands, &attrs)?);
-                stack.pop();
-            } else if stack.len() > self.choice.len() {
-                return Err(PassError::internal("the extracted terms form a cycle"));
-            } else {
-                // The first one missing; operands are computed left to right.
-                stack.push(missing[0]);
+            let (term, operands) = self
+                .choice
+                .term(top)
+                .ok_or_else(|| PassError::internal("a needed value was not extracted"))?;
+            // The first one missing; operands are computed left to right.
+            match operands.iter().find(|&&p| self.done[p].is_none()) {
+                None => {
+                    self.done[top] = match term {
+                        Some(term) => Some(self.emit_term(term, operands)?),
+                        None => operands.first().and_then(|&p| self.done[p]),
+                    };
+                    stack.pop();
+                }
+                Some(_) if stack.len() > self.choice.len() => {
+                    return Err(PassError::internal("the extracted terms form a cycle"));
+                }
+                Some(&missing) => stack.push(missing),
             }
         }
         self.done[root].ok_or_else(|| PassError::internal("an extracted value was not rebuilt"))
     }
 
-    /// Positions of the operands of a term, and its attributes.
-    fn children(&self, term: &Term) -> Result<(Vec<usize>, Vec<Attr>), PassError> {
-        let (mut operands, mut attrs) = (Vec::new(), Vec::new());
-        for &child in &term.children {
-            match &self.loaded.egraph[child].data {
-                Fact::Attr(attr) => attrs.push(attr.clone()),
-                Fact::Value { .. } => operands.push(self.position(child)?),
-            }
-        }
-        Ok((operands, attrs))
-    }
-
-    fn emit_term(
-        &mut self,
-        term: &Term,
-        operands: &[usize],
-        attrs: &[Attr],
-    ) -> Result<ValueId, PassError> {
-        let op = decode(&term.head, &attrs.iter().collect::<Vec<_>>()).ok_or_else(|| {
+    fn emit_term(&mut self, term: &Term, operands: &[usize]) -> Result<ValueId, PassError> {
+        let egraph = &self.loaded.egraph;
+        let attr = |&child: &Id| match &egraph[child].data {
+            Fact::Attr(attr) => Some(attr),
+            Fact::Value { .. } => None,
+        };
+        let attrs: Vec<&Attr> = term.children.iter().filter_map(attr).collect();
+        let op = decode(&term.head, &attrs).ok_or_else(|| {
             PassError::internal(format!("{term} is used before its skeleton node"))
         })?;
         let operands: Vec<ValueId> = operands.iter().filter_map(|&p| self.done[p]).collect();

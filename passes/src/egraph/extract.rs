@@ -1,11 +1,11 @@
-//! Extraction: one term per class, so that the whole graph is as cheap as can be found.
+//! An e-graph under a cost model, as an extraction problem, and its solution as terms.
 //!
-//! egg's extractors count a shared node once per use; here a node is paid once, and a compile-time
-//! constant is charged for storage once however often it is read. Method: start from the graph as
-//! it was written and from the best trees, improve each by local search, keep the cheaper. Two kinds
-//! of move: another term for one class; and, for merged products, all classes that can read class m
-//! do so at once (each alone would pay for m on top). A choice is only ever replaced by a cheaper one
-//! without cycles, so the result is never dearer than the input. Deterministic; bounded by sweeps.
+//! Every e-class is a class of the problem. A compile-time constant that the run-time graph reads must
+//! be kept in memory, so it has a second class, *stored*: either it is kept as it is computed, at the
+//! model's price of keeping it, or it is a view of another stored constant. Run-time terms read stored
+//! constants, constant terms read computed ones. What a target cannot execute costs more than all the
+//! rest together, so it is taken only where nothing else computes the value.
+//! Does not search: that is `crate::extract`.
 
 use std::collections::BTreeMap;
 
@@ -15,58 +15,46 @@ use ir::Type;
 use super::facts::{EGraph, Fact};
 use super::language::{Head, Term, decode};
 use crate::cost::{Call, Operand};
+use crate::extract::{self, Limits, Node};
 use crate::{Cost, CostModel};
 
-/// Sweeps of local search; each but the last makes the graph cheaper. Blocks need three or four.
-const SWEEPS: usize = 24;
-
-/// Most e-classes looked at in one local search, all attempts together: a second or so of work. Blocks
-/// need a hundredth of it; only huge flat graphs are cut short.
-const VISITS: usize = 400_000_000;
-
-/// Cost that does not saturate: of two graphs that a target cannot execute as they are, the one with
-/// fewer infinitely dear nodes is the better one.
-type Units = u128;
-
-fn units(cost: Cost) -> Units {
-    Units::from(cost.units())
-}
-
-fn as_cost(units: Units) -> Cost {
-    u64::try_from(units).map_or(Cost::INFINITE, Cost::new)
-}
-
-/// A way to compute a class.
-struct Candidate {
-    term: Term,
-    /// Positions of the operands' classes.
+/// A way to come by a class of the problem.
+struct Way {
+    /// The term; `None` keeps what the operand computes.
+    term: Option<Term>,
+    cost: Cost,
     operands: Vec<usize>,
-    cost: Units,
-    /// Whether reading its result means reading its operand: reshape and transpose.
-    view: bool,
 }
 
-/// A class that roots can reach.
-struct Class {
-    candidates: Vec<Candidate>,
-    cc: bool,
-    /// What it costs to keep, when it is a constant that the run-time graph reads.
-    resident: Units,
+/// Where an e-class is in the problem.
+#[derive(Clone, Copy)]
+struct Place {
+    computed: usize,
+    /// Constants only.
+    stored: Option<usize>,
 }
 
 /// The extraction problem of one e-graph.
 pub(crate) struct Problem {
-    classes: Vec<Class>,
-    positions: BTreeMap<Id, usize>,
-    roots: Vec<usize>,
-    /// Classes that can read a class directly, with the candidate that does.
-    readers: Vec<Vec<(usize, usize)>>,
+    ways: Vec<Vec<Way>>,
+    places: BTreeMap<Id, Place>,
+    search: extract::Problem,
+    /// Costs of the search are those of the model shifted right by this.
+    shift: u32,
 }
 
 /// The chosen term of each class.
 pub(crate) struct Choice {
-    terms: Vec<Term>,
-    positions: BTreeMap<Id, usize>,
+    terms: Vec<Option<(Option<Term>, Vec<usize>)>>,
+    places: BTreeMap<Id, Place>,
+}
+
+/// A choice and what is known of it.
+pub(crate) struct Solved {
+    pub(crate) choice: Choice,
+    pub(crate) cost: Cost,
+    /// No choice costs less.
+    pub(crate) bound: Cost,
 }
 
 impl Choice {
@@ -75,226 +63,122 @@ impl Choice {
         self.terms.len()
     }
 
-    /// Position of a canonical class.
+    /// Where the run-time graph finds the value of a canonical e-class.
     pub(crate) fn position(&self, class: Id) -> Option<usize> {
-        self.positions.get(&class).copied()
+        self.places.get(&class).map(|p| p.stored.unwrap_or(p.computed))
     }
 
-    /// The term chosen for the class at a position.
-    pub(crate) fn term(&self, position: usize) -> &Term {
-        &self.terms[position]
+    /// The term chosen at a position and the positions of its operands; `None` for the term when it is
+    /// the operand itself.
+    pub(crate) fn term(&self, position: usize) -> Option<(Option<&Term>, &[usize])> {
+        let (term, operands) = self.terms[position].as_ref()?;
+        Some((term.as_ref(), operands))
     }
 }
 
 impl Problem {
     /// Collects what the roots can reach and prices it.
     pub(crate) fn new(egraph: &EGraph, roots: &[Id], model: &dyn CostModel) -> Problem {
-        let mut order: Vec<Id> = Vec::new();
-        let mut positions = BTreeMap::new();
-        let mut stack: Vec<Id> = roots.iter().map(|&r| egraph.find(r)).rev().collect();
-        while let Some(id) = stack.pop() {
-            if positions.contains_key(&id) {
-                continue;
-            }
-            positions.insert(id, order.len());
-            order.push(id);
-            for term in &egraph[id].nodes {
-                let children = term.children.iter().map(|&c| egraph.find(c));
-                stack.extend(children.filter(|&c| value(egraph, c).is_some()));
-            }
+        let (order, places) = reachable(egraph, roots);
+        let mut ways: Vec<Vec<Way>> = Vec::new();
+        for &id in &order {
+            ways.push(computed(egraph, id, &places, model));
         }
-        let class = |&id: &Id| price_class(egraph, id, &positions, model);
-        let classes: Vec<Class> = order.iter().map(class).collect();
-        let mut readers = vec![Vec::new(); classes.len()];
-        for (reader, class) in classes.iter().enumerate() {
-            for (i, candidate) in class.candidates.iter().enumerate() {
-                for &operand in &candidate.operands {
-                    readers[operand].push((reader, i));
-                }
-            }
+        for &id in order.iter().filter(|id| places[id].stored.is_some()) {
+            ways.push(stored(egraph, id, &places, model));
         }
-        let roots = roots.iter().map(|&r| positions[&egraph.find(r)]).collect();
-        Problem { classes, positions, roots, readers }
+        let wanted = |&root: &Id| {
+            let place = places[&egraph.find(root)];
+            place.stored.unwrap_or(place.computed)
+        };
+        let roots = roots.iter().map(wanted).collect();
+        let (classes, shift) = as_search(&ways);
+        Problem { ways, places, search: extract::Problem { classes, roots }, shift }
     }
 
     /// Cost of the graph as it was written, before any rule.
     pub(crate) fn original_cost(&self) -> Cost {
-        self.cost(&self.original()).map_or(Cost::INFINITE, as_cost)
+        let written = self.written();
+        let needed = self.search.needed(|c| Some(written[c]));
+        needed.map_or(Cost::INFINITE, |n| self.cost(&n))
     }
 
-    /// The cheapest choice found, and its cost.
-    pub(crate) fn solve(&self) -> (Choice, Cost) {
-        let starts = [self.best_trees(), self.original()];
-        let improved = starts.into_iter().map(|start| self.improve(start));
-        let (picks, cost) = improved.min_by_key(|(_, cost)| *cost).expect("two starts");
-        (self.choice(&picks), as_cost(cost))
+    /// The cheapest choice, as far as the limits allow. `None` when there is none: every term of some
+    /// class needs the class itself.
+    pub(crate) fn solve(&self, limits: Limits) -> Option<Solved> {
+        let found = self.search.solve_from(limits, Some(&self.written()))?;
+        let cost = self.cost(&self.search.needed(|c| found.picks[c])?);
+        let bound = if found.is_optimal() { cost } else { Cost::new(found.bound << self.shift) };
+        Some(Solved { choice: self.choice(|c| found.picks[c]), cost, bound: bound.min(cost) })
     }
 
     /// Every way to compute every class, each within the cheapest trees, without cycles: what tests
     /// compare.
     #[cfg(test)]
     pub(crate) fn alternatives(&self) -> Vec<Choice> {
-        let base = self.best_trees();
+        let base = self.search.trees();
         let mut all = Vec::new();
-        for class in 0..self.classes.len() {
-            for pick in 0..self.classes[class].candidates.len() {
+        for class in 0..self.ways.len() {
+            for pick in 0..self.ways[class].len() {
                 let mut picks = base.clone();
                 picks[class] = pick;
-                if self.cost(&picks).is_some() {
-                    all.push(self.choice(&picks));
+                if self.search.cost(|c| Some(picks[c])).is_some() {
+                    all.push(self.choice(|c| Some(picks[c])));
                 }
             }
         }
         all
     }
 
-    fn choice(&self, picks: &[usize]) -> Choice {
-        let terms = picks.iter().zip(&self.classes);
-        let terms = terms.map(|(&pick, class)| class.candidates[pick].term.clone()).collect();
-        Choice { terms, positions: self.positions.clone() }
+    fn cost(&self, needed: &[(usize, usize)]) -> Cost {
+        needed.iter().map(|&(class, way)| self.ways[class][way].cost).sum()
     }
 
-    /// The term each class was written with; for classes that rules made, the best tree.
-    fn original(&self) -> Vec<usize> {
-        let mut picks = self.best_trees();
-        for (pick, class) in picks.iter_mut().zip(&self.classes) {
-            if let Some(written) = class.candidates.iter().position(|c| c.term.origin.is_none()) {
+    fn choice(&self, pick: impl Fn(usize) -> Option<usize>) -> Choice {
+        let way = |class: usize| {
+            let way = self.ways[class].get(pick(class)?)?;
+            Some((way.term.clone(), way.operands.clone()))
+        };
+        Choice { terms: (0..self.ways.len()).map(way).collect(), places: self.places.clone() }
+    }
+
+    /// The way each class was written; the best tree for classes that rules made.
+    fn written(&self) -> Vec<usize> {
+        let mut picks = self.search.trees();
+        for (pick, ways) in picks.iter_mut().zip(&self.ways) {
+            let as_written = |w: &Way| w.term.as_ref().is_some_and(|t| t.origin.is_none());
+            if let Some(written) = ways.iter().position(as_written) {
                 *pick = written;
             }
         }
         picks
     }
+}
 
-    /// Cheapest term per class when nothing is shared: fast, and free of cycles.
-    fn best_trees(&self) -> Vec<usize> {
-        let mut best: Vec<Option<(u128, usize)>> = vec![None; self.classes.len()];
-        loop {
-            let mut changed = false;
-            for (i, class) in self.classes.iter().enumerate() {
-                for (pick, candidate) in class.candidates.iter().enumerate() {
-                    let operands = candidate.operands.iter().map(|&o| best[o].map(|b| b.0));
-                    let Some(operands) = operands.collect::<Option<Vec<u128>>>() else { continue };
-                    // One more than it costs: free nodes must not lead in circles.
-                    let own = candidate.cost + 1 + self.stored_for(class, candidate);
-                    let total = operands.into_iter().fold(own, u128::saturating_add);
-                    if best[i].is_none_or(|(cost, _)| total < cost) {
-                        best[i] = Some((total, pick));
-                        changed = true;
-                    }
-                }
-            }
-            if !changed {
-                return best.into_iter().map(|b| b.map_or(0, |b| b.1)).collect();
-            }
+/// The e-classes of values that roots can reach, and their places.
+fn reachable(egraph: &EGraph, roots: &[Id]) -> (Vec<Id>, BTreeMap<Id, Place>) {
+    let mut order: Vec<Id> = Vec::new();
+    let mut places = BTreeMap::new();
+    let mut stack: Vec<Id> = roots.iter().map(|&r| egraph.find(r)).rev().collect();
+    while let Some(id) = stack.pop() {
+        if places.contains_key(&id) {
+            continue;
+        }
+        places.insert(id, Place { computed: order.len(), stored: None });
+        order.push(id);
+        for term in &egraph[id].nodes {
+            let children = term.children.iter().map(|&c| egraph.find(c));
+            stack.extend(children.filter(|&c| value(egraph, c).is_some()));
         }
     }
-
-    /// What the constants that a run-time candidate reads cost to keep, were it their only reader.
-    fn stored_for(&self, class: &Class, candidate: &Candidate) -> Units {
-        let read = candidate.operands.iter().filter(|_| !class.cc).map(|&o| &self.classes[o]);
-        read.filter(|c| c.cc).map(|c| c.resident).sum()
-    }
-
-    fn improve(&self, mut picks: Vec<usize>) -> (Vec<usize>, Units) {
-        let mut cost = self.cost(&picks).unwrap_or(Units::MAX);
-        let mut attempts = VISITS / self.classes.len().max(1);
-        for _ in 0..SWEEPS {
-            let before = cost;
-            for class in 0..self.classes.len() {
-                attempts = attempts.saturating_sub(self.classes[class].candidates.len());
-                if attempts == 0 {
-                    return (picks, cost);
-                }
-                for pick in 0..self.classes[class].candidates.len() {
-                    self.attempt(&mut picks, &mut cost, &[(class, pick)]);
-                }
-                if self.readers[class].len() > 1 {
-                    self.attempt(&mut picks, &mut cost, &self.readers[class]);
-                }
-            }
-            if cost == before {
-                break;
-            }
-        }
-        (picks, cost)
-    }
-
-    /// Makes a move if it pays. The first candidate named for a class counts.
-    fn attempt(&self, picks: &mut [usize], cost: &mut Units, moves: &[(usize, usize)]) {
-        let mut undo = Vec::with_capacity(moves.len());
-        for &(class, pick) in moves {
-            if picks[class] != pick && !undo.iter().any(|(c, _)| *c == class) {
-                undo.push((class, picks[class]));
-                picks[class] = pick;
-            }
-        }
-        if undo.is_empty() {
-            return;
-        }
-        match self.cost(picks) {
-            Some(new) if new < *cost => *cost = new,
-            _ => undo.into_iter().for_each(|(class, pick)| picks[class] = pick),
+    let mut next = order.len();
+    for id in &order {
+        if let (Some((_, true)), Some(place)) = (value(egraph, *id), places.get_mut(id)) {
+            place.stored = Some(next);
+            next += 1;
         }
     }
-
-    /// What the graph of these picks costs; `None` when it has a cycle.
-    fn cost(&self, picks: &[usize]) -> Option<Units> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Mark {
-            New,
-            Open,
-            Done,
-        }
-        let mut marks = vec![Mark::New; self.classes.len()];
-        let mut stored = vec![false; self.classes.len()];
-        let mut total: Units = 0;
-        let mut stack: Vec<(usize, usize)> = Vec::new();
-        for &root in &self.roots {
-            self.store(root, picks, &mut stored);
-            if marks[root] == Mark::New {
-                marks[root] = Mark::Open;
-                stack.push((root, 0));
-            }
-            while let Some((class, next)) = stack.pop() {
-                let candidate = &self.classes[class].candidates[picks[class]];
-                let Some(&operand) = candidate.operands.get(next) else {
-                    marks[class] = Mark::Done;
-                    total += candidate.cost;
-                    continue;
-                };
-                stack.push((class, next + 1));
-                if !self.classes[class].cc {
-                    self.store(operand, picks, &mut stored);
-                }
-                match marks[operand] {
-                    Mark::Open => return None,
-                    Mark::Done => {}
-                    Mark::New => {
-                        marks[operand] = Mark::Open;
-                        stack.push((operand, 0));
-                    }
-                }
-            }
-        }
-        let kept = stored.iter().zip(&self.classes).filter(|(s, _)| **s);
-        Some(total + kept.map(|(_, class)| class.resident).sum::<Units>())
-    }
-
-    /// Notes that the run-time graph reads a class: a constant behind views is stored.
-    fn store(&self, mut class: usize, picks: &[usize], stored: &mut [bool]) {
-        if !self.classes[class].cc {
-            return;
-        }
-        // As many steps as there are classes: picks may hold a cycle that `cost` is yet to find.
-        for _ in 0..self.classes.len() {
-            let candidate = &self.classes[class].candidates[picks[class]];
-            if !candidate.view {
-                break;
-            }
-            class = candidate.operands[0];
-        }
-        stored[class] = true;
-    }
+    (order, places)
 }
 
 fn value(egraph: &EGraph, id: Id) -> Option<(&Type, bool)> {
@@ -304,49 +188,82 @@ fn value(egraph: &EGraph, id: Id) -> Option<(&Type, bool)> {
     }
 }
 
-fn price_class(
+/// The terms of an e-class; of a constant only those that are computed from constants.
+fn computed(
     egraph: &EGraph,
     id: Id,
-    positions: &BTreeMap<Id, usize>,
+    places: &BTreeMap<Id, Place>,
     model: &dyn CostModel,
-) -> Class {
-    let (ty, cc) = value(egraph, id).expect("only classes of values are reached");
-    let priced = egraph[id].nodes.iter().filter_map(|term| {
-        let candidate = price(egraph, term, (ty, cc), positions, model)?;
-        // A constant is computed from constants only, although something else may equal it.
-        let from_cc = term.children.iter().filter_map(|&c| value(egraph, c)).all(|(_, cc)| cc);
-        let leaf = matches!(term.head, Head::Given(_));
-        (!cc || (from_cc && !leaf)).then_some(candidate)
-    });
-    let resident = ty.as_tensor().filter(|_| cc).map_or(0, |t| units(model.resident(t)));
-    Class { candidates: priced.collect(), cc, resident }
+) -> Vec<Way> {
+    let terms = egraph[id].nodes.iter();
+    terms.filter_map(|term| price(egraph, id, term, places, model)).collect()
 }
 
 fn price(
     egraph: &EGraph,
+    id: Id,
     term: &Term,
-    (result, cc): (&Type, bool),
-    positions: &BTreeMap<Id, usize>,
+    places: &BTreeMap<Id, Place>,
     model: &dyn CostModel,
-) -> Option<Candidate> {
-    let children: Vec<Id> = term.children.iter().map(|&c| egraph.find(c)).collect();
-    let values: Vec<Id> =
-        children.iter().copied().filter(|&c| value(egraph, c).is_some()).collect();
-    let operands = values.iter().map(|c| positions[c]).collect();
+) -> Option<Way> {
+    let (result, cc) = value(egraph, id)?;
     if let Head::Given(_) = term.head {
-        return Some(Candidate { term: term.clone(), operands, cost: 0, view: false });
+        let way = Way { term: Some(term.clone()), cost: Cost::ZERO, operands: Vec::new() };
+        return (!cc).then_some(way);
     }
-    let attrs: Vec<_> = children
-        .iter()
-        .filter_map(|&c| match &egraph[c].data {
-            Fact::Attr(attr) => Some(attr),
-            Fact::Value { .. } => None,
-        })
-        .collect();
+    let (mut operands, mut types, mut attrs) = (Vec::new(), Vec::new(), Vec::new());
+    for &child in &term.children {
+        let child = egraph.find(child);
+        match &egraph[child].data {
+            Fact::Attr(attr) => attrs.push(attr),
+            Fact::Value { cc: false, .. } if cc => return None,
+            Fact::Value { ty, cc: child_cc, .. } => {
+                let place = places[&child];
+                let stored = place.stored.filter(|_| !cc);
+                operands.push(stored.unwrap_or(place.computed));
+                types.push(Operand { ty, cc: *child_cc });
+            }
+        }
+    }
     let op = decode(&term.head, &attrs)?;
-    let types = values.iter().filter_map(|&c| value(egraph, c));
-    let types: Vec<Operand<'_>> = types.map(|(ty, cc)| Operand { ty, cc }).collect();
-    let cost = units(model.op(&Call { op: &op, operands: &types, result, cc }));
-    let view = matches!(op, ir::Op::Reshape(_) | ir::Op::Transpose(_));
-    Some(Candidate { term: term.clone(), operands, cost, view })
+    let cost = model.op(&Call { op: &op, operands: &types, result, cc });
+    Some(Way { term: Some(term.clone()), cost, operands })
+}
+
+/// The ways to keep a constant: as it is computed, or as a view of another that is kept.
+fn stored(
+    egraph: &EGraph,
+    id: Id,
+    places: &BTreeMap<Id, Place>,
+    model: &dyn CostModel,
+) -> Vec<Way> {
+    let place = places[&id];
+    let kept = value(egraph, id).and_then(|(ty, _)| ty.as_tensor());
+    let kept = kept.map_or(Cost::ZERO, |ty| model.resident(ty));
+    let mut ways = vec![Way { term: None, cost: kept, operands: vec![place.computed] }];
+    for term in egraph[id].nodes.iter().filter(|t| t.is("reshape") || t.is("transpose")) {
+        let Some(mut way) = price(egraph, id, term, places, model) else { continue };
+        let base = places[&egraph.find(term.children[0])];
+        way.operands = base.stored.into_iter().collect();
+        ways.push(way);
+    }
+    ways
+}
+
+/// The same for the search: infinite costs become finite ones above the sum of all others.
+fn as_search(ways: &[Vec<Way>]) -> (Vec<Vec<Node>>, u32) {
+    let all = || ways.iter().flatten().map(|w| w.cost);
+    let finite: u128 = all().filter(|&c| c < Cost::INFINITE).map(|c| u128::from(c.units())).sum();
+    let infinite = all().filter(|&c| c == Cost::INFINITE).count() as u128;
+    let most = u128::from(extract::Problem::MAX_COST) - 1;
+    let fits = |shift: &u32| ((finite >> shift) + 1) * (infinite + 1) <= most;
+    let shift = (0..u64::BITS).find(fits).unwrap_or(u64::BITS - 1);
+    // Not above `most`, which is below 2^62.
+    let above_all = u64::try_from((finite >> shift) + 1).unwrap_or(u64::MAX);
+    let node = |way: &Way| {
+        let infinite = way.cost == Cost::INFINITE;
+        let cost = if infinite { above_all } else { way.cost.units() >> shift };
+        Node { cost, operands: way.operands.clone() }
+    };
+    (ways.iter().map(|ways| ways.iter().map(node).collect()).collect(), shift)
 }

@@ -46,12 +46,17 @@ struct Limits {
     nodes: usize,
     /// Rounds of applying every rule.
     iterations: usize,
+    /// Work of the extraction.
+    work: u64,
 }
 
 impl EGraphPass {
     pub(crate) fn build(options: &PassOptions) -> Result<Box<dyn Pass>, PassError> {
-        let limits =
-            Limits { nodes: options.count("nodes")?, iterations: options.count("iterations")? };
+        let limits = Limits {
+            nodes: options.count("nodes")?,
+            iterations: options.count("iterations")?,
+            work: options.count("work")? as u64,
+        };
         Ok(Box::new(EGraphPass { limits }))
     }
 }
@@ -71,6 +76,14 @@ impl Pass for EGraphPass {
                 let text =
                     format!("@{graph}: {stop} at {} e-nodes, {iterations} iterations", size.0);
                 cx.warn("SPK3101", text);
+            }
+            if found.report.bound < found.report.cost.1 {
+                let SearchReport { graph, cost, bound, .. } = &found.report;
+                let text = format!(
+                    "@{graph}: extraction stopped at cost {}, proven not below {bound}",
+                    cost.1
+                );
+                cx.warn("SPK3102", text);
             }
             let layers = layers.get(i).copied().unwrap_or(1);
             let uses = self.uses(graph, &found, &rules, layers, cx)?;
@@ -161,15 +174,19 @@ fn search(
     let mut loaded = convert::load(graph)?;
     let before = Problem::new(&loaded.egraph, &loaded.roots, model).original_cost();
     let saturation = saturate(&mut loaded, rules, limits);
-    let (choice, after) = Problem::new(&loaded.egraph, &loaded.roots, model).solve();
-    let (rebuilt, written) = convert::rebuild(graph, &loaded, &choice)?;
+    let problem = Problem::new(&loaded.egraph, &loaded.roots, model);
+    let solved = problem
+        .solve(crate::extract::Limits { work: limits.work })
+        .ok_or_else(|| PassError::internal("no choice of terms is free of cycles"))?;
+    let (rebuilt, written) = convert::rebuild(graph, &loaded, &solved.choice)?;
     let size = (loaded.egraph.total_size(), loaded.egraph.number_of_classes());
     let report = SearchReport {
         graph: graph.name.clone(),
         size,
         iterations: saturation.iterations,
         stop: saturation.stop,
-        cost: (before, after),
+        cost: (before, solved.cost),
+        bound: solved.bound,
     };
     let built_on = std::mem::take(&mut loaded.egraph.analysis.built_on);
     Ok(Found { graph: rebuilt, written, fired: saturation.fired, built_on, report })
