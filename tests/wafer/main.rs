@@ -2,6 +2,7 @@
 //! transformers. Here because only this crate may see the compiler and the simulator together.
 
 mod decoder;
+mod engine;
 mod execute;
 mod fixtures;
 mod kernels;

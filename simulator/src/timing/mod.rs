@@ -15,11 +15,15 @@ pub mod burst;
 pub mod chain;
 pub mod closed;
 mod collective;
+pub mod cores;
 pub mod domain;
 pub mod engine;
+pub mod flows;
 pub mod lines;
 pub mod report;
+pub mod runs;
 pub mod trace;
+pub mod wavelets;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

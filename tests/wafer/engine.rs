@@ -1,0 +1,75 @@
+//! The engine that moves runs gives what the engine that moves every wavelet gives, or says that it
+//! cannot: then links are contended for.
+
+use crate::decoder::{Decoder, module};
+use backend_wafer::kernels::{Kernel, Sizes, build};
+use backend_wafer::{Options, compile};
+use plan::{Plan, Target};
+use simulator::fabric::Fabric;
+use simulator::timing::cores::Cores;
+use simulator::timing::domain::Domain;
+use simulator::timing::engine::{self, Job, Work};
+use simulator::timing::wavelets;
+use tensor::DType;
+
+/// Runs all tiles both ways; whether links were contended for.
+fn same_both_ways(plan: &Plan, what: &str) -> bool {
+    let fabric = Fabric::new(plan).expect("fabric");
+    let domain = Domain::of_plan(&fabric, plan.claims.at_pos);
+    let tiles: Vec<u32> = (0..domain.len() as u32).collect();
+    let starts = vec![0; tiles.len()];
+    let phases = 0..usize::MAX;
+    let job = Job { domain: &domain, tiles: &tiles, phases, starts: &starts, entering: &[] };
+    let mut every = wavelets::run(&job);
+    assert!(every.waiting.is_empty(), "{what}: deadlock");
+    let Some(runs) = Cores::run(&job) else {
+        assert!(engine::run(&job) == every, "{what}");
+        return true;
+    };
+    assert!(every.work.contended && !runs.work.contended, "{what}");
+    every.work = Work { contended: false, ..every.work };
+    assert!(runs == every, "{what}");
+    false
+}
+
+#[test]
+fn kernels_take_the_same_cycles_run_by_run_and_wavelet_by_wavelet() {
+    let mut contended = Vec::new();
+    for kernel in Kernel::ALL {
+        for region in [(1, 1), (2, 3), (13, 8), (24, 24)] {
+            for name in ["wse2", "wse3", "small"] {
+                let mut target = Target::preset(name).expect("preset");
+                (target.width, target.height) = (64, 64);
+                let sizes = Sizes { region, k: 64, n: 37 };
+                let plan = build(kernel, sizes, &target).expect("fits");
+                if same_both_ways(&plan, &format!("{kernel:?} {region:?} {name}")) {
+                    contended.push(kernel);
+                }
+            }
+        }
+    }
+    // Groups of unequal length get in each other's way; nothing else does.
+    assert!(contended.iter().all(|k| *k == Kernel::TwoPhase), "{contended:?}");
+    assert!(!contended.is_empty(), "no case is left that needs every wavelet");
+}
+
+#[test]
+fn decoders_take_the_same_cycles_run_by_run_and_wavelet_by_wavelet() {
+    for (side, name) in [(16, "wse3"), (40, "wse2"), (40, "small")] {
+        let mut target = Target::preset(name).expect("preset");
+        (target.width, target.height) = (side, side);
+        let d = Decoder {
+            hidden: 256,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 32,
+            ffn: 512,
+            vocab: 2000,
+            context: 256,
+            dtype: DType::BF16,
+            ..Decoder::default()
+        };
+        let (plan, _) = compile(&module(&d), &target, &Options::default(), &|_| {}).expect("fits");
+        assert!(!same_both_ways(&plan, &format!("{name} {side}")));
+    }
+}
