@@ -3,7 +3,8 @@
 //! An error says which file, what was found and what was expected, in numbers; [`ErrorKind::hint`]
 //! says what to try. Rendering (colours, wrapping) is the command line's.
 //! Codes: SPK20xx files and formats, 21xx JSON and config fields, 22xx safetensors containers,
-//! 23xx shard indices, 24xx tensors against the config, 25xx tokenizer, 26xx `.spark`, 29xx bugs.
+//! 23xx shard indices, 24xx tensors against the config, 25xx tokenizer, 26xx `.spark`,
+//! 27xx GGUF, 28xx warnings, 29xx bugs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ pub enum ErrorKind {
     NoConfig,
     #[error("contains no weights: neither model.safetensors nor model.safetensors.index.json")]
     NoWeights,
-    #[error("contains {} safetensors files and no index: {}", files.len(), files.join(", "))]
+    #[error("contains {} weight files and no index: {}", files.len(), files.join(", "))]
     AmbiguousWeights { files: Vec<String> },
 
     #[error("is not UTF-8: invalid byte at offset {offset}")]
@@ -101,6 +102,21 @@ pub enum ErrorKind {
 
     #[error("is not a tokenizer: {why}")]
     Tokenizer { why: String },
+
+    #[error("is GGUF version {found}{}, read are 2 and 3", if *big_endian { " (big-endian)" } else { "" })]
+    GgufVersion { found: u32, big_endian: bool },
+    #[error("ends too early: {what} at byte {offset} needs {wanted} bytes, {available} are left")]
+    GgufTruncated { what: String, offset: usize, wanted: u64, available: u64 },
+    #[error("declares {declared} {what}, at most {most} fit into what is left of it")]
+    GgufCount { what: &'static str, declared: u64, most: u64 },
+    #[error("metadata key \"{key}\": {why}")]
+    GgufKey { key: String, why: String },
+    #[error("{what} \"{name}\" is there twice")]
+    GgufTwice { what: &'static str, name: String },
+    #[error("tensor \"{tensor}\" {why}")]
+    GgufTensor { tensor: String, why: String },
+    #[error("tensor \"{tensor}\" has GGML encoding {id}, which is not supported")]
+    GgufEncoding { tensor: String, id: u32 },
 
     #[error("line {line}, column {column}: {why}")]
     Spark { line: usize, column: usize, why: String },
@@ -164,6 +180,13 @@ impl ErrorKind {
             ErrorKind::TensorTwice { .. } => "SPK2304",
             ErrorKind::Tensors { problems } => problems.first().map_or("SPK2400", |p| p.code()),
             ErrorKind::Tokenizer { .. } => "SPK2501",
+            ErrorKind::GgufVersion { .. } => "SPK2701",
+            ErrorKind::GgufTruncated { .. } => "SPK2702",
+            ErrorKind::GgufCount { .. } => "SPK2703",
+            ErrorKind::GgufKey { .. } => "SPK2704",
+            ErrorKind::GgufTwice { .. } => "SPK2705",
+            ErrorKind::GgufTensor { .. } => "SPK2706",
+            ErrorKind::GgufEncoding { .. } => "SPK2707",
             ErrorKind::Spark { .. } => "SPK2601",
             ErrorKind::Verify { .. } => "SPK2602",
             ErrorKind::Internal { .. } => "SPK2900",
@@ -175,7 +198,9 @@ impl ErrorKind {
         match self {
             ErrorKind::UnsupportedFormat { .. }
             | ErrorKind::UnknownFields { .. }
-            | ErrorKind::FieldUnsupported { .. } => ErrorClass::Unsupported,
+            | ErrorKind::FieldUnsupported { .. }
+            | ErrorKind::GgufVersion { .. }
+            | ErrorKind::GgufEncoding { .. } => ErrorClass::Unsupported,
             ErrorKind::Tensors { problems }
                 if problems.iter().all(|p| matches!(p, TensorProblem::DType { .. })) =>
             {
@@ -199,7 +224,7 @@ impl ErrorKind {
             }
             ErrorKind::UnknownFormat => {
                 "give a directory with config.json and *.safetensors, a .safetensors file with \
-                 config.json beside it, a config.json, or a .spark file"
+                 config.json beside it, a config.json, a .gguf file, or a .spark file"
             }
             ErrorKind::NoConfig => "copy config.json from the model's repository into it",
             ErrorKind::NoWeights => {
@@ -211,7 +236,7 @@ impl ErrorKind {
             }
             ErrorKind::DuplicateKey { .. } => "remove one of the two",
             ErrorKind::FieldMissing { .. } | ErrorKind::FieldValue { .. } => {
-                "correct config.json; the model's repository has the original"
+                "correct it; the model's repository has the original"
             }
             ErrorKind::UnknownFields { .. } | ErrorKind::FieldUnsupported { .. } => {
                 "it may change what the model computes, so it is not ignored: if it does not \
@@ -233,6 +258,17 @@ impl ErrorKind {
             }
             ErrorKind::Tensors { problems } => problems.first().map_or("", |p| p.hint()),
             ErrorKind::Tokenizer { .. } => "download tokenizer.json again",
+            ErrorKind::GgufVersion { .. } => "convert it again with a current llama.cpp",
+            ErrorKind::GgufTruncated { .. }
+            | ErrorKind::GgufCount { .. }
+            | ErrorKind::GgufKey { .. }
+            | ErrorKind::GgufTwice { .. }
+            | ErrorKind::GgufTensor { .. } => {
+                "the file is damaged or its download was cut off: fetch it again"
+            }
+            ErrorKind::GgufEncoding { .. } => {
+                "quantise the model to Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K or IQ4_NL"
+            }
             ErrorKind::Spark { .. } | ErrorKind::Verify { .. } => {
                 "`sparkc compile --emit ir` writes valid .spark files to compare with"
             }

@@ -6,7 +6,7 @@
 //! allocated, no weight byte is read, and no config field that is not understood is ignored.
 //!
 //! Reading order: `open`; `config` (config.json in one neutral form), `arch` (the registry of
-//! families, their tensors, the shared decoder), `weights` (safetensors), `assets`; `error` lists
+//! families, their tensors, the shared decoder), `weights` (safetensors), `gguf`, `assets`; `error` lists
 //! everything that can be wrong. To add a family of Llama-like decoders: a row in `arch::family`.
 //! Does not do: optimisation, evaluation, tokenizing.
 
@@ -16,6 +16,7 @@ mod config;
 mod digest;
 mod error;
 mod file;
+mod gguf;
 mod json;
 mod mmap;
 mod model;

@@ -5,7 +5,7 @@
 //! the message can name them.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::assets::Assets;
 use crate::config::{self, ModelConfig, POSITIONS_MAX};
@@ -13,11 +13,11 @@ use crate::error::{ErrorKind, FrontendError, Warning};
 use crate::json::Object;
 use crate::model::{Model, ModelInfo, OpenOptions};
 use crate::weights::{self, Weights};
-use crate::{arch, digest, file, json, spark};
+use crate::{arch, digest, file, gguf, json, spark};
 
 /// Opens the model at `path`: a directory with config.json and safetensors files (sharded too), a
-/// `.safetensors` file with config.json beside it, a bare config.json (shapes only), or a `.spark`
-/// file. Reads headers, never weights.
+/// `.safetensors` file with config.json beside it, a bare config.json (shapes only), a GGUF file (or
+/// a directory with one and no config.json), or a `.spark` file. Reads headers, never weights.
 ///
 /// # Errors
 /// Everything that is wrong with the files: see [`ErrorKind`].
@@ -36,6 +36,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> 
         Some("safetensors") => open_safetensors(path, options),
         Some("json") => open_json(path, options),
         Some("spark") => spark::open(path, options),
+        _ if file::first_bytes(path, 4)? == gguf::MAGIC => open_gguf(path, options),
         _ => Err(unknown_format(path)?),
     }
 }
@@ -43,7 +44,10 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> 
 fn open_directory(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
     let config = path.join("config.json");
     if !file::exists(&config) {
-        return Err(no_config(path));
+        return match only_gguf(path)? {
+            Some(only) => open_gguf(&only, options),
+            None => Err(no_config(path)),
+        };
     }
     let object = config::read_object(&config)?;
     let parsed = ModelConfig::read(&config, object.clone())?;
@@ -52,6 +56,31 @@ fn open_directory(path: &Path, options: &OpenOptions) -> Result<Model, FrontendE
         None => weights::find(path).map_err(|e| pytorch_weights(path).unwrap_or(e))?,
     };
     finish(path, &config, object, parsed, Some(weights), options)
+}
+
+fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
+    if options.weights.is_some() {
+        let (field, why) = ("weights (option)".to_string(), "a GGUF file has its own");
+        return Err(ErrorKind::FieldConflict { field, why: why.to_string() }.at(path));
+    }
+    let mut warnings = Vec::new();
+    let gguf::Parts { object, config, weights, assets } = gguf::open(path, &mut warnings)?;
+    assemble(path, path, Read { object, config, weights: Some(weights), assets, warnings }, options)
+}
+
+/// The GGUF file of a directory, where there is one.
+fn only_gguf(directory: &Path) -> Result<Option<PathBuf>, FrontendError> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension() == Some(OsStr::new("gguf")))
+        .collect();
+    names.sort();
+    match names.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(directory.join(only))),
+        _ => Err(ErrorKind::AmbiguousWeights { files: names }.at(directory)),
+    }
 }
 
 fn open_safetensors(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError> {
@@ -90,7 +119,7 @@ fn open_json(path: &Path, options: &OpenOptions) -> Result<Model, FrontendError>
     finish(path, path, object, parsed, weights, options)
 }
 
-/// Builds the model once all files are read.
+/// Reads the assets beside config.json, then builds the model.
 fn finish(
     path: &Path,
     config_path: &Path,
@@ -100,16 +129,37 @@ fn finish(
     options: &OpenOptions,
 ) -> Result<Model, FrontendError> {
     let mut warnings = Vec::new();
+    let assets = match &weights {
+        Some(_) => Assets::read(&file::parent(config_path), &config, &object, &mut warnings)?,
+        None => Assets::default(),
+    };
+    let read = Read { object, config, weights, assets, warnings };
+    assemble(path, config_path, read, options)
+}
+
+/// What the files of a model say.
+struct Read {
+    object: Object,
+    config: ModelConfig,
+    weights: Option<Weights>,
+    assets: Assets,
+    warnings: Vec<Warning>,
+}
+
+/// Builds the model once all files are read.
+fn assemble(
+    path: &Path,
+    config_path: &Path,
+    read: Read,
+    options: &OpenOptions,
+) -> Result<Model, FrontendError> {
+    let Read { object, config, weights, assets, mut warnings } = read;
     let tensors = match &weights {
         Some(weights) => {
             let place = weights.paths().next().filter(|_| weights.paths().count() == 1);
             arch::from_weights(&config, weights, place.unwrap_or(path), &mut warnings)?
         }
         None => arch::from_config(&config),
-    };
-    let assets = match &weights {
-        Some(_) => Assets::read(&file::parent(config_path), &config, &object, &mut warnings)?,
-        None => Assets::default(),
     };
     let context = context(&config, options, config_path, &mut warnings);
     let mut module = arch::build(&config, &tensors, context)
@@ -186,7 +236,6 @@ fn unknown_format(path: &Path) -> Result<FrontendError, FrontendError> {
     let bytes = file::first_bytes(path, 8)?;
     let ending = path.extension().and_then(OsStr::to_str).unwrap_or("");
     let by_bytes = match bytes.as_slice() {
-        [b'G', b'G', b'U', b'F', ..] => Some("GGUF"),
         [b'P', b'K', 3, 4, ..] => Some("the pickle format of PyTorch"),
         _ => None,
     };
@@ -198,7 +247,6 @@ fn unknown_format(path: &Path) -> Result<FrontendError, FrontendError> {
 
 fn format_by_ending(ending: &str) -> Option<&'static str> {
     match ending {
-        "gguf" => Some("GGUF"),
         "onnx" => Some("ONNX"),
         "bin" | "pt" | "pth" => Some("the pickle format of PyTorch"),
         "h5" | "msgpack" | "tflite" => Some("the format of TensorFlow and Flax"),

@@ -128,11 +128,16 @@ fn paths_and_formats() {
         d.to_path_buf()
     });
     check("pickle", pickle, |d| write(d, "model.pt", b"\x80\x02"));
-    let gguf = ("SPK2006", Unsupported, &["GGUF"] as &[_]);
+    let gguf = ("SPK2702", Input, &["ends too early", "number of tensors"] as &[_]);
     check("GGUF", gguf, |d| write(d, "model.gguf", b"GGUF\x03\0\0\0"));
     check("GGUF by another name", gguf, |d| write(d, "model", b"GGUF\x03\0\0\0"));
     check("a directory with a GGUF", gguf, |d| {
-        write(d, "model-q4.gguf", b"GGUF");
+        write(d, "model-q4.gguf", b"GGUF\x03\0\0\0");
+        d.to_path_buf()
+    });
+    check("two GGUF files", ("SPK2010", Input, &["a.gguf, b.gguf"]), |d| {
+        write(d, "b.gguf", b"GGUF");
+        write(d, "a.gguf", b"GGUF");
         d.to_path_buf()
     });
     check("ONNX", ("SPK2006", Unsupported, &["ONNX"]), |d| write(d, "model.onnx", b"\x08\x07"));

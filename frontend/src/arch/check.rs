@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, FrontendError, TensorProblem, Warning};
 use crate::weights::Weights;
 
 /// The dtypes that weights may have.
-const SUPPORTED: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const SUPPORTED: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4];
 
 /// Which tensor fills which role, in which dtype.
 #[derive(Debug)]

@@ -1,175 +1,134 @@
-//! One safetensors file: its header is checked completely, its data is mapped and not looked at.
+//! A mapped weight file of any format: where its tensors lie, and how their elements are encoded.
 //!
-//! Layout (safetensors format description): 8 bytes little-endian header length N, N bytes of JSON
-//! `{name: {dtype, shape, data_offsets}, "__metadata__": {...}}`, then the data. Invariant of a
-//! [`Container`]: tensors tile the data exactly (no gap, no overlap, no rest), and each has the
-//! bytes that its dtype and shape ask for. Dtype sizes and the last word on a header are the
-//! `safetensors` crate's; the checks before it exist to name the tensor and give the numbers.
-//! Nothing is allocated by a declared size.
+//! Invariant: whoever makes a [`Container`] has checked every range against the file. Loading is a
+//! view of the mapping wherever sparkc has a dtype of the same bytes; other blocks are decoded, which
+//! never rounds. Does not know how headers look: `safetensors` and `crate::gguf` do.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde_json::Value;
-use tensor::{Bytes, DType};
+use safetensors::tensor::Dtype;
+use tensor::{Bytes, DType, Tensor};
 
-use crate::error::{ErrorKind, FrontendError};
-use crate::{file, json};
+use crate::gguf::BlockType;
 
-/// Bytes of the header length field.
-const LENGTH_BYTES: usize = 8;
-/// Longest header that is read; the limit of the `safetensors` crate.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
-
-/// A mapped safetensors file with a checked header.
+/// A mapped file with a checked header.
 #[derive(Debug)]
-pub(super) struct Container {
+pub(crate) struct Container {
     /// The file.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its tensors by name.
-    pub(super) tensors: BTreeMap<String, Stored>,
-    bytes: Bytes,
+    pub(crate) tensors: BTreeMap<String, Stored>,
+    /// All of it.
+    pub(crate) bytes: Bytes,
 }
 
 /// A tensor as the header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    /// Dtype as spelled in the format.
-    pub(super) dtype: Dtype,
-    /// Extents.
-    pub(super) shape: Vec<usize>,
+pub(crate) struct Stored {
+    /// How elements are stored.
+    pub(crate) encoding: Encoding,
+    /// Extents, outermost first.
+    pub(crate) shape: Vec<usize>,
     /// Bytes of the file.
-    range: Range<usize>,
+    pub(crate) range: Range<usize>,
+    /// Heads whose rows are stored in pairs of the two halves that RoPE rotates together (row i of
+    /// the first half, row i of the second), as llama.cpp does; `None` for rows in order.
+    pub(crate) interleaved_heads: Option<usize>,
+}
+
+/// The element encoding of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Of a safetensors file.
+    Safetensors(Dtype),
+    /// Of a GGUF file.
+    Gguf(BlockType),
+}
+
+/// As the format spells it.
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Encoding::Safetensors(dtype) => write!(f, "{dtype}"),
+            Encoding::Gguf(block) => f.write_str(block.name()),
+        }
+    }
 }
 
 impl Stored {
-    /// The dtype as sparkc has it, if it does.
-    pub(super) fn dtype(&self) -> Option<DType> {
-        match self.dtype {
-            Dtype::F32 => Some(DType::F32),
-            Dtype::F16 => Some(DType::F16),
-            Dtype::BF16 => Some(DType::BF16),
-            Dtype::I32 => Some(DType::I32),
-            Dtype::U8 => Some(DType::U8),
-            _ => None,
+    /// The dtype that the tensor is loaded in, if sparkc can.
+    pub(crate) fn dtype(&self) -> Option<DType> {
+        match self.encoding {
+            Encoding::Safetensors(Dtype::F32) => Some(DType::F32),
+            Encoding::Safetensors(Dtype::F16) => Some(DType::F16),
+            Encoding::Safetensors(Dtype::BF16) => Some(DType::BF16),
+            Encoding::Safetensors(Dtype::I32) => Some(DType::I32),
+            Encoding::Safetensors(Dtype::U8) => Some(DType::U8),
+            Encoding::Safetensors(_) => None,
+            Encoding::Gguf(block) => Some(block.dtype()),
         }
     }
 }
 
 impl Container {
-    /// Maps a file and checks its header.
-    ///
-    /// # Errors
-    /// When the file cannot be mapped or its header is wrong in any way.
-    pub(super) fn open(path: &Path) -> Result<Self, FrontendError> {
-        let bytes = file::map(path)?;
-        let (header, data_start) = split(&bytes).map_err(|e| e.at(path))?;
-        let entries = json::parse_object(header, path)?;
-        let infos = entries
-            .into_iter()
-            .filter_map(|(name, entry)| parse_entry(name, entry).transpose())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| e.at(path))?;
-        let tensors = lay_out(infos, data_start, bytes.len()).map_err(|e| e.at(path))?;
-        Ok(Container { path: path.to_path_buf(), tensors, bytes })
-    }
-
     /// The bytes of a tensor of this container: a view of the mapping.
-    pub(super) fn data(&self, stored: &Stored) -> Option<Bytes> {
+    pub(crate) fn data(&self, stored: &Stored) -> Option<Bytes> {
         self.bytes.slice(stored.range.clone())
     }
-}
 
-/// The header, and where the data starts.
-fn split(bytes: &Bytes) -> Result<(&[u8], usize), ErrorKind> {
-    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(ErrorKind::HeaderTruncated { bytes: bytes.len() });
-    };
-    let declared = u64::from_le_bytes(*length);
-    let available = (rest.len() as u64).min(HEADER_BYTES_MAX);
-    match usize::try_from(declared).ok().and_then(|n| rest.get(..n)) {
-        Some(header) if declared <= available => Ok((header, LENGTH_BYTES + header.len())),
-        _ => Err(ErrorKind::HeaderLength { declared, available }),
-    }
-}
-
-/// A tensor's entry; `None` for `__metadata__`, which says nothing about tensors.
-fn parse_entry(name: String, entry: Value) -> Result<Option<(String, TensorInfo)>, ErrorKind> {
-    let wrong = |tensor: String, why: String| Err(ErrorKind::HeaderEntry { tensor, why });
-    let Value::Object(fields) = &entry else {
-        return wrong(name, format!("expected an object, found {}", json::shown(&entry)));
-    };
-    if name == "__metadata__" {
-        return match fields.iter().find(|(_, v)| !v.is_string()) {
-            Some((key, v)) => {
-                wrong(name, format!("\"{key}\" is {}, expected a string", json::shown(v)))
-            }
-            None => Ok(None),
-        };
-    }
-    if let Some(key) =
-        fields.keys().find(|k| !matches!(k.as_str(), "dtype" | "shape" | "data_offsets"))
-    {
-        return wrong(name, format!("unknown key \"{key}\""));
-    }
-    match serde_json::from_value::<TensorInfo>(entry) {
-        Ok(info) => Ok(Some((name, info))),
-        Err(error) => wrong(name, error.to_string()),
-    }
-}
-
-/// Checks that the tensors tile the data, and places them in the file.
-fn lay_out(
-    mut infos: Vec<(String, TensorInfo)>,
-    data_start: usize,
-    file_len: usize,
-) -> Result<BTreeMap<String, Stored>, ErrorKind> {
-    infos.sort_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
-    let mut expected_start = 0;
-    for (name, info) in &infos {
-        let (start, end) = info.data_offsets;
-        if start != expected_start {
-            let (tensor, expected) = (name.clone(), expected_start);
-            return Err(ErrorKind::Layout { tensor, start, expected });
+    /// A tensor of this container.
+    ///
+    /// # Errors
+    /// The end of a sentence that begins with the tensor's name.
+    pub(crate) fn load(&self, stored: &Stored) -> Result<Tensor, String> {
+        let dtype = stored
+            .dtype()
+            .ok_or_else(|| format!("has dtype {}, which is not supported", stored.encoding))?;
+        let mut data =
+            self.data(stored).ok_or_else(|| format!("lies outside {}", self.path.display()))?;
+        if let Some(heads) = stored.interleaved_heads {
+            data = halves_in_order(&data, stored.shape.first().copied().unwrap_or(0), heads)
+                .ok_or_else(|| format!("{:?} does not divide into {heads} heads", stored.shape))?
+                .into();
         }
-        check_size(name, info)?;
-        expected_start = end;
+        if let Encoding::Gguf(block) = stored.encoding {
+            data = block.convert(data);
+        }
+        Tensor::new(dtype, stored.shape.clone(), data).map_err(|e| e.to_string())
     }
-    let found = file_len - data_start;
-    if expected_start != found {
-        return Err(ErrorKind::DataLength { found, expected: expected_start });
-    }
-    // The crate that defines the format has the last word.
-    Metadata::new(None, infos.clone()).map_err(|e| ErrorKind::HeaderEntry {
-        tensor: infos.last().map_or_else(String::new, |(name, _)| name.clone()),
-        why: e.to_string(),
-    })?;
-    let place = |(name, info): (String, TensorInfo)| {
-        let (start, end) = info.data_offsets;
-        let range = data_start + start..data_start + end;
-        (name, Stored { dtype: info.dtype, shape: info.shape, range })
-    };
-    Ok(infos.into_iter().map(place).collect())
 }
 
-/// Checks that a tensor occupies the bytes that its dtype and shape ask for.
-fn check_size(name: &str, info: &TensorInfo) -> Result<(), ErrorKind> {
-    let (start, end) = info.data_offsets;
-    let wrong = |why: String| Err(ErrorKind::HeaderEntry { tensor: name.to_string(), why });
-    let Some(found) = end.checked_sub(start) else {
-        return wrong(format!("ends at byte {end}, before it starts at {start}"));
-    };
-    let bits = tensor::element_count(&info.shape).and_then(|n| n.checked_mul(info.dtype.bitsize()));
-    match bits {
-        None => wrong(format!("shape {:?} of {} has no size", info.shape, info.dtype)),
-        Some(bits) if !bits.is_multiple_of(8) => {
-            wrong(format!("shape {:?} of {} is no whole number of bytes", info.shape, info.dtype))
-        }
-        Some(bits) if bits / 8 != found => {
-            Err(ErrorKind::TensorBytes { tensor: name.to_string(), found, expected: bits / 8 })
-        }
-        Some(_) => Ok(()),
+/// Rows of heads with the first half of each head before the second; `None` when they do not divide.
+fn halves_in_order(data: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
+    let row_bytes = data.len().checked_div(rows)?;
+    let per_head = rows.checked_div(heads)?;
+    if per_head * heads != rows || !per_head.is_multiple_of(2) || row_bytes * rows != data.len() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(data.len());
+    for row in 0..rows {
+        let (head, within) = (row / per_head, row % per_head);
+        let (half, i) = (within / (per_head / 2), within % (per_head / 2));
+        let from = (head * per_head + 2 * i + half) * row_bytes;
+        out.extend_from_slice(data.get(from..from + row_bytes)?);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_heads_come_apart() {
+        // Two heads of four rows; a row is one byte that says where it belongs.
+        let stored = [0, 2, 1, 3, 4, 6, 5, 7];
+        assert_eq!(halves_in_order(&stored, 8, 2).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(halves_in_order(&stored, 8, 0), None);
+        assert_eq!(halves_in_order(&stored, 8, 3), None);
+        assert_eq!(halves_in_order(&[], 0, 1), None);
     }
 }

@@ -1,12 +1,14 @@
-//! The weights of a model: one or more mapped safetensors files behind one lookup by name.
+//! The weights of a model: one or more mapped files behind one lookup by name.
 //!
 //! Invariant: every name belongs to exactly one file. Opening touches headers only; [`load`] hands
-//! out a view of the mapping, so bytes are read by whoever looks at them.
+//! out a view of the mapping, so bytes are read by whoever looks at them (blocks of GGUF that sparkc
+//! has no dtype for are decoded there and then).
 //! Does not know architectures: `arch::check` compares names, shapes and dtypes with a config.
 //!
 //! [`load`]: ir::WeightSource::load
 
 mod container;
+mod safetensors;
 mod shards;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,7 @@ use tensor::{DType, Tensor};
 
 use crate::error::{ErrorKind, FrontendError};
 use crate::file;
-use container::{Container, Stored};
-
+pub(crate) use container::{Container, Encoding, Stored};
 pub(crate) use shards::{find, index_beside};
 
 /// Mapped weights.
@@ -33,9 +34,9 @@ pub struct Weights {
 pub struct TensorHeader {
     /// Name of the file it is in.
     pub file: String,
-    /// The dtype, where sparkc has it.
+    /// The dtype that it is loaded in, where sparkc can.
     pub dtype: Option<DType>,
-    /// The dtype as the format spells it: `F64`, `F8_E4M3`.
+    /// The dtype as the format spells it: `F64`, `F8_E4M3`, `Q6_K`.
     pub stored_dtype: String,
     /// Extents.
     pub shape: Vec<usize>,
@@ -47,8 +48,15 @@ impl Weights {
     /// # Errors
     /// When a file is not a well-formed safetensors file, or two hold a tensor of the same name.
     pub fn open(paths: &[PathBuf]) -> Result<Self, FrontendError> {
-        let containers =
-            paths.iter().map(|p| Container::open(p)).collect::<Result<Vec<_>, FrontendError>>()?;
+        let containers = paths.iter().map(|p| safetensors::open(p));
+        Weights::join(containers.collect::<Result<Vec<_>, FrontendError>>()?)
+    }
+
+    /// The weights of opened files.
+    ///
+    /// # Errors
+    /// When two hold a tensor of the same name.
+    pub(crate) fn join(containers: Vec<Container>) -> Result<Self, FrontendError> {
         let mut holder: BTreeMap<String, usize> = BTreeMap::new();
         for (i, container) in containers.iter().enumerate() {
             for name in container.tensors.keys() {
@@ -87,7 +95,7 @@ impl Weights {
         Some(TensorHeader {
             file: file_name(&container.path),
             dtype: stored.dtype(),
-            stored_dtype: stored.dtype.to_string(),
+            stored_dtype: stored.encoding.to_string(),
             shape: stored.shape.clone(),
         })
     }
@@ -102,7 +110,7 @@ impl Weights {
     pub(crate) fn are_equal(&self, a: &str, b: &str) -> bool {
         let (Some((ca, sa)), Some((cb, sb))) = (self.find(a), self.find(b)) else { return false };
         let (Some(x), Some(y)) = (ca.data(sa), cb.data(sb)) else { return false };
-        sa.dtype == sb.dtype && sa.shape == sb.shape && x[..] == y[..]
+        sa.encoding == sb.encoding && sa.shape == sb.shape && x[..] == y[..]
     }
 
     fn find(&self, name: &str) -> Option<(&Container, &Stored)> {
@@ -115,12 +123,7 @@ impl ir::WeightSource for Weights {
     fn load(&self, name: &str) -> Result<Tensor, String> {
         let (container, stored) =
             self.find(name).ok_or_else(|| format!("no weight file has a tensor \"{name}\""))?;
-        let dtype = stored.dtype().ok_or_else(|| {
-            format!("tensor \"{name}\" has dtype {}, which is not supported", stored.dtype)
-        })?;
-        let outside = || format!("tensor \"{name}\" lies outside {}", container.path.display());
-        let data = container.data(stored).ok_or_else(outside)?;
-        Tensor::new(dtype, stored.shape.clone(), data).map_err(|e| e.to_string())
+        container.load(stored).map_err(|why| format!("tensor \"{name}\" {why}"))
     }
 }
 
