@@ -42,6 +42,14 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             };
             format!("{op:?} {} = {}, {b}", s(dst), s(a))
         }
+        Instr::Part { op, dst, a, b, part, parts } => {
+            let b = match b {
+                Operand::Slice(b) => s(b),
+                Operand::Scalar(v) => v.to_string(),
+                Operand::PerSegment(b) => format!("{} per segment", s(b)),
+            };
+            format!("part {op:?} {} = {}, {b} piece {} of {parts}", s(dst), s(a), affine(&part))
+        }
         Instr::Reduce { op, dst, src } => format!("reduce {op:?} {} = {}", s(dst), s(src)),
         Instr::Gemv { y, x, w, accumulate } => {
             let sign = if accumulate { "+=" } else { "=" };

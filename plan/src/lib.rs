@@ -63,8 +63,8 @@ pub use plan::{
     WeightData, WeightDecl, WeightId, Wire,
 };
 pub use program::{
-    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, Matrix, Operand, ReduceOp, Slice,
-    TableAxis, UnaryOp, WireFormat,
+    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, Matrix, Operand, PartOp, ReduceOp,
+    Slice, TableAxis, UnaryOp, WireFormat,
 };
 pub use route::{Color, Route};
 pub use target::Target;

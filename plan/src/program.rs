@@ -130,6 +130,15 @@ pub enum Operand {
     PerSegment(Slice),
 }
 
+/// What [`Instr::Part`] computes per element.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PartOp {
+    /// op(a, b)
+    Binary(BinaryOp),
+    /// op(a) * b: the gate of a gated MLP
+    Glu(UnaryOp),
+}
+
 /// Reductions of a slice to one value per segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ReduceOp {
@@ -252,6 +261,24 @@ pub enum Instr {
         a: Slice,
         /// Second operand.
         b: Operand,
+    },
+    /// Like `Binary`, on one piece of the slice only: with n = `dst.len` cut into `parts` pieces of
+    /// `ceil(n / parts)` elements (the last ones shorter or empty), dst\[i\] = op(a\[i\], b\[i\]) for i in piece
+    /// number `part mod parts`; other elements keep their value. PEs that hold the same vector share
+    /// the work by taking a piece each.
+    Part {
+        /// The function.
+        op: PartOp,
+        /// Destination, as long as `a`.
+        dst: Slice,
+        /// First operand.
+        a: Slice,
+        /// Second operand.
+        b: Operand,
+        /// Number of this PE's piece, before the modulo.
+        part: Affine,
+        /// Pieces, at least 1.
+        parts: u32,
     },
     /// dst\[s\] = op over the s-th of `dst.len` equal, consecutive segments of `src`.
     /// `dst.len` is constant and divides the length of `src` for every T.

@@ -4,8 +4,8 @@
 //! Does not communicate and does not count time.
 
 use plan::{
-    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, KvLayout, Matrix, Operand, ReduceOp,
-    Slice, Storage, TableAxis, UnaryOp,
+    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, KvLayout, Matrix, Operand, PartOp,
+    ReduceOp, Slice, Storage, TableAxis, UnaryOp,
 };
 
 use crate::memory::{Layout, round};
@@ -73,6 +73,11 @@ pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f
         }
         Instr::Binary { op, dst, a, b } => {
             binary_slices(cx, mem, op, a, b, out);
+            dst
+        }
+        Instr::Part { op, dst, a, b, part, parts } => {
+            let part = part.at(cx.position, cx.cell).unwrap_or(0);
+            piece(cx, mem, (op, a, b), (part, parts), (dst, out));
             dst
         }
         Instr::Reduce { op, dst, src } => {
@@ -189,6 +194,35 @@ fn binary_slices(
                 out.extend(segment.iter().map(|&a| binary(op, a, b)));
             }
         }
+    }
+}
+
+/// All of `dst` after one piece of it was computed.
+fn piece(
+    cx: &Context<'_>,
+    mem: &[f32],
+    (op, a, b): (PartOp, Slice, Operand),
+    (part, parts): (i64, u32),
+    (dst, out): (Slice, &mut Vec<f32>),
+) {
+    let a = &mem[cx.range(a)];
+    let second = |i: usize| match b {
+        Operand::Slice(b) => mem[cx.range(b)][i],
+        Operand::Scalar(b) => b,
+        Operand::PerSegment(b) => {
+            let b = &mem[cx.range(b)];
+            b[i / (a.len() / b.len().max(1)).max(1)]
+        }
+    };
+    out.extend_from_slice(&mem[cx.range(dst)]);
+    let parts = parts.max(1);
+    let size = out.len().div_ceil(parts as usize);
+    let first = part.rem_euclid(i64::from(parts)) as usize * size;
+    for (i, value) in out.iter_mut().enumerate().skip(first).take(size) {
+        *value = match op {
+            PartOp::Binary(op) => binary(op, a[i], second(i)),
+            PartOp::Glu(op) => unary(op, a[i]) * second(i),
+        };
     }
 }
 

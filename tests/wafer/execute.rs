@@ -169,3 +169,29 @@ fn random_decoders_on_random_grids() {
     }
     assert!(turned >= 10, "only {turned} plans have more than one strip");
 }
+
+#[test]
+fn exponentials_and_activations_are_shared_along_lines() {
+    let d = Decoder {
+        hidden: 16,
+        heads: 8,
+        kv_heads: 1,
+        head_dim: 16,
+        ffn: 900,
+        layers: 1,
+        context: 300,
+        ..Decoder::default()
+    };
+    let mut kinds = std::collections::BTreeSet::new();
+    for (width, height) in [(40, 5), (40, 11), (30, 13), (60, 20), (50, 29)] {
+        let wse3 = plan::Target::preset("wse3").expect("preset");
+        let plan = check(&d, &plan::Target { width, height, ..wse3 }, 6);
+        let layer = plan.templates.iter().find(|t| t.kv.is_some()).expect("a layer");
+        for phase in layer.phases.iter().filter(|p| ["softmax", "activation"].contains(&&*p.name)) {
+            let comm = phase.comm.as_ref().expect("a share communicates");
+            kinds.insert((phase.name.clone(), comm.kind.starts_with("sum in groups")));
+        }
+    }
+    let seen = |name: &str, groups| kinds.contains(&(name.to_string(), groups));
+    assert!(seen("softmax", false) && seen("activation", true), "only {kinds:?}");
+}

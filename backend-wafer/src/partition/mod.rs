@@ -106,6 +106,8 @@ pub struct LayerSpec {
     pub score_scale: f64,
     /// Sliding window.
     pub window: Option<usize>,
+    /// Element type of the KV cache.
+    pub cache: tensor::DType,
     /// Output projection of attention.
     pub o: Linear,
     /// Norm before the MLP.

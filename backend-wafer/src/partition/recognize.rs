@@ -309,6 +309,7 @@ impl<'a> View<'a> {
             rope: heads.rope,
             score_scale: heads.scale,
             window: heads.window,
+            cache: heads.cache,
             o,
             mlp_norm,
             gate,
@@ -386,8 +387,12 @@ impl<'a> View<'a> {
             return self.fail(value, "has heads of odd or unequal size");
         }
         let q = self.projection(operands[0])?;
-        let k = self.projection(self.appended(operands[1])?)?;
-        let v = self.projection(self.appended(operands[2])?)?;
+        let (k_rows, cache) = self.appended(operands[1])?;
+        let (v_rows, v_cache) = self.appended(operands[2])?;
+        if cache != v_cache {
+            return self.fail(value, "caches keys and values in different types");
+        }
+        let (k, v) = (self.projection(k_rows)?, self.projection(v_rows)?);
         let normed = self.skip_views(q.x);
         if self.skip_views(k.x) != normed || self.skip_views(v.x) != normed {
             return self.fail(value, "reads q, k and v from different values");
@@ -401,18 +406,23 @@ impl<'a> View<'a> {
         let scale = f64::from(scale.get() as f32) * q.factor;
         let window = *window;
         let rope = q.rope.clone();
-        Ok(Heads { q, k, v, normed, heads, kv_heads, head_dim, rope, scale, window })
+        Ok(Heads { q, k, v, normed, heads, kv_heads, head_dim, rope, scale, window, cache })
     }
 
-    /// The rows that `cache_read(cache_append(cache, rows))` appended.
-    fn appended(&self, value: ValueId) -> Found<ValueId> {
+    /// The rows that `cache_read(cache_append(cache, rows))` appended, and the cache's element type.
+    fn appended(&self, value: ValueId) -> Found<(ValueId, DType)> {
         let read = self.skip_views(value);
         let append = match self.node(read) {
             Some(Node { op: Op::CacheRead, operands, .. }) => self.node(operands[0]),
             _ => None,
         };
         match append {
-            Some(Node { op: Op::CacheAppend, operands, .. }) => Ok(operands[1]),
+            Some(Node { op: Op::CacheAppend, operands, .. }) => {
+                match self.graph.ty(operands[0]).as_cache() {
+                    Some(cache) => Ok((operands[1], cache.dtype)),
+                    None => self.fail(value, "is not read from the KV cache"),
+                }
+            }
             _ => self.fail(value, "is not read from the KV cache"),
         }
     }
@@ -474,6 +484,7 @@ struct Heads {
     rope: Option<ir::RopeSpec>,
     scale: f64,
     window: Option<usize>,
+    cache: DType,
 }
 
 /// Takes a gain that all `users` of a norm have folded into their weights out again: the weights can

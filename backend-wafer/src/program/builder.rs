@@ -11,7 +11,7 @@ use plan::{
 
 use super::pins::PinnedWeight;
 use crate::partition::WeightRef;
-use crate::route::tree::{Message, Part, Reach, Tree};
+use crate::route::tree::{Line, Message, Part, Reach, Tree};
 
 /// A template under construction.
 #[derive(Debug)]
@@ -114,6 +114,17 @@ impl TemplateBuilder {
         self.template.kv = Some(layout);
     }
 
+    /// What was built so far.
+    pub(crate) fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Takes back the newest buffer, which nothing names.
+    pub(crate) fn forget(&mut self, newest: BufferId) {
+        debug_assert_eq!(newest.0 as usize + 1, self.template.buffers.len());
+        self.template.buffers.truncate(newest.0 as usize);
+    }
+
     pub(crate) fn cell(&self) -> (u32, u32) {
         self.template.cell
     }
@@ -157,16 +168,25 @@ pub(crate) fn reduce_roles(
     (tree, message, reach): (&Tree, Message, Reach),
     columns: Columns,
 ) -> Vec<Role> {
+    roles(before, (tree.line, tree.reduce(&message, reach)), columns)
+}
+
+/// The roles of `parts` of a line, each after `before`, on the columns used; the others are idle.
+pub(crate) fn roles(
+    before: &[Instr],
+    (line, parts): (Line, Vec<Part>),
+    columns: Columns,
+) -> Vec<Role> {
     let limited = columns.used < columns.width;
     let role = |part: Part| {
-        let mut predicate = tree.line.predicate(part.clauses);
+        let mut predicate = line.predicate(part.clauses);
         if limited {
             predicate.x.push(Clause::range(0, columns.used));
         }
         let program = before.iter().cloned().chain(part.program).collect();
         Role { name: part.name.to_string(), predicate, program }
     };
-    let mut roles: Vec<Role> = tree.reduce(&message, reach).into_iter().map(role).collect();
+    let mut roles: Vec<Role> = parts.into_iter().map(role).collect();
     if limited {
         let predicate = Predicate::everywhere().and_x(Clause::range(columns.used, columns.width));
         roles.push(Role { name: "outside".into(), predicate, program: Vec::new() });
@@ -187,7 +207,7 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }
         | Instr::ArgMax { dst, src, .. } => vec![dst.buffer, src.buffer],
-        Instr::Binary { dst, a, b, .. } => {
+        Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {
             [dst.buffer, a.buffer].into_iter().chain(second(b)).collect()
         }
         Instr::Gemv { y, x, w, .. } => vec![y.buffer, x.buffer, w.buffer],

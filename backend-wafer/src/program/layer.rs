@@ -2,21 +2,30 @@
 //!
 //! The activation vector is cut over rows and replicated along them. A mat-vec reads its input where
 //! it lies and reduces along the other axis, so axes alternate and nothing is ever re-laid out:
-//! norms, q/k/v and gate/up reduce along columns; the output and down projections along rows.
-//! Heads live in cells of columns, so rotation is local and scores reduce inside a cell; cached
-//! tokens are dealt over the rows, so softmax and values reduce along columns.
-//! Nine reductions in all, ten with q/k norms; each is a phase, and local work precedes it.
+//! q/k/v and gate/up reduce along columns, their norms with them; the output and down projections
+//! along rows. Heads live in cells of columns, so rotation is local and scores reduce inside a cell;
+//! cached tokens are dealt over the rows, so softmax and values reduce along columns.
+//! What a line of PEs would all compute alike (exponentials, activations) is shared: each PE does a
+//! piece and a short sum puts the pieces together, where that is cheaper than doing all of it.
+//! Seven reductions, eight with q/k norms, and up to two shares; each is a phase, and local work
+//! precedes it.
 
+use plan::target::cost::instruction_cycles;
 use plan::{
-    Affine, AttentionShape, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope,
-    Instr, KvLayout, Len, Matrix, Operand, Pin, Predicate, ReduceOp, Slice, Span, Storage, Target,
-    UnaryOp,
+    Affine, AttentionShape, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, CommShape,
+    DynamicRope, Instr, KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Slice, Span,
+    Storage, Target, UnaryOp,
 };
 
-use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles};
-use super::pins::{Tiling, only_piece, pin_matrix, pin_vector, storage_of, vector_buffer};
+use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles, roles};
+use super::cost::comm_cycles;
+use super::linear::{
+    NormedMatVec, add_to, mat_vec, multiply, normed_mat_vec, pin_biases, scale, scale_by, scales,
+    whole,
+};
+use super::pins::{Tiling, only_piece, vector_buffer};
 use crate::WaferError;
-use crate::partition::{LayerSpec, Linear, Norm, WeightRef};
+use crate::partition::{LayerSpec, Norm, WeightRef};
 use crate::place::shape::LayerShape;
 use crate::route::palette;
 use crate::route::stream::{Entry, Exit, enter, leave_row, leave_turn};
@@ -30,8 +39,6 @@ struct Layer<'a> {
     trees: Trees,
     target: &'a Target,
     x: Vector,
-    normed: Vector,
-    squares: Vector,
 }
 
 /// Trees of one geometry share colors and therefore routes: their groups are chosen once, for the
@@ -79,13 +86,11 @@ pub fn layer(
 ) -> Result<Program, WaferError> {
     let mut b = TemplateBuilder::new(name, shape.width, shape.height, (shape.heads.width, 1));
     let x = b.vector("x", shape.hidden_tile);
-    let normed = b.vector("normed", shape.hidden_tile);
-    let squares = b.vector("squares", 1);
     enter(&mut b, entry, x, (shape.width, shape.height));
     let trees = Trees::new(shape, target);
-    let mut layer = Layer { b, spec, shape, trees, target, x, normed, squares };
-    layer.attention()?;
-    layer.mlp(entry, exit)?;
+    let mut layer = Layer { b, spec, shape, trees, target, x };
+    let completed = layer.attention()?;
+    layer.mlp(completed, entry, exit)?;
     Ok(layer.finish())
 }
 
@@ -94,6 +99,7 @@ impl Layer<'_> {
         for tree in [self.trees.columns, self.trees.rows, self.trees.groups] {
             self.b.routes(tree.routes());
         }
+        self.b.routes(self.trees.columns.group_routes(palette::COLUMN_GROUP));
         self.b.finish()
     }
 
@@ -110,32 +116,18 @@ impl Layer<'_> {
         Columns { used: self.shape.heads.columns(), width: self.shape.width }
     }
 
-    /// Phase: sum of squares of x, everywhere.
-    fn norm_phase(&mut self, name: &str, before: Vec<Instr>) {
-        let mut program = before;
-        program.push(Instr::Reduce {
-            op: ReduceOp::SumSquares,
-            dst: self.squares.all(),
-            src: self.x.all(),
-        });
-        let tree = self.trees.columns;
-        let message = Message { data: self.squares.all(), combine: Combine::Add };
-        let columns = self.all_columns();
-        self.b.reduce_phase(name, &program, (&tree, message, Reach::All), columns);
+    /// Cycles of local work at the last position.
+    fn cycles(&self, program: &[Instr]) -> u64 {
+        let of = |i| instruction_cycles(self.target, self.b.template(), i, self.shape.slots);
+        program.iter().map(of).sum()
     }
 
-    /// normed = x / rms(x) * gain, after `norm_phase`.
-    fn normalize(&mut self, norm: &Norm, name: &str) -> Result<Vec<Instr>, WaferError> {
-        let mut program =
-            normalize(self.squares.all(), self.x, self.normed, norm, self.spec.hidden);
-        if let Some(gain) = &norm.gain {
-            let buffer = vector_buffer(&mut self.b, name, self.shape.hidden_tile);
-            let copies = Some(self.shape.width);
-            let rows = self.hidden_rows();
-            pin_vector(&mut self.b, gain, rows, (buffer, 0), copies)?;
-            program.push(multiply(self.normed.all(), whole(buffer, self.shape.hidden_tile)));
-        }
-        Ok(program)
+    /// Whether sharing work along a line pays: `alone` on every PE, or `piece` and `comm`.
+    fn share_pays(&self, alone: &[Instr], piece: &[Instr], comm: &CommShape) -> bool {
+        let software = u64::from(self.target.core.task_switch_cycles)
+            + 3 * u64::from(self.target.core.color_bind_cycles);
+        let shared = self.cycles(piece) + comm_cycles(self.target, comm, self.shape.slots);
+        comm.depth > 0 && shared + software < self.cycles(alone)
     }
 
     fn hidden_rows(&self) -> Tiling {
@@ -146,27 +138,31 @@ impl Layer<'_> {
         Tiling::Heads { heads, tiling: self.shape.heads }
     }
 
-    fn attention(&mut self) -> Result<(), WaferError> {
+    /// Phases up to the output projection; returns what completes x.
+    fn attention(&mut self) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let heads = self.shape.heads;
         let (q_len, kv_len) = (heads.q_heads() * heads.dim(), heads.kv_heads * heads.dim());
-        self.norm_phase("attention-norm", Vec::new());
-        let mut program = self.normalize(&spec.attention_norm, "attention-gain")?;
-        let qkv = self.b.vector("qkv", q_len + 2 * kv_len);
+        let n = q_len + 2 * kv_len;
+        let buffer = self.b.vector("qkv", n + 1).buffer;
+        let qkv = Vector { buffer, len: Len::of(n) };
         let (q, k) = (qkv.part(0, q_len), qkv.part(q_len, kv_len));
         let v = qkv.part(q_len + kv_len, kv_len);
         let tilings = [heads.q_heads(), heads.kv_heads, heads.kv_heads].map(|n| self.heads(n));
         let blocks = [(&spec.q, tilings[0]), (&spec.k, tilings[1]), (&spec.v, tilings[2])];
-        let normed = self.normed.all();
-        let k_rows = self.hidden_rows();
-        program.extend(mat_vec(&mut self.b, "qkv", &blocks, (k_rows, normed), qkv)?);
+        let norm = (&spec.attention_norm, spec.hidden);
+        let input = (self.hidden_rows(), self.x, self.shape.width);
+        let output = (qkv, self.shape.height);
+        let work = normed_mat_vec(&mut self.b, "qkv", norm, &blocks, input, output)?;
         let tree = self.trees.columns;
-        let message = Message { data: qkv.all(), combine: Combine::Add };
+        let message = Message { data: work.message, combine: Combine::Add };
         let columns = self.head_columns();
-        self.b.reduce_phase("qkv", &program, (&tree, message, Reach::All), columns);
-        let mut program = scales(&[(&spec.q, q), (&spec.k, k), (&spec.v, v)]);
-        program.extend(self.head_norms(q, k)?);
-        program.extend(self.rotate(q, k));
+        self.b.reduce_phase("qkv", &work.before, (&tree, message, Reach::All), columns);
+        let mut program = vec![work.rsqrt];
+        program.extend(work.finish);
+        let mut program = self.head_norms(program, q, k)?;
+        let both = qkv.part(0, q_len + kv_len);
+        program.extend(self.rotate(both, heads.q_heads() + heads.kv_heads));
         if spec.score_scale != 1.0 {
             program.push(scale(q, spec.score_scale));
         }
@@ -174,7 +170,12 @@ impl Layer<'_> {
     }
 
     /// Phase: sums of squares of each q and k head; what follows it normalises them.
-    fn head_norms(&mut self, q: Slice, k: Slice) -> Result<Vec<Instr>, WaferError> {
+    fn head_norms(
+        &mut self,
+        before: Vec<Instr>,
+        q: Slice,
+        k: Slice,
+    ) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let heads = self.shape.heads;
         let normed: Vec<(&Norm, Slice, u32, &str)> = [
@@ -185,11 +186,11 @@ impl Layer<'_> {
         .filter_map(|(norm, data, n, name)| Some((norm.as_ref()?, data, n, name)))
         .collect();
         if normed.is_empty() {
-            return Ok(Vec::new());
+            return Ok(before);
         }
         let total = normed.iter().map(|n| n.2).sum();
         let sums = self.b.vector("head-squares", total);
-        let mut before = Vec::new();
+        let mut before = before;
         let mut after = Vec::new();
         let mut first = 0;
         for (norm, data, n, name) in normed {
@@ -198,12 +199,7 @@ impl Layer<'_> {
             before.push(Instr::Reduce { op: ReduceOp::SumSquares, dst: part, src: data });
             let op = UnaryOp::RsqrtMean { count: heads.head_dim, eps: norm.eps };
             after.push(Instr::Unary { op, dst: part, src: part });
-            after.push(Instr::Binary {
-                op: BinaryOp::Mul,
-                dst: data,
-                a: data,
-                b: Operand::PerSegment(part),
-            });
+            after.push(scale_by(data, part));
             if let Some(gain) = &norm.gain {
                 let buffer = vector_buffer(&mut self.b, name, heads.dim());
                 let copies = Some(self.shape.height * heads.groups);
@@ -223,9 +219,9 @@ impl Layer<'_> {
         Ok(after)
     }
 
-    /// Rotary embedding of q and k.
-    fn rotate(&mut self, q: Slice, k: Slice) -> Vec<Instr> {
-        let Some(rope) = &self.spec.rope else { return Vec::new() };
+    /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
+    fn rotate(&mut self, data: Slice, n: u32) -> Option<Instr> {
+        let rope = self.spec.rope.as_ref()?;
         let heads = self.shape.heads;
         let pairs = heads.head_dim as usize / 2;
         let weight = WeightRef {
@@ -260,17 +256,14 @@ impl Layer<'_> {
             }),
             _ => None,
         };
-        [(q, heads.q_heads()), (k, heads.kv_heads)]
-            .into_iter()
-            .map(|(data, n)| Instr::Rope {
-                data,
-                heads: n,
-                half: heads.half,
-                inv_freq: whole(buffer, heads.half),
-                scale: rope.attention_factor(),
-                dynamic,
-            })
-            .collect()
+        Some(Instr::Rope {
+            data,
+            heads: n,
+            half: heads.half,
+            inv_freq: whole(buffer, heads.half),
+            scale: rope.attention_factor(),
+            dynamic,
+        })
     }
 
     /// Phases: scores, softmax, values, output projection.
@@ -280,13 +273,14 @@ impl Layer<'_> {
         q: Slice,
         k: Slice,
         v: Slice,
-    ) -> Result<(), WaferError> {
+    ) -> Result<Vec<Instr>, WaferError> {
         let heads = self.shape.heads;
         let slots = self.shape.slots;
         let q_heads = heads.q_heads();
+        let storage = Storage::from_dtype(self.spec.cache).unwrap_or(Storage::F32);
         let cache = |b: &mut TemplateBuilder, name: &str| {
             let size = (slots, heads.kv_heads * heads.dim());
-            b.buffer(name, BufferRole::KvCache, Storage::F32, size)
+            b.buffer(name, BufferRole::KvCache, storage, size)
         };
         let (k_cache, v_cache) = (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"));
         self.b.kv(KvLayout {
@@ -313,35 +307,60 @@ impl Layer<'_> {
         let message = Message { data: max.all(), combine: Combine::Max };
         self.b.reduce_phase("softmax-max", &program, (&tree, message, Reach::All), columns);
 
+        let (p, mut program) = self.exponentials(scores, max.all());
+
         // Values and the softmax denominators travel in one message.
         let o_len = q_heads * heads.dim();
         let values = self.b.vector("values", o_len + q_heads);
         let (o, sums) = (values.part(0, o_len), values.part(o_len, q_heads));
-        let program = [
-            Instr::Binary {
-                op: BinaryOp::ExpSub,
-                dst: scores,
-                a: scores,
-                b: Operand::PerSegment(max.all()),
-            },
-            Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: scores },
-            Instr::AttendValues { shape, dst: o, p: scores, v: v_cache },
-        ];
+        program.push(Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: p });
+        program.push(Instr::AttendValues { shape, dst: o, p, v: v_cache });
         let tree = self.trees.columns;
         let message = add(values.all());
         self.b.reduce_phase("values", &program, (&tree, message, Reach::All), columns);
         let divide =
-            Instr::Binary { op: BinaryOp::Div, dst: o, a: o, b: Operand::PerSegment(sums) };
+            vec![Instr::Unary { op: UnaryOp::Recip, dst: sums, src: sums }, scale_by(o, sums)];
         self.output_projection(divide, o)
     }
 
-    fn output_projection(&mut self, divide: Instr, o: Slice) -> Result<(), WaferError> {
+    /// exp(scores - max), the same on all columns of a cell: shared by them in a phase of its own
+    /// where that pays. Returns where they are and what the next phase does first.
+    fn exponentials(&mut self, scores: Slice, max: Slice) -> (Slice, Vec<Instr>) {
+        let heads = self.shape.heads;
+        let b = Operand::PerSegment(max);
+        let alone = Instr::Binary { op: BinaryOp::ExpSub, dst: scores, a: scores, b };
+        let size = heads.q_heads() * self.shape.slots;
+        let buffer = self.b.vector("probabilities", size).buffer;
+        let p = Slice { buffer, ..scores };
+        let op = PartOp::Binary(BinaryOp::ExpSub);
+        let part = Affine { xr: 1, ..Affine::default() };
+        let piece = [
+            Instr::Fill { dst: p, value: 0.0 },
+            Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width },
+        ];
+        let tree = self.trees.groups;
+        if !self.share_pays(&[alone.clone()], &piece, &tree.comm(Reach::All, p.len)) {
+            self.b.forget(buffer);
+            return (scores, vec![alone]);
+        }
+        let message = Message { data: p, combine: Combine::Add };
+        let columns = self.head_columns();
+        self.b.reduce_phase("softmax", &piece, (&tree, message, Reach::All), columns);
+        (p, Vec::new())
+    }
+
+    fn output_projection(
+        &mut self,
+        divide: Vec<Instr>,
+        o: Slice,
+    ) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let k = self.heads(self.shape.heads.q_heads());
         let y = self.b.vector("attention-out", self.shape.hidden_tile);
         let blocks = [(&spec.o, self.hidden_rows())];
-        let mut program = vec![divide];
-        program.extend(mat_vec(&mut self.b, "o", &blocks, (k, o), y)?);
+        let bias = pin_biases(&mut self.b, "o", &blocks, None)?;
+        let mut program = divide;
+        program.extend(mat_vec(&mut self.b, "o", &blocks, (k, o), (y, bias))?);
         let tree = self.trees.rows;
         let message = Message { data: y.all(), combine: Combine::Add };
         let columns = self.all_columns();
@@ -366,39 +385,83 @@ impl Layer<'_> {
         self.b.phase("attention-out", (comm.depth > 0).then_some(comm), roles);
         let mut after = scales(&[(&spec.o, y.all())]);
         after.push(add_to(self.x.all(), y.all()));
-        self.norm_phase("mlp-norm", after);
-        Ok(())
+        Ok(after)
     }
 
-    fn mlp(&mut self, entry: Entry, exit: Exit) -> Result<(), WaferError> {
+    /// Phases: gate and up, activation, down projection and the way out. `before` completes x.
+    fn mlp(&mut self, before: Vec<Instr>, entry: Entry, exit: Exit) -> Result<(), WaferError> {
         let spec = self.spec;
         let tile = self.shape.ffn_tile;
-        let mut program = self.normalize(&spec.mlp_norm, "mlp-gain")?;
-        let gate_up = self.b.vector("gate-up", 2 * tile);
+        let buffer = self.b.vector("gate-up", 2 * tile + 1).buffer;
+        let gate_up = Vector { buffer, len: Len::of(2 * tile) };
         let (gate, up) = (gate_up.part(0, tile), gate_up.part(tile, tile));
         let n = Tiling::Columns { tile, extent: spec.ffn as u32 };
         let blocks = [(&spec.gate, n), (&spec.up, n)];
-        let normed = self.normed.all();
-        let k = self.hidden_rows();
-        program.extend(mat_vec(&mut self.b, "gate-up", &blocks, (k, normed), gate_up)?);
+        let norm = (&spec.mlp_norm, spec.hidden);
+        let input = (self.hidden_rows(), self.x, self.shape.width);
+        let output = (gate_up, self.shape.height);
+        let work = normed_mat_vec(&mut self.b, "gate-up", norm, &blocks, input, output)?;
         let tree = self.trees.columns;
-        let message = Message { data: gate_up.all(), combine: Combine::Add };
+        let message = Message { data: work.message, combine: Combine::Add };
         let columns = self.all_columns();
+        let program: Vec<Instr> = before.into_iter().chain(work.before.iter().cloned()).collect();
         self.b.reduce_phase("gate-up", &program, (&tree, message, Reach::All), columns);
 
-        let mut program = scales(&[(&spec.gate, gate), (&spec.up, up)]);
-        let op = activation(spec.activation);
-        program.push(Instr::Unary { op, dst: gate, src: gate });
-        program.push(multiply(gate, up));
+        let (h, mut program) = self.activate(&work, gate, up);
         let y = self.b.vector("mlp-out", self.shape.hidden_tile);
         let blocks = [(&spec.down, self.hidden_rows())];
-        program.extend(mat_vec(&mut self.b, "down", &blocks, (n, gate), y)?);
+        let bias = pin_biases(&mut self.b, "down", &blocks, None)?;
+        program.extend(mat_vec(&mut self.b, "down", &blocks, (n, h), (y, bias))?);
         let mut after = scales(&[(&spec.down, y.all())]);
         after.push(add_to(self.x.all(), y.all()));
         let size = (self.shape.width, self.shape.height);
         let tree = self.trees.rows;
         leave(&mut self.b, ("down", &program, y, after), &tree, (self.x, entry, exit), size);
         Ok(())
+    }
+
+    /// act(gate) * up, the same on all rows of a column: shared by the rows of a tree's group in a
+    /// phase of its own where that pays. Returns where it is and what the next phase does first.
+    fn activate(&mut self, work: &NormedMatVec, gate: Slice, up: Slice) -> (Slice, Vec<Instr>) {
+        let unary = activation(self.spec.activation);
+        let mut alone = vec![work.rsqrt.clone()];
+        alone.extend(work.finish.iter().cloned());
+        alone.push(Instr::Unary { op: unary, dst: gate, src: gate });
+        alone.push(multiply(gate, up));
+        let buffer = self.b.vector("activated", self.shape.ffn_tile).buffer;
+        let h = Slice { buffer, ..Slice { offset: 0, ..gate } };
+        let factor = Operand::PerSegment(work.factor);
+        let piece = |part: Affine, parts: u32| {
+            let of = |op, dst, a, b| Instr::Part { op, dst, a, b, part, parts };
+            let mut program = vec![work.rsqrt.clone()];
+            if work.plain {
+                let mul = PartOp::Binary(BinaryOp::Mul);
+                program.extend([of(mul, gate, gate, factor), of(mul, up, up, factor)]);
+            } else {
+                program.extend(work.finish.iter().cloned());
+            }
+            program.push(Instr::Fill { dst: h, value: 0.0 });
+            program.push(of(PartOp::Glu(unary), h, gate, Operand::Slice(up)));
+            program
+        };
+        let tree = self.trees.columns;
+        let comm = tree.group_comm(h.len);
+        let least = tree.group_kinds().iter().map(|k| k.1).min().unwrap_or(1);
+        if !self.share_pays(&alone, &piece(Affine::default(), least), &comm) {
+            self.b.forget(buffer);
+            return (gate, alone);
+        }
+        let message = Message { data: h, combine: Combine::Add };
+        let mut all = Vec::new();
+        for (clause, size, first) in tree.group_kinds() {
+            let part = Affine::of_y(-i64::from(first), 1, self.b.cell());
+            let mut parts = tree.group_sum(&message, palette::COLUMN_GROUP);
+            parts.iter_mut().for_each(|p| p.clauses.push(clause));
+            parts.retain(|p| tree.line.any(&p.clauses));
+            all.extend(roles(&piece(part, size), (tree.line, parts), self.all_columns()));
+        }
+        self.b.phase("activation", Some(comm), all);
+        (h, Vec::new())
     }
 }
 
@@ -428,80 +491,6 @@ pub(crate) fn leave(
     let mut comm = tree.comm(Reach::Root, y.len);
     comm.hops += width - 1 - tree.root();
     b.phase(name, Some(comm), roles);
-}
-
-/// y\[all blocks\] = x W + bias: pins, and the instructions before the reduction. Neighbouring blocks
-/// in the same storage share one buffer and one instruction.
-pub(crate) fn mat_vec(
-    b: &mut TemplateBuilder,
-    name: &str,
-    blocks: &[(&Linear, Tiling)],
-    (k, x): (Tiling, Slice),
-    y: Vector,
-) -> Result<Vec<Instr>, WaferError> {
-    let mut program = Vec::new();
-    let biased = blocks.iter().any(|(linear, _)| linear.bias.is_some());
-    if biased {
-        let total = blocks.iter().map(|(_, n)| n.tile()).sum();
-        let buffer = vector_buffer(b, &format!("{name}-bias"), total);
-        let mut column = 0;
-        for (linear, n) in blocks {
-            if let Some(bias) = &linear.bias {
-                pin_vector(b, bias, *n, (buffer, column), None)?;
-            }
-            column += n.tile();
-        }
-        program.push(Instr::Copy { dst: y.all(), src: whole(buffer, total) });
-    }
-    let mut storages = Vec::new();
-    for (linear, _) in blocks {
-        storages.push(storage_of(only_piece(&linear.matrix)?)?);
-    }
-    let mut first = 0;
-    let mut column = 0;
-    while first < blocks.len() {
-        let same = storages[first..].iter().take_while(|&&s| s == storages[first]).count();
-        let group = &blocks[first..first + same];
-        let cols: u32 = group.iter().map(|(_, n)| n.tile()).sum();
-        let rows = k.tile();
-        let suffix = if same == blocks.len() { String::new() } else { format!("-{first}") };
-        let label = format!("w-{name}{suffix}");
-        let buffer = b.buffer(&label, BufferRole::Weights, storages[first], (rows, cols));
-        let mut at = 0;
-        for (linear, n) in group {
-            pin_matrix(b, linear, (k, *n), buffer, at)?;
-            at += n.tile();
-        }
-        program.push(Instr::Gemv {
-            y: y.part(column, cols),
-            x,
-            w: Matrix { buffer, row: 0, col: 0, rows, cols },
-            accumulate: biased,
-        });
-        column += cols;
-        first += same;
-    }
-    Ok(program)
-}
-
-/// out = x / sqrt(mean(x^2) + eps), from the sum of squares, which becomes the factor.
-pub(crate) fn normalize(
-    squares: Slice,
-    x: Vector,
-    out: Vector,
-    norm: &Norm,
-    count: usize,
-) -> Vec<Instr> {
-    let op = UnaryOp::RsqrtMean { count: count as u32, eps: norm.eps };
-    vec![
-        Instr::Unary { op, dst: squares, src: squares },
-        Instr::Binary {
-            op: BinaryOp::Mul,
-            dst: out.all(),
-            a: x.all(),
-            b: Operand::PerSegment(squares),
-        },
-    ]
 }
 
 /// Pins a vector over the elements of one head, the same on all cells and rows.
@@ -535,29 +524,6 @@ fn pin_head_vector(
         });
     }
     Ok(())
-}
-
-/// All `len` elements of a one-row buffer.
-pub(crate) fn whole(buffer: BufferId, len: u32) -> Slice {
-    Slice { buffer, offset: 0, len: Len::of(len) }
-}
-
-fn multiply(a: Slice, b: Slice) -> Instr {
-    Instr::Binary { op: BinaryOp::Mul, dst: a, a, b: Operand::Slice(b) }
-}
-
-fn add_to(a: Slice, b: Slice) -> Instr {
-    Instr::Binary { op: BinaryOp::Add, dst: a, a, b: Operand::Slice(b) }
-}
-
-pub(crate) fn scale(a: Slice, factor: f64) -> Instr {
-    Instr::Binary { op: BinaryOp::Mul, dst: a, a, b: Operand::Scalar(factor as f32) }
-}
-
-/// The factors of mat-vecs, applied to their results.
-fn scales(results: &[(&Linear, Slice)]) -> Vec<Instr> {
-    let scaled = results.iter().filter(|(linear, _)| linear.scale != 1.0);
-    scaled.map(|&(linear, y)| scale(y, linear.scale)).collect()
 }
 
 fn activation(act: ir::Activation) -> UnaryOp {

@@ -8,5 +8,6 @@
 pub mod builder;
 pub mod cost;
 pub mod layer;
+mod linear;
 pub mod pins;
 pub mod table;

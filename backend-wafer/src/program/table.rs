@@ -6,13 +6,14 @@
 //! largest is found along the row. A tied table is pinned in both regions.
 
 use plan::{
-    Affine, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, Instr, Len, Matrix, Operand,
-    Predicate, ReduceOp, Role, TableAxis, Target,
+    Affine, Axis, BufferId, BufferRole, Clause, Combine, Instr, Len, Matrix, Predicate, Role,
+    TableAxis, Target,
 };
 
 use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles};
-use super::layer::{leave, mat_vec, normalize, scale, whole};
-use super::pins::{Tiling, only_piece, pin_matrix, pin_vector, storage_of, vector_buffer};
+use super::layer::leave;
+use super::linear::{normed_mat_vec, scale};
+use super::pins::{Tiling, only_piece, pin_matrix, storage_of};
 use crate::WaferError;
 use crate::partition::{Linear, Partition};
 use crate::place::shape::TableShape;
@@ -92,36 +93,25 @@ pub fn head(
 ) -> Result<(Program, HeadOutputs), WaferError> {
     let mut b = TemplateBuilder::new("head".into(), shape.width, shape.height, (1, 1));
     let x = b.vector("x", shape.hidden_tile);
-    let normed = b.vector("normed", shape.hidden_tile);
-    let squares = b.vector("squares", 1);
-    let logits = b.vector("logits", shape.vocab_tile);
+    let buffer = b.vector("logits", shape.vocab_tile + 1).buffer;
+    let logits = Vector { buffer, len: Len::of(shape.vocab_tile) };
     let best = b.vector("best", 2);
     enter(&mut b, entry, x, (shape.width, shape.height));
     let columns = Columns { used: shape.width, width: shape.width };
     let tree = column_tree(shape, shape.vocab_tile, target);
-    let before = [Instr::Reduce { op: ReduceOp::SumSquares, dst: squares.all(), src: x.all() }];
-    let message = Message { data: squares.all(), combine: Combine::Add };
-    b.reduce_phase("final-norm", &before, (&tree, message, Reach::All), columns);
-
-    let norm = &partition.final_norm;
     let k = Tiling::Rows { tile: shape.hidden_tile, extent: partition.hidden as u32 };
     let n = Tiling::Columns { tile: shape.vocab_tile, extent: partition.vocab as u32 };
-    let mut program = normalize(squares.all(), x, normed, norm, partition.hidden);
-    if let Some(gain) = &norm.gain {
-        let buffer = vector_buffer(&mut b, "final-gain", shape.hidden_tile);
-        pin_vector(&mut b, gain, k, (buffer, 0), Some(shape.width))?;
-        let gain = whole(buffer, shape.hidden_tile);
-        let dst = normed.all();
-        program.push(Instr::Binary { op: BinaryOp::Mul, dst, a: dst, b: Operand::Slice(gain) });
-    }
+    let norm = (&partition.final_norm, partition.hidden);
     let blocks = [(&partition.head, n)];
-    program.extend(mat_vec(&mut b, "head", &blocks, (k, normed.all()), logits)?);
-    let message = Message { data: logits.all(), combine: Combine::Add };
-    b.reduce_phase("head", &program, (&tree, message, Reach::Root), columns);
+    let work =
+        normed_mat_vec(&mut b, "head", norm, &blocks, (k, x, shape.width), (logits, shape.height))?;
+    let message = Message { data: work.message, combine: Combine::Add };
+    b.reduce_phase("head", &work.before, (&tree, message, Reach::Root), columns);
     b.routes(tree.routes());
+    let finish = std::iter::once(work.rsqrt).chain(work.finish).collect();
 
     let across = row_tree(shape, 2, target);
-    argmax_phase(&mut b, partition, (logits, best), &across, (tree.root(), shape, target));
+    argmax_phase(&mut b, partition, (finish, logits, best), &across, (tree.root(), shape, target));
     b.routes(across.routes());
     let outputs = HeadOutputs {
         logits: logits.buffer,
@@ -136,15 +126,12 @@ pub fn head(
 fn argmax_phase(
     b: &mut TemplateBuilder,
     partition: &Partition,
-    (logits, best): (Vector, Vector),
+    (finish, logits, best): (Vec<Instr>, Vector, Vector),
     across: &Tree,
     (row, shape, target): (u32, TableShape, &Target),
 ) {
     let skew = u64::from(target.fabric.hop_cycles) * u64::from(shape.width - 1);
-    let mut program = Vec::new();
-    if partition.head.scale != 1.0 {
-        program.push(scale(logits.all(), partition.head.scale));
-    }
+    let mut program = finish;
     program.push(Instr::ArgMax {
         dst: best.all(),
         src: logits.all(),

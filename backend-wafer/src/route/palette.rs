@@ -1,7 +1,8 @@
 //! The colors of a template: a fixed local palette.
 //!
 //! Two flows may share a color only where they share no router. Collectives of one geometry (all of
-//! a column, all of a row, a head group of a row) follow one another and share five colors each;
+//! a column, all of a row, a head group of a row) follow one another and share five colors each; groups of a column
+//! have one color more for their own multicast;
 //! streams in and out have one color each, which neighbouring regions swap; a strip turn has one
 //! color per band of rows.
 
@@ -11,16 +12,18 @@ use super::tree::TreeColors;
 
 /// First color of the trees along columns.
 const COLUMN_TREE: u8 = 0;
+/// Multicasts inside the groups of the trees along columns.
+pub const COLUMN_GROUP: Color = Color(5);
 /// First color of the trees along whole rows.
-const ROW_TREE: u8 = 5;
+const ROW_TREE: u8 = 6;
 /// First color of the trees along the rows of a head group.
-const GROUP_TREE: u8 = 10;
+const GROUP_TREE: u8 = 11;
 /// The stream that enters along rows.
-pub const STREAM_IN: Color = Color(15);
+pub const STREAM_IN: Color = Color(16);
 /// The stream that leaves along rows.
-pub const STREAM_OUT: Color = Color(16);
+pub const STREAM_OUT: Color = Color(17);
 /// First color of strip turns.
-pub const TURN: u8 = 17;
+pub const TURN: u8 = 18;
 
 /// Trees along columns.
 pub fn column_tree() -> TreeColors {

@@ -122,7 +122,8 @@ impl Line {
         }
     }
 
-    fn any(&self, clauses: &[Clause]) -> bool {
+    /// Whether some position meets all clauses.
+    pub fn any(&self, clauses: &[Clause]) -> bool {
         (0..self.len).any(|p| clauses.iter().all(|c| c.holds(p)))
     }
 }
@@ -196,6 +197,87 @@ impl Tree {
         }
         parts.retain(|p| self.line.any(&p.clauses));
         parts
+    }
+
+    /// Programs that sum `message` over every group and give the sum back to its members, on `color`
+    /// or, when there is one group only, on the color of the whole line's multicast.
+    pub fn group_sum(&self, message: &Message, color: Color) -> Vec<Part> {
+        if self.groups() == 1 {
+            return self.reduce(message, Reach::All);
+        }
+        let down = receive(color, message.data, Combine::Store);
+        let mut parts = self.inner_parts(message);
+        parts.iter_mut().for_each(|p| p.program.push(down.clone()));
+        for full in [true, false] {
+            let clauses = vec![
+                Clause::eq(self.line.rem(self.group), self.offset),
+                self.full_or_partial(full),
+            ];
+            let size = if full { self.group } else { self.partial() };
+            let mut program = self.gather(message, size);
+            program.push(send(color, message.data));
+            parts.push(Part { name: "root", clauses, program });
+        }
+        parts.retain(|p| self.line.any(&p.clauses));
+        parts
+    }
+
+    /// The routes of the multicasts of [`Tree::group_sum`]: from each root to both ends of its group.
+    pub fn group_routes(&self, color: Color) -> Vec<Route> {
+        let (s, r) = (self.group, self.offset);
+        let (up, down) = (self.line.port(true), self.line.port(false));
+        let mut routes = Vec::new();
+        for (full, size) in [(true, s), (false, self.partial())] {
+            if self.groups() == 1 || size <= r {
+                continue;
+            }
+            let at = |from: u32, to: u32| {
+                vec![Clause { term: self.line.rem(s), from, to }, self.full_or_partial(full)]
+            };
+            let sides: Vec<Port> = [(r > 0, down), (size > r + 1, up)]
+                .into_iter()
+                .filter_map(|(wanted, port)| wanted.then_some(port))
+                .collect();
+            if sides.is_empty() {
+                continue;
+            }
+            routes.extend([
+                self.route(color, at(r, r + 1), Port::Ramp, &sides),
+                self.route(color, at(0, 1.min(r)), up, &[Port::Ramp]),
+                self.route(color, at(1, r), up, &[Port::Ramp, down]),
+                self.route(color, at(r + 1, size - 1), down, &[Port::Ramp, up]),
+                self.route(color, at((size - 1).max(r + 1), size), down, &[Port::Ramp]),
+            ]);
+        }
+        routes.into_iter().flatten().collect()
+    }
+
+    /// The closed form of [`Tree::group_sum`].
+    pub fn group_comm(&self, elements: Len) -> CommShape {
+        if self.groups() == 1 {
+            return self.comm(Reach::All, elements);
+        }
+        let after = self.group - 1 - self.offset;
+        let inner = self.offset.max(after);
+        let serial = u32::from(self.offset > 0) + u32::from(after > 0) + 1;
+        let axis = if self.line.axis == Axis::X { "x" } else { "y" };
+        CommShape {
+            kind: format!("sum in groups of {} {axis}", self.group),
+            serial: Len {
+                constant: serial * elements.constant,
+                per_kv_token: serial * elements.per_kv_token,
+            },
+            hops: 2 * inner,
+            depth: inner + 1,
+        }
+    }
+
+    /// The two kinds of groups, full ones and the last: which positions, how many members, and the
+    /// first position of the last group (0 for full groups, which start at multiples of their size).
+    pub fn group_kinds(&self) -> Vec<(Clause, u32, u32)> {
+        let kinds = [(true, self.group, 0), (false, self.partial(), self.full_end())];
+        let of = |(full, size, first)| (self.full_or_partial(full), size, first);
+        kinds.into_iter().map(of).filter(|(c, ..)| c.from < c.to).collect()
     }
 
     /// Members of groups that are not their root.
@@ -292,17 +374,22 @@ impl Tree {
         parts
     }
 
+    /// What the root of a group of `size` does first: it takes the sums of both sides.
+    fn gather(&self, message: &Message, size: u32) -> Vec<Instr> {
+        let sides = [(self.offset > 0, Side::Before), (size > self.offset + 1, Side::After)];
+        let wanted = sides.into_iter().filter(|(wanted, _)| *wanted);
+        let of = |(_, side)| {
+            let color = Tree::sends(self.colors.inner, side, 1);
+            receive(color, message.data, message.combine)
+        };
+        wanted.map(of).collect()
+    }
+
     fn root_program(&self, q: u32, message: &Message, reach: Reach) -> Vec<Instr> {
         let groups = self.groups();
         let size = if q + 1 == groups && self.partial() != 0 { self.partial() } else { self.group };
         let gather = |color| receive(color, message.data, message.combine);
-        let mut program = Vec::new();
-        if self.offset > 0 {
-            program.push(gather(Tree::sends(self.colors.inner, Side::Before, 1)));
-        }
-        if size > self.offset + 1 {
-            program.push(gather(Tree::sends(self.colors.inner, Side::After, 1)));
-        }
+        let mut program = self.gather(message, size);
         let d = q.abs_diff(self.root_group);
         let outer = |side, d| Tree::sends(self.colors.outer, side, d);
         if d == 0 {

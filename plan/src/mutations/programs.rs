@@ -150,7 +150,10 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
         Instr::Binary { dst, a, b: Operand::Slice(b) | Operand::PerSegment(b), .. } => {
             vec![dst, a, b]
         }
-        Instr::Binary { dst, a, .. } => vec![dst, a],
+        Instr::Part { dst, a, b: Operand::Slice(b) | Operand::PerSegment(b), .. } => {
+            vec![dst, a, b]
+        }
+        Instr::Binary { dst, a, .. } | Instr::Part { dst, a, .. } => vec![dst, a],
         Instr::Gemv { y, x, .. } => vec![y, x],
         Instr::Rope { data, inv_freq, .. } => vec![data, inv_freq],
         Instr::KvAppend { src, .. } | Instr::Send { src, .. } => vec![src],

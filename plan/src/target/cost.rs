@@ -11,7 +11,7 @@
 //! message_cycles) + wavelet_cycles`, and a Relay puts its result on the ramp in that very cycle.
 
 use crate::buffer::Storage;
-use crate::program::{BinaryOp, Instr, Operand, UnaryOp};
+use crate::program::{BinaryOp, Instr, Operand, PartOp, UnaryOp};
 use crate::target::{Core, Target, VectorCost};
 use crate::template::Template;
 
@@ -54,18 +54,23 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
         Instr::Unary { op, dst, .. } => unary_millis(core, op, n(dst.len)),
         Instr::Binary { op, dst, b, .. } => {
             let len = n(dst.len);
-            let cost = match op {
-                BinaryOp::Div | BinaryOp::ExpSub => core.special,
-                _ => core.vector,
-            };
             segmented(
-                cost,
+                binary_cost(core, op),
                 len,
                 match b {
                     Operand::PerSegment(s) => n(s.len),
                     _ => 1,
                 },
             )
+        }
+        Instr::Part { op, dst, b, parts, .. } => {
+            let len = n(dst.len);
+            let piece = len.div_ceil(u64::from(parts.max(1)));
+            let segments = match b {
+                Operand::PerSegment(s) => pieces_met(piece, len, n(s.len)),
+                _ => 1,
+            };
+            part_millis(core, op, piece, segments)
         }
         Instr::Reduce { dst, src, .. } => segmented(core.vector, n(src.len), n(dst.len)),
         Instr::Gemv { w, .. } => {
@@ -91,6 +96,30 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
         Instr::ArgMax { src, .. } => millis(core.vector, n(src.len)),
         Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => 0,
     }
+}
+
+fn binary_cost(core: &Core, op: BinaryOp) -> VectorCost {
+    match op {
+        BinaryOp::Div | BinaryOp::ExpSub => core.special,
+        _ => core.vector,
+    }
+}
+
+/// Of `segments` equal segments of `len` elements: how many `piece` consecutive elements can meet.
+fn pieces_met(piece: u64, len: u64, segments: u64) -> u64 {
+    let size = (len / segments.max(1)).max(1);
+    (1 + piece.saturating_sub(1).div_ceil(size)).min(segments.max(1))
+}
+
+/// An `Instr::Part` whose piece meets `segments` segments.
+fn part_millis(core: &Core, op: PartOp, piece: u64, segments: u64) -> u64 {
+    let (cost, extra) = match op {
+        PartOp::Binary(op) => (binary_cost(core, op), 0),
+        PartOp::Glu(op) => (core.vector, unary_millis(core, op, piece)),
+    };
+    // One more start per segment boundary inside the piece.
+    let starts = (segments - 1) * (millis(cost, 1) - millis(VectorCost { setup: 0.0, ..cost }, 1));
+    extra + millis(cost, piece) + starts
 }
 
 /// `segments` vector operations of equal length over `n` elements together.

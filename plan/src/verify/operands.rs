@@ -31,7 +31,7 @@ impl Operands {
             | Instr::Reduce { dst, src, .. }
             | Instr::ArgMax { dst, src, .. } => (o.write, o.reads) = (Some(dst), vec![src]),
             Instr::Unary { dst, src, .. } => (o.write, o.in_place) = (Some(dst), vec![src]),
-            Instr::Binary { dst, a, b, .. } => {
+            Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {
                 (o.write, o.in_place) = (Some(dst), vec![a]);
                 match b {
                     Operand::Slice(b) => o.in_place.push(b),
@@ -188,7 +188,8 @@ impl Checker<'_> {
     fn lengths(&self, instr: &Instr) -> Result<(), String> {
         match *instr {
             Instr::Copy { dst, src } | Instr::Unary { dst, src, .. } => same(dst.len, src.len),
-            Instr::Binary { dst, a, b, .. } => {
+            Instr::Part { parts: 0, .. } => Err("cut into no pieces".to_owned()),
+            Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {
                 same(dst.len, a.len)?;
                 match b {
                     Operand::Slice(b) => same(a.len, b.len),

@@ -3,7 +3,9 @@
 //! Colors are left out of the text: the page adds the region's own. Loses what a reader does not need
 //! (wire formats, bases); `plan`'s dump is complete.
 
-use plan::{BinaryOp, BufferId, Combine, Instr, Len, Operand, ReduceOp, Slice, Template, UnaryOp};
+use plan::{
+    BinaryOp, BufferId, Combine, Instr, Len, Operand, PartOp, ReduceOp, Slice, Template, UnaryOp,
+};
 
 /// One instruction of `template` as a short line.
 pub(super) fn text(template: &Template, instruction: &Instr) -> String {
@@ -19,6 +21,17 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
                 Operand::Scalar(value) => value.to_string(),
             };
             format!("{} = {}", of(dst), binary(*op, &of(a), &b))
+        }
+        Instr::Part { op, dst, a, b, parts, .. } => {
+            let b = match b {
+                Operand::Slice(slice) | Operand::PerSegment(slice) => of(slice),
+                Operand::Scalar(value) => value.to_string(),
+            };
+            let value = match op {
+                PartOp::Binary(op) => binary(*op, &of(a), &b),
+                PartOp::Glu(op) => format!("{}({}) · {b}", unary(*op), of(a)),
+            };
+            format!("{} = {value}, one of {parts} pieces", of(dst))
         }
         Instr::Reduce { op, dst, src } => format!("{} = {}({})", of(dst), reduce(*op), of(src)),
         Instr::Gemv { y, x, w, accumulate } => {
