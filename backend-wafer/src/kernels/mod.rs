@@ -4,19 +4,18 @@
 //! templates of models, executed by the same simulator, with the same claims. Inputs are tables inside
 //! the plan, so a kernel needs no model. Results are where the plan's logits are declared.
 
+mod collective;
+mod gemv;
+
 use plan::{
-    Affine, Axis, BufferRole, Clause, Combine, Instr, Len, LogitsOutput, Matrix, ModelInfo,
-    Orientation, Outputs, PhaseClaim, Plan, Port, Ports, Predicate, Rect, Region, RegionId, Role,
-    Route, Slice, Storage, Target, TemplateId, WeightData, WeightDecl, WireFormat,
+    LogitsOutput, ModelInfo, Orientation, Outputs, PhaseClaim, Plan, Rect, Region, Storage, Target,
+    TemplateId, WeightData, WeightDecl,
 };
 use tensor::DType;
 
-use crate::partition::{Linear, Matrix as Constant, Piece, WeightRef};
-use crate::program::builder::{Columns, Program, TemplateBuilder, Vector};
+use crate::partition::{Matrix as Constant, Piece, WeightRef};
+use crate::program::builder::Program;
 use crate::program::cost;
-use crate::program::pins::{Tiling, pin_matrix, pin_vector, vector_buffer};
-use crate::route::palette;
-use crate::route::tree::{Line, Message, Reach, Tree};
 
 /// A kernel by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +153,8 @@ pub fn build(kernel: Kernel, sizes: Sizes, target: &Target) -> Result<Plan, Kern
     // Before anything is built: inline inputs are as large as the sizes say.
     fits(least_bytes(kernel, sizes))?;
     let built = match kernel {
-        Kernel::Gemv => gemv(sizes, target),
-        _ => collective(kernel, sizes, target),
+        Kernel::Gemv => gemv::build(sizes, target),
+        _ => collective::build(kernel, sizes, target),
     };
     fits(crate::program::builder::sram_bytes(&built.program.template))?;
     Ok(plan_of(kernel, built, sizes, target))
@@ -201,134 +200,6 @@ fn inline(name: &str, shape: &[usize]) -> Constant {
 /// Small integers, so that sums are exact: the table of an inline weight.
 fn values(count: u32) -> Vec<f32> {
     (0..count).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect()
-}
-
-fn collective(kernel: Kernel, sizes: Sizes, target: &Target) -> Built {
-    let ((width, height), n) = (sizes.region, sizes.n);
-    let mut b = TemplateBuilder::new(kernel.name().into(), width, height, (1, 1));
-    let data = b.vector("data", n);
-    let source = vector_buffer(&mut b, "source", n);
-    let tiling = Tiling::Columns { tile: n, extent: n * width };
-    let input = inline("source", &[(n * width) as usize]);
-    // The builder refuses nothing here: the input is one plain piece.
-    let _ = pin_vector(&mut b, &input, tiling, (source, 0), Some(height));
-    let load = [Instr::Copy {
-        dst: data.all(),
-        src: Slice { buffer: source, offset: 0, len: Len::of(n) },
-    }];
-    b.phase(
-        "load",
-        None,
-        vec![Role {
-            name: "all".into(),
-            predicate: Predicate::everywhere(),
-            program: load.to_vec(),
-        }],
-    );
-    let line = Line { axis: Axis::X, len: width, per_cell: false, extent: width };
-    let colors = palette::row_tree();
-    let at = match kernel {
-        // One PE has nobody to talk to: the result is what it loaded.
-        _ if width == 1 => 0,
-        Kernel::Broadcast => {
-            broadcast(&mut b, data, width);
-            width - 1
-        }
-        _ => {
-            let one_sided =
-                |group| Tree { offset: 0, root_group: 0, ..Tree::with_group(line, group, colors) };
-            let tree = match kernel {
-                Kernel::Chain => one_sided(width),
-                Kernel::TwoPhase => one_sided(even_root(width)),
-                _ => Tree::best(line, colors, n, target),
-            };
-            let reach = if kernel == Kernel::Allreduce { Reach::All } else { Reach::Root };
-            let message = Message { data: data.all(), combine: Combine::Add };
-            let columns = Columns { used: width, width };
-            b.reduce_phase(kernel.name(), &[], (&tree, message, reach), columns);
-            b.routes(tree.routes());
-            if reach == Reach::All { width - 1 } else { tree.root() }
-        }
-    };
-    let mut program = b.finish();
-    for weight in &mut program.weights {
-        weight.inline = Some(values(n * width));
-    }
-    let predicate = Predicate::everywhere().and_x(Clause::range(at, at + 1));
-    let predicate = predicate.and_y(Clause::range(0, 1));
-    let start = Affine::constant(0);
-    let region = RegionId(0);
-    let logits = LogitsOutput { region, predicate, buffer: data.buffer, start, len: n };
-    Built { program, logits, results: n }
-}
-
-/// The even number nearest to sqrt(p), at least 2.
-fn even_root(p: u32) -> u32 {
-    (p.isqrt().div_ceil(2) * 2).clamp(2, p.max(2))
-}
-
-fn broadcast(b: &mut TemplateBuilder, data: Vector, width: u32) {
-    let wire = WireFormat::F32;
-    let color = palette::STREAM_OUT;
-    let route = |from, to, input, outputs: &[Port]| Route {
-        color,
-        predicate: Predicate::everywhere().and_x(Clause::range(from, to)),
-        input,
-        outputs: Ports::of(outputs),
-    };
-    let at = |from, to| Predicate::everywhere().and_x(Clause::range(from, to));
-    let send = Instr::Send { color, src: data.all(), wire };
-    let recv = Instr::Recv { color, dst: data.all(), combine: Combine::Store, wire };
-    let role = |name: &str, predicate, program| Role { name: name.into(), predicate, program };
-    b.routes(vec![
-        route(0, 1, Port::Ramp, &[Port::East]),
-        route(width - 1, width, Port::West, &[Port::Ramp]),
-    ]);
-    if width > 2 {
-        b.routes(vec![route(1, width - 1, Port::West, &[Port::Ramp, Port::East])]);
-    }
-    let comm =
-        plan::CommShape { kind: "multicast x".into(), serial: data.len, hops: width - 1, depth: 1 };
-    let roles = vec![role("root", at(0, 1), vec![send]), role("leaf", at(1, width), vec![recv])];
-    b.phase("broadcast", Some(comm), roles);
-}
-
-fn gemv(sizes: Sizes, target: &Target) -> Built {
-    let (width, height) = sizes.region;
-    let (k_tile, n_tile) = (sizes.k.div_ceil(height), sizes.n.div_ceil(width));
-    let mut b = TemplateBuilder::new("gemv".into(), width, height, (1, 1));
-    let (k, n) = (
-        Tiling::Rows { tile: k_tile, extent: sizes.k },
-        Tiling::Columns { tile: n_tile, extent: sizes.n },
-    );
-    let x = vector_buffer(&mut b, "x", k_tile);
-    let _ = pin_vector(&mut b, &inline("x", &[sizes.k as usize]), k, (x, 0), Some(width));
-    let w = b.buffer("w", BufferRole::Weights, Storage::F32, (k_tile, n_tile));
-    let matrix = inline("w", &[sizes.n as usize, sizes.k as usize]);
-    let _ = pin_matrix(&mut b, &Linear { matrix, bias: None, scale: 1.0 }, (k, n), w, 0);
-    let y = b.vector("y", n_tile);
-    let multiply = [Instr::Gemv {
-        y: y.all(),
-        x: Slice { buffer: x, offset: 0, len: Len::of(k_tile) },
-        w: Matrix { buffer: w, row: 0, col: 0, rows: k_tile, cols: n_tile },
-        accumulate: false,
-    }];
-    let line = Line { axis: Axis::Y, len: height, per_cell: false, extent: height };
-    let tree = Tree::best(line, palette::column_tree(), n_tile, target);
-    let message = Message { data: y.all(), combine: Combine::Add };
-    let columns = Columns { used: width, width };
-    b.reduce_phase("gemv", &multiply, (&tree, message, Reach::All), columns);
-    b.routes(tree.routes());
-    let mut program = b.finish();
-    for weight in &mut program.weights {
-        let count = weight.weight.shape.iter().product::<usize>() as u32;
-        weight.inline = Some(values(count));
-    }
-    let predicate = Predicate::everywhere().and_y(Clause::range(0, 1));
-    let start = Affine::of_x(0, i64::from(n_tile), (1, 1));
-    let region = RegionId(0);
-    let logits = LogitsOutput { region, predicate, buffer: y.buffer, start, len: n_tile };
-    Built { program, logits, results: sizes.n }
 }
 
 fn plan_of(kernel: Kernel, built: Built, sizes: Sizes, target: &Target) -> Plan {
