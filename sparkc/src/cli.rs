@@ -252,9 +252,9 @@ pub struct SimulateArgs {
     /// Write the logits of every prompt position to a safetensors file
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
-    /// How closely time is modelled: 0 closed forms, 1 bursts, 2 wavelets of one tile per role,
-    /// 3 every wavelet of every tile
-    #[arg(long, default_value_t = 1, value_name = "0|1|2|3",
+    /// How time is found: messages as runs (0, 1) or wavelet by wavelet (2), on one line of tiles per
+    /// class (0, 2) or on all (1, 3); tests hold all levels to the same cycles
+    #[arg(long, default_value_t = 0, value_name = "0|1|2|3",
           value_parser = clap::value_parser!(u8).range(0..=3))]
     pub level: u8,
     /// Time only, no numbers: needs no weights

@@ -6,5 +6,6 @@ mod engine;
 mod execute;
 mod fixtures;
 mod kernels;
+mod levels;
 mod refusals;
 mod scale;

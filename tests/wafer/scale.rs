@@ -75,11 +75,7 @@ fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
             ("L1", at(Level::L1)),
         ] {
             let error = (cycles / exact - 1.0).abs();
-            let bound = match what {
-                "claim" => 0.05,
-                "L0" => 0.015,
-                _ => 0.01,
-            };
+            let bound = if what == "claim" { 0.05 } else { 0.01 };
             assert!(error < bound, "{name} {side}: {what} is off by {:.2} %", 100.0 * error);
         }
     }

@@ -1,4 +1,4 @@
-//! Level L2: the wavelet engine on one representative line per class.
+//! Levels L0 and L2: an engine on one representative line per class.
 //!
 //! Most phases move data along rows only or along columns only, so a template's run splits into
 //! segments of phases that are confined to one axis, and a segment into independent lines. Lines whose
@@ -7,13 +7,16 @@
 //!
 //! Segments overlap in time without a barrier between them. That is exact as long as no link
 //! carries wavelets of a later segment before the last one of an earlier segment; when one does, the
-//! whole template is run on all tiles, as L3 does. So L2 always equals L3.
+//! whole template is run on all tiles. So running lines never changes what an engine says.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::domain::{Domain, Step, StepKind};
-use super::engine::{self, Crossing, Job, Outcome};
+use super::engine::{Crossing, Job, Outcome};
+
+/// What runs a job: [`super::engine::run`] run by run, [`super::wavelets::run`] event by event.
+pub type Engine = fn(&Job<'_>) -> Outcome;
 
 /// How a phase moves data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ struct LineKey {
 pub struct LinesOutcome {
     /// As the engine on all tiles gives it (`links` is empty).
     pub outcome: Outcome,
-    /// Lines that were run wavelet by wavelet.
+    /// Lines that were run.
     pub lines_run: usize,
     /// Lines in all.
     pub lines: usize,
@@ -75,9 +78,15 @@ pub struct LinesOutcome {
 }
 
 /// Runs a template's rectangle of `width` columns.
-pub fn run(domain: &Domain, width: u32, starts: &[u64], entering: &[Crossing]) -> LinesOutcome {
-    run_lines(domain, width, starts, entering).unwrap_or_else(|| LinesOutcome {
-        outcome: run_all(domain, starts, entering),
+pub fn run(
+    domain: &Domain,
+    width: u32,
+    starts: &[u64],
+    entering: &[Crossing],
+    engine: Engine,
+) -> LinesOutcome {
+    run_lines(domain, width, starts, entering, engine).unwrap_or_else(|| LinesOutcome {
+        outcome: run_all(domain, starts, entering, engine),
         lines_run: 1,
         lines: 1,
         fell_back: true,
@@ -85,9 +94,9 @@ pub fn run(domain: &Domain, width: u32, starts: &[u64], entering: &[Crossing]) -
 }
 
 /// The engine on all tiles and phases.
-pub fn run_all(domain: &Domain, starts: &[u64], entering: &[Crossing]) -> Outcome {
+pub fn run_all(domain: &Domain, starts: &[u64], entering: &[Crossing], engine: Engine) -> Outcome {
     let tiles: Vec<u32> = (0..domain.len() as u32).collect();
-    engine::run(&Job { domain, tiles: &tiles, phases: 0..usize::MAX, starts, entering })
+    engine(&Job { domain, tiles: &tiles, phases: 0..usize::MAX, starts, entering })
 }
 
 /// `None` when lines cannot be told apart in space or segments in time.
@@ -96,6 +105,7 @@ fn run_lines(
     width: u32,
     starts: &[u64],
     entering: &[Crossing],
+    engine: Engine,
 ) -> Option<LinesOutcome> {
     let segments = segments(domain);
     let mut ready = starts.to_vec();
@@ -134,7 +144,7 @@ fn run_lines(
             total.lines += 1;
             if !known.contains_key(&key) {
                 total.lines_run += 1;
-                let outcome = run_line(domain, segment, &tiles, &key);
+                let outcome = run_line(domain, segment, &tiles, &key, engine);
                 known.insert(key.clone(), outcome);
             }
             let outcome = &known[&key];
@@ -151,12 +161,18 @@ fn run_lines(
 }
 
 /// Tiles and crossings of the outcome are indices in the line.
-fn run_line(domain: &Domain, segment: &Segment, tiles: &[u32], key: &LineKey) -> Outcome {
+fn run_line(
+    domain: &Domain,
+    segment: &Segment,
+    tiles: &[u32],
+    key: &LineKey,
+    engine: Engine,
+) -> Outcome {
     let place = |c: &Crossing| Crossing { tile: tiles[c.tile as usize], ..c.clone() };
     let entering: Vec<Crossing> = key.entering.iter().map(place).collect();
     let phases = segment.phases.clone();
     let job = Job { domain, tiles, phases, starts: &key.starts, entering: &entering };
-    let mut outcome = engine::run(&job);
+    let mut outcome = engine(&job);
     let index = |t: u32| tiles.binary_search(&t).map_or(0, |i| i as u32);
     outcome.leaving.iter_mut().for_each(|c| c.tile = index(c.tile));
     outcome.waiting.iter_mut().for_each(|w| w.0 = index(w.0));

@@ -1,25 +1,23 @@
 //! Cycles of a plan at four levels of fidelity, on one description of the work.
 //!
-//! | level | what is simulated | file |
+//! | level | wavelets | tiles |
 //! |---|---|---|
-//! | L0 | closed forms per phase | [`closed`] |
-//! | L1 | bursts between merge points, every tile | [`burst`] |
-//! | L2 | every wavelet, one representative line per class | [`lines`] |
-//! | L3 | every wavelet on every tile | [`engine`] |
+//! | L0 | run by run ([`engine`]) | one line per class, region by region ([`lines`], [`chain`]) |
+//! | L1 | run by run | all of a region, region by region |
+//! | L2 | one by one ([`wavelets`]) | one line per class, region by region |
+//! | L3 | run by run where links are proven free, else one by one | all of the plan at once |
 //!
-//! L2 equals L3 exactly, L0 and L1 come within 1 %; tests hold them to it. What is modelled: cores in
-//! order, ramps, hops, one wavelet per link and cycle, software costs of the target. What is not:
-//! bounded queues (a sender is never held back), bank conflicts, throttling.
+//! They share the description and nothing else, and tests hold them to the same cycles. What is
+//! modelled: cores in order, ramps, hops, one wavelet per link and cycle, software costs of the target.
+//! What is not: bounded queues (a sender is never held back), bank conflicts, throttling.
 
-pub mod burst;
 pub mod chain;
-pub mod closed;
-mod collective;
 pub mod cores;
 pub mod domain;
 pub mod engine;
 pub mod flows;
 pub mod lines;
+mod parts;
 pub mod report;
 pub mod runs;
 pub mod trace;
@@ -67,12 +65,11 @@ pub fn time_unchecked(plan: &Plan, level: Level, pos: u32) -> Result<TimingRepor
         .templates
         .iter()
         .zip(&domains)
-        .map(|(t, d)| closed::phases(&plan.target, t, d, pos))
+        .map(|(t, d)| parts::phases(&plan.target, t, d, pos))
         .collect();
     let run = match level {
-        Level::L0 => closed_chain(plan, &closed),
         Level::L3 => full(plan, pos)?,
-        Level::L1 | Level::L2 => by_region(plan, level, &domains)?,
+        _ => by_region(plan, level, &domains)?,
     };
     Ok(report(plan, level, pos, &domains, &closed, run))
 }
@@ -87,41 +84,16 @@ struct Run {
     notes: Vec<String>,
 }
 
-/// Regions one after another along their streams, phases one after another.
-fn closed_chain(plan: &Plan, closed: &[Vec<PhaseTime>]) -> Run {
-    let mut regions: Vec<RegionTime> = Vec::new();
-    let mut ends = vec![0u64; plan.regions.len()];
-    for (i, region) in plan.regions.iter().enumerate() {
-        let inputs = plan.streams.iter().filter(|s| s.to.0 as usize == i);
-        let start = inputs.map(|s| ends[s.from.0 as usize]).max().unwrap_or(0);
-        let mut at = start;
-        let sum = |p: &PhaseTime| {
-            at += p.cycles;
-            at
-        };
-        let phase_ends: Vec<u64> = closed[region.template.0 as usize].iter().map(sum).collect();
-        ends[i] = at;
-        regions.push(RegionTime { name: region.name.clone(), start, end: at, phase_ends });
-    }
-    let result = plan.outputs.token.map_or(0, |t| ends[t.region.0 as usize]);
-    let last = ends.iter().max().copied().unwrap_or(0);
-    let result = if result == 0 { last } else { result };
-    let interval =
-        |(i, phases): (usize, &Vec<PhaseTime>)| (i as u32, phases.iter().map(|p| p.cycles).sum());
-    let intervals = closed.iter().enumerate().map(interval).collect();
-    Run { regions, result, intervals, notes: Vec::new() }
-}
-
 /// All tiles of the plan at once.
 fn full(plan: &Plan, pos: u32) -> Result<Run, SimError> {
     let fabric = Fabric::new(plan)?;
     let domain = Domain::of_plan(&fabric, pos);
-    let outcome = lines::run_all(&domain, &vec![0; domain.len()], &[]);
+    let outcome = lines::run_all(&domain, &vec![0; domain.len()], &[], engine::run);
     if !outcome.waiting.is_empty() {
         return Err(deadlock(&fabric, &domain, &outcome));
     }
     // A second token right behind the first: what each region adds is its interval.
-    let second = lines::run_all(&domain, &outcome.ends, &[]);
+    let second = lines::run_all(&domain, &outcome.ends, &[], engine::run);
     let mut regions = Vec::new();
     let mut intervals = BTreeMap::new();
     for (i, region) in plan.regions.iter().enumerate() {
@@ -151,14 +123,15 @@ fn full(plan: &Plan, pos: u32) -> Result<Run, SimError> {
 
 fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, SimError> {
     let runner = |d: &Domain, w: u32, starts: &[u64], entering: &[engine::Crossing]| {
+        let engine: lines::Engine = if level == Level::L2 { wavelets::run } else { engine::run };
         if level == Level::L1 {
-            return (burst::run(d, starts, entering), None);
+            return (lines::run_all(d, starts, entering, engine), None);
         }
-        let run = lines::run(d, w, starts, entering);
+        let run = lines::run(d, w, starts, entering, engine);
         let note = if run.fell_back {
             "segments overlap on a link: all tiles were run".to_owned()
         } else {
-            format!("{} of {} lines run wavelet by wavelet", run.lines_run, run.lines)
+            format!("{} of {} lines run", run.lines_run, run.lines)
         };
         (run.outcome, Some(note))
     };

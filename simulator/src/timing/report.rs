@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 /// Fidelity of a timing run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Level {
-    /// Closed forms per phase.
+    /// Run by run, one representative line per class.
     L0,
-    /// Bursts between merge points.
+    /// Run by run, every tile, region by region.
     L1,
-    /// Every wavelet of one representative line per class; equals L3.
+    /// Wavelet by wavelet, one representative line per class.
     L2,
-    /// Every wavelet of every tile.
+    /// Every tile of the plan at once.
     L3,
 }
 

@@ -1,0 +1,63 @@
+//! What each phase should cost: the parts of a breakdown, in closed form.
+//!
+//! A collective on a line takes `C w + h L + (2 T_R + w) D` with the parameters of the phase's
+//! [`plan::CommShape`] (Luczynski et al., HPDC 2024), local work comes before and after. Each part is
+//! that of the tile with the most of it, so together they bound a phase from above unless messages meet
+//! on a link. How long a phase really takes is told by the engine: see [`super::engine`].
+
+use plan::{Target, Template};
+
+use super::domain::{Domain, Program, StepKind, phase_overhead};
+use super::report::PhaseTime;
+
+/// The parts of every phase of a template at position `pos`; `cycles` is their sum.
+pub(super) fn phases(
+    target: &Target,
+    template: &Template,
+    domain: &Domain,
+    pos: u32,
+) -> Vec<PhaseTime> {
+    let tokens = template.kv.map_or(0, |kv| kv.max_tokens(pos));
+    (0..template.phases.len()).map(|i| parts(target, template, i, domain, tokens)).collect()
+}
+
+/// Local cycles of a program in a phase.
+fn local(program: &Program, phase: usize) -> u64 {
+    let (from, to) =
+        (program.phase_starts[phase] as usize, program.phase_starts[phase + 1] as usize);
+    let local = program.steps[from..to].iter().filter(|s| s.kind == StepKind::Local);
+    local.map(|s| s.cycles).sum()
+}
+
+fn parts(
+    target: &Target,
+    template: &Template,
+    index: usize,
+    domain: &Domain,
+    tokens: u32,
+) -> PhaseTime {
+    let phase = &template.phases[index];
+    // An idle domain has programs without this phase.
+    let programs = domain.table.iter().filter(|p| p.phase_starts.len() > index + 1);
+    let local = programs.map(|p| local(p, index)).max().unwrap_or(0);
+    let overheads = phase.roles.iter().map(|r| phase_overhead(target, &r.program, &mut Vec::new()));
+    // Binding counts every color as fresh here: an upper bound, never more than was spent.
+    let overhead = overheads.max().unwrap_or(0).min(local);
+    let mut time = PhaseTime {
+        name: phase.name.clone(),
+        compute: local - overhead,
+        fixed: overhead,
+        ..PhaseTime::default()
+    };
+    if let Some(comm) = &phase.comm {
+        let w = u64::from(target.core.wavelet_cycles);
+        let depth = u64::from(comm.depth);
+        time.payload = comm.serial.elements(tokens) * w;
+        time.distance = u64::from(target.fabric.hop_cycles) * u64::from(comm.hops);
+        time.relay = w * depth;
+        time.fixed += 2 * u64::from(target.fabric.ramp_cycles) * depth
+            + u64::from(target.core.message_cycles);
+    }
+    time.cycles = time.compute + time.payload + time.distance + time.relay + time.fixed;
+    time
+}
