@@ -97,6 +97,16 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let kept = if store { " store" } else { "" };
             format!("relay {} -> {} {combine:?}{kept} {}, {}", input.0, output.0, s(local), wire(w))
         }
+        Instr::Gemm { m, k, n, c, a, b, accumulate } => {
+            let sign = if accumulate { "+=" } else { "=" };
+            format!("gemm {} {sign} {} x {} ({m} x {k} x {n})", s(c), s(a), s(b))
+        }
+        Instr::Start { thread } => format!("start {thread}:"),
+        Instr::Join { threads } => {
+            let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));
+            format!("join{}", named.collect::<String>())
+        }
+        Instr::Repeat { times, body } => format!("repeat {} times the next {body}", affine(&times)),
     }
 }
 

@@ -50,6 +50,7 @@ pub mod route;
 pub mod samples;
 pub mod target;
 pub mod template;
+pub mod unroll;
 pub mod verify;
 
 pub use buffer::{Buffer, BufferId, Role as BufferRole, Storage};
@@ -63,10 +64,11 @@ pub use plan::{
     WeightData, WeightDecl, WeightId, Wire,
 };
 pub use program::{
-    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, Matrix, Operand, PartOp, ReduceOp,
-    Slice, TableAxis, UnaryOp, WireFormat,
+    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, MICROTHREADS, Matrix, Operand,
+    PartOp, ReduceOp, Slice, TableAxis, UnaryOp, WireFormat, in_loops,
 };
 pub use route::{Color, Route};
 pub use target::Target;
 pub use template::{CommShape, KvLayout, Phase, Role, Template};
+pub use unroll::unroll;
 pub use verify::{Violation, verify};

@@ -1,5 +1,10 @@
 //! Instructions: what one PE executes, in order, each to its end before the next starts.
 //!
+//! Three markers change that order and nothing else: [`Instr::Start`] lets the next instruction, a
+//! message, run in a microthread while the program goes on, [`Instr::Join`] waits for microthreads, and
+//! [`Instr::Repeat`] executes the instructions behind it several times. A program is a flat list, so
+//! whoever asks only what is sent and received need not know them.
+//!
 //! All operands are slices of the template's buffers; the two control registers `token` and `pos`
 //! are read by the instructions that say so. Arithmetic is f32, one rounding per operation (no fused
 //! multiply-add), in the order documented here; that order *is* the plan's numerics.
@@ -415,6 +420,62 @@ pub enum Instr {
         /// Format of both messages.
         wire: WireFormat,
     },
+    /// c\[j*m + i\] = sum over l ascending of a\[l*m + i\] * b\[l*n + j\], starting from 0 or, with
+    /// `accumulate`, from c\[j*m + i\]: C \[m, n\] and A \[m, k\] by columns, B \[k, n\] by rows.
+    Gemm {
+        /// Rows of A and C.
+        m: u32,
+        /// Columns of A, rows of B.
+        k: u32,
+        /// Columns of B and C.
+        n: u32,
+        /// `m * n` elements.
+        c: Slice,
+        /// `m * k` elements.
+        a: Slice,
+        /// `k * n` elements.
+        b: Slice,
+        /// Start from the old c.
+        accumulate: bool,
+    },
+    /// The next instruction, a Send, Recv or Relay, starts in a microthread and the program goes on
+    /// behind it. Until the Join nothing may touch its operand (but reading what it only reads), use
+    /// its colors in the same direction, or start the same microthread.
+    Start {
+        /// Which one, below [`MICROTHREADS`].
+        thread: u8,
+    },
+    /// Waits until the microthreads of a set have ended. None is under way where a phase, the body
+    /// of a Repeat or the stretch before one ends.
+    Join {
+        /// Bit i: microthread i, which has been started.
+        threads: u8,
+    },
+    /// The next `body` instructions are executed `times` times: a loop, without another one inside.
+    Repeat {
+        /// How often, 0 included; may differ from PE to PE, but not between sender and receiver.
+        times: Affine,
+        /// Instructions.
+        body: u32,
+    },
+}
+
+/// Microthreads of a core [SDK].
+pub const MICROTHREADS: u8 = 8;
+
+/// Instructions of a program with the loop each is in: index, instruction, index of its Repeat.
+pub fn in_loops(program: &[Instr]) -> impl Iterator<Item = (usize, &Instr, Option<usize>)> {
+    let mut open: Option<(usize, usize)> = None;
+    program.iter().enumerate().map(move |(i, instr)| {
+        if open.is_some_and(|(_, end)| i >= end) {
+            open = None;
+        }
+        let inside = open.map(|(at, _)| at);
+        if let Instr::Repeat { body, .. } = instr {
+            open = Some((i, (i + 1).saturating_add(*body as usize)));
+        }
+        (i, instr, inside)
+    })
 }
 
 impl Instr {

@@ -72,6 +72,10 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// Missing weights, and what is illegal in a way that stops the set-up.
     pub fn unchecked(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
+        if matches!(plan::unroll(plan), std::borrow::Cow::Owned(_)) {
+            let what = "loops or microthreads: execute `plan::unroll` of the plan".into();
+            return Err(SimError::Illegal { what });
+        }
         let fabric = Fabric::new(plan)?;
         let memory = Memory::new(&fabric, source)?;
         let queues = vec![VecDeque::new(); fabric.len() * fabric.colors];

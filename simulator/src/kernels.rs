@@ -88,6 +88,11 @@ pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f
             gemv(cx, mem, (y, x, w), accumulate, out);
             y
         }
+        Instr::Gemm { m, c, a, b, accumulate, .. } => {
+            out.extend_from_slice(&mem[cx.range(c)]);
+            gemm(m as usize, (&mem[cx.range(a)], &mem[cx.range(b)]), accumulate, out);
+            c
+        }
         Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
             let freq = frequencies(cx, &mem[cx.range(inv_freq)], dynamic);
             let heads = (heads as usize, half as usize);
@@ -120,7 +125,12 @@ pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f
             out.extend(arg_max(&mem[cx.range(src)], base, limit));
             dst
         }
-        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => return,
+        Instr::Send { .. }
+        | Instr::Recv { .. }
+        | Instr::Relay { .. }
+        | Instr::Start { .. }
+        | Instr::Join { .. }
+        | Instr::Repeat { .. } => return,
     };
     cx.write(mem, dst, out);
 }
@@ -235,6 +245,24 @@ fn reduce(op: ReduceOp, src: &[f32], segments: usize, out: &mut Vec<f32>) {
         ReduceOp::Max => s.iter().fold(f32::NEG_INFINITY, |a, &x| a.max(x)),
     };
     out.extend((0..segments).map(|i| one(&src[i * size..(i + 1) * size])));
+}
+
+/// C by columns of `m`, from A by columns and B by rows, in the order of [`Instr::Gemm`].
+fn gemm(m: usize, (a, b): (&[f32], &[f32]), accumulate: bool, c: &mut [f32]) {
+    if !accumulate {
+        c.fill(0.0);
+    }
+    if m == 0 || c.is_empty() {
+        return;
+    }
+    let n = c.len() / m;
+    for (a, b) in a.chunks(m).zip(b.chunks(n)) {
+        for (c, &scalar) in c.chunks_mut(m).zip(b) {
+            for (c, &a) in c.iter_mut().zip(a) {
+                *c += a * scalar;
+            }
+        }
+    }
 }
 
 fn gemv(

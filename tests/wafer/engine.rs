@@ -6,7 +6,7 @@ use backend_wafer::kernels::{Kernel, Sizes, build};
 use backend_wafer::{Options, compile};
 use plan::{Plan, Target};
 use simulator::fabric::Fabric;
-use simulator::timing::cores::Cores;
+
 use simulator::timing::domain::Domain;
 use simulator::timing::engine::{self, Job, Work};
 use simulator::timing::wavelets;
@@ -22,7 +22,7 @@ fn same_both_ways(plan: &Plan, what: &str) -> bool {
     let job = Job { domain: &domain, tiles: &tiles, phases, starts: &starts, entering: &[] };
     let mut every = wavelets::run(&job);
     assert!(every.waiting.is_empty(), "{what}: deadlock");
-    let Some(runs) = Cores::run(&job) else {
+    let Some(runs) = engine::run_free(&job) else {
         assert!(engine::run(&job) == every, "{what}");
         return true;
     };

@@ -218,6 +218,8 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
         Instr::AttendValues { dst, p, v, .. } => vec![dst.buffer, p.buffer, *v],
         Instr::Send { src, .. } => vec![src.buffer],
         Instr::Relay { local, .. } => vec![local.buffer],
+        Instr::Gemm { c, a, b, .. } => vec![c.buffer, a.buffer, b.buffer],
+        Instr::Start { .. } | Instr::Join { .. } | Instr::Repeat { .. } => vec![],
     }
 }
 

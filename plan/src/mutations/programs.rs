@@ -161,6 +161,8 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
         Instr::AttendValues { dst, p, .. } => vec![dst, p],
         Instr::Recv { dst, .. } => vec![dst],
         Instr::Relay { local, .. } => vec![local],
+        Instr::Gemm { c, a, b, .. } => vec![c, a, b],
+        Instr::Start { .. } | Instr::Join { .. } | Instr::Repeat { .. } => vec![],
     }
 }
 
@@ -168,7 +170,11 @@ pub(super) fn operands(plan: &mut Plan, kind: Kind, rng: &mut Rng) -> Option<()>
     let full = |s: &Slice| s.len.constant > 0;
     let site = match kind {
         Kind::WeightWritten => find(plan, rng, |i| writes(&mut i.clone()).is_some())?,
-        _ => find(plan, rng, |i| slices(&mut i.clone()).iter().all(|s| full(s)))?,
+        _ => find(plan, rng, |i| {
+            let mut copy = i.clone();
+            let slices = slices(&mut copy);
+            !slices.is_empty() && slices.iter().all(|s| full(s))
+        })?,
     };
     let t = &plan.templates[site[0]];
     let elements: Vec<u64> = t.buffers.iter().map(|b| b.elements()).collect();
@@ -204,6 +210,7 @@ fn writes(instr: &mut Instr) -> Option<&mut Slice> {
         | Instr::Gather { dst, .. }
         | Instr::Recv { dst, .. } => Some(dst),
         Instr::Gemv { y, .. } => Some(y),
+        Instr::Gemm { c, .. } => Some(c),
         Instr::Scores { dst, .. } | Instr::AttendValues { dst, .. } => Some(dst),
         _ => None,
     }

@@ -34,8 +34,14 @@ pub fn instruction_cycles(
     kv_tokens: u32,
 ) -> u64 {
     let core = &target.core;
-    if instr.communication().is_some() {
-        return u64::from(core.message_cycles);
+    match instr {
+        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => {
+            return u64::from(core.message_cycles);
+        }
+        Instr::Start { .. } => return u64::from(core.threads.start),
+        Instr::Join { .. } => return u64::from(core.threads.join),
+        Instr::Repeat { .. } => return u64::from(core.threads.repeat),
+        _ => {}
     }
     let work = local_millis(core, template, instr, kv_tokens);
     u64::from(core.instruction_cycles).saturating_add(work.div_ceil(1000))
@@ -94,7 +100,17 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
             rows * millis(core.mac(storage(template, v)), u64::from(shape.dim))
         }
         Instr::ArgMax { src, .. } => millis(core.vector, n(src.len)),
-        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => 0,
+        Instr::Gemm { m, k, n, a, .. } => {
+            let call = millis(core.mac(storage(template, a.buffer)), u64::from(m));
+            let floor = (core.gemm_floor * 1000.0).round() as u64;
+            call.max(floor).saturating_mul(u64::from(k)).saturating_mul(u64::from(n))
+        }
+        Instr::Send { .. }
+        | Instr::Recv { .. }
+        | Instr::Relay { .. }
+        | Instr::Start { .. }
+        | Instr::Join { .. }
+        | Instr::Repeat { .. } => 0,
     }
 }
 

@@ -110,6 +110,24 @@ pub struct Core {
     pub color_bind_cycles: u32,
     /// Cycles to wake for a phase (task switch), on every PE with a program in it.
     pub task_switch_cycles: u32,
+    /// Least cycles of one multiply-accumulate of a scalar with a vector inside a `Gemm`'s loops.
+    pub gemm_floor: f64,
+    /// Microthreads and loops.
+    pub threads: Threads,
+}
+
+/// Software costs of microthreads and loops.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threads {
+    /// Cycles to start a message in a microthread, on top of the message's own.
+    pub start: u32,
+    /// Cycles of a Join after its microthreads have ended, for each of them.
+    pub join: u32,
+    /// Cycles of one turn of a loop.
+    pub repeat: u32,
+    /// Cycles of the program that a wavelet moved by a microthread takes: ports of memory in use.
+    pub wavelet: f64,
 }
 
 /// Host side.
@@ -218,6 +236,14 @@ impl Target {
             let sane = |v: f64| (0.0..=1e6).contains(&v);
             if !(sane(cost.setup) && sane(cost.per_group) && in_range(cost.lanes, 1, 1024)) {
                 return bad(field, format!("{cost:?}"), "setup, per_group 0..=1e6, lanes 1..=1024");
+            }
+        }
+        let c = &self.core;
+        for (field, v) in
+            [("core.gemm_floor", c.gemm_floor), ("core.threads.wavelet", c.threads.wavelet)]
+        {
+            if !(0.0..=1e6).contains(&v) {
+                return bad(field, v.to_string(), "0..=1e6");
             }
         }
         let outside = |d: &&(u32, u32)| d.0 >= self.total_width() || d.1 >= self.height;

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{LISTED, Violation};
 use crate::expand::{PlanMap, TemplateMap};
 use crate::geometry::{Port, Ports};
+use crate::index::Affine;
 use crate::plan::{Plan, Region};
-use crate::program::{Len, WireFormat};
+use crate::program::{Instr, Len, WireFormat, in_loops};
 use crate::route::Color;
 
 /// A message as a sender or receiver sees it.
@@ -19,12 +20,20 @@ pub(super) struct Message {
     pub(super) phase: u32,
     pub(super) len: Len,
     pub(super) wire: WireFormat,
+    /// In a loop: which one of those with messages of this color, and how often it turns.
+    repeat: Option<(u32, Affine)>,
 }
 
-/// A communicating instruction: which message of which color.
+/// A communicating instruction: which message of which color. A Join has none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event {
     pub(super) phase: u32,
+    /// Runs in this microthread.
+    pub(super) thread: Option<u8>,
+    /// Waits for these microthreads.
+    pub(super) join: u8,
+    /// Which loop of the positions' programs it is in.
+    pub(super) repeat: Option<u32>,
     /// Color and index of the message received.
     pub(super) input: Option<(u8, u32)>,
     /// Color and index of the message sent.
@@ -174,9 +183,22 @@ impl Flows {
     }
 }
 
-/// Whether what one PE sends is what another receives; `rows` are both rows when both lie in one
-/// region: then phases and, for lengths in cached tokens, rows must agree too.
-fn agree(sent: &[Message], received: &[Message], rows: Option<(u32, u32)>) -> Result<(), String> {
+/// How sender and receiver in one region lie to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Places {
+    same_row: bool,
+    same_column: bool,
+}
+
+/// Whether loops with one expression for their turns turn equally often at both places.
+fn turns_agree(repeat: Option<(u32, Affine)>, places: Option<Places>) -> bool {
+    let (Some((_, times)), Some(p)) = (repeat, places) else { return true };
+    (p.same_column || !times.uses_x()) && (p.same_row || !times.uses_y())
+}
+
+/// Whether what one PE sends is what another receives; `places` is given when both lie in one region:
+/// then phases must agree, for lengths in cached tokens rows, and for loops how often they turn.
+fn agree(sent: &[Message], received: &[Message], places: Option<Places>) -> Result<(), String> {
     if sent.len() != received.len() {
         return Err(format!("{} messages sent, {} received", sent.len(), received.len()));
     }
@@ -187,10 +209,16 @@ fn agree(sent: &[Message], received: &[Message], rows: Option<(u32, u32)>) -> Re
                 s.len, s.wire, r.len, r.wire
             ));
         }
-        if s.len.per_kv_token > 0 && rows.is_none_or(|(a, b)| a != b) {
+        if s.repeat.is_some() && places.is_none() {
+            return Err(format!("message {i} is repeated, which one between regions cannot be"));
+        }
+        if s.repeat != r.repeat || !turns_agree(s.repeat, places) {
+            return Err(format!("message {i}: {:?} sent, {:?} received", s.repeat, r.repeat));
+        }
+        if s.len.per_kv_token > 0 && places.is_none_or(|p| !p.same_row) {
             return Err(format!("message {i} counts cached tokens, which differ between rows"));
         }
-        if rows.is_some() && s.phase != r.phase {
+        if places.is_some() && s.phase != r.phase {
             return Err(format!("message {i} sent in phase {}, received in {}", s.phase, r.phase));
         }
     }
@@ -302,7 +330,7 @@ impl TemplateFlows {
     /// Follows all flows inside the template.
     fn follow(&mut self, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
         let t = map.template;
-        let mut agreed: BTreeMap<(u32, u32, u8, bool), Result<(), String>> = BTreeMap::new();
+        let mut agreed: BTreeMap<(u32, u32, u8, Places), Result<(), String>> = BTreeMap::new();
         for tile in 0..self.class_of.len() {
             let class = self.class_of[tile] as usize;
             let (x, y) = (tile as u32 % t.width, tile as u32 / t.width);
@@ -319,13 +347,14 @@ impl TemplateFlows {
                 }
                 for &to in &reach.receivers {
                     let other = self.class_of[to as usize];
-                    let rows = (y, to / t.width);
-                    let key = (class as u32, other, color, rows.0 == rows.1);
+                    let places =
+                        Places { same_row: y == to / t.width, same_column: x == to % t.width };
+                    let key = (class as u32, other, color, places);
                     let result = agreed.entry(key).or_insert_with(|| {
                         let empty = Vec::new();
                         let received = self.classes[other as usize].receives.get(&color);
                         let sent = &self.classes[class].sends[&color];
-                        agree(sent, received.unwrap_or(&empty), Some(rows))
+                        agree(sent, received.unwrap_or(&empty), Some(places))
                     });
                     if let Err(what) = result {
                         bad(format!("position ({}, {}): {what}", to % t.width, to / t.width));
@@ -407,18 +436,44 @@ struct Reach {
 /// The events of positions with role `key[p]` in phase p.
 fn class(map: &TemplateMap<'_>, key: &[usize]) -> Class {
     let mut class = Class::default();
+    let mut loops: BTreeMap<(bool, u8), Vec<u32>> = BTreeMap::new();
+    let mut loop_base = 0;
     for (phase, (p, &role)) in map.template.phases.iter().zip(key).enumerate() {
-        for c in p.roles[role].program.iter().filter_map(|i| i.communication()) {
-            let message = Message { phase: phase as u32, len: c.len, wire: c.wire };
-            let count = |list: &mut BTreeMap<u8, Vec<Message>>, color: Option<Color>| {
-                let list = list.entry(color?.0).or_default();
+        let (phase, program) = (phase as u32, &p.roles[role].program);
+        let mut thread = None;
+        for (_, instr, inside) in in_loops(program) {
+            let repeat = inside.map(|at| loop_base + at as u32);
+            let none = Event { phase, thread: None, join: 0, repeat, input: None, output: None };
+            match *instr {
+                Instr::Start { thread: t } => thread = Some(t),
+                Instr::Join { threads } => class.events.push(Event { join: threads, ..none }),
+                _ => {}
+            }
+            let Some(c) = instr.communication() else { continue };
+            let times = inside.and_then(|at| match program[at] {
+                Instr::Repeat { times, .. } => Some(times),
+                _ => None,
+            });
+            let mut count = |sends: bool, color: Option<Color>| {
+                let color = color?.0;
+                // Loops with messages of one color and direction count from 0 on either side.
+                let seen = loops.entry((sends, color)).or_default();
+                let repeat = repeat.zip(times).map(|(at, times)| {
+                    if seen.last() != Some(&at) {
+                        seen.push(at);
+                    }
+                    (seen.len() as u32 - 1, times)
+                });
+                let message = Message { phase, len: c.len, wire: c.wire, repeat };
+                let list = if sends { &mut class.sends } else { &mut class.receives };
+                let list = list.entry(color).or_default();
                 list.push(message);
-                Some((color?.0, list.len() as u32 - 1))
+                Some((color, list.len() as u32 - 1))
             };
-            let input = count(&mut class.receives, c.input);
-            let output = count(&mut class.sends, c.output);
-            class.events.push(Event { phase: phase as u32, input, output });
+            let (input, output) = (count(false, c.input), count(true, c.output));
+            class.events.push(Event { thread: thread.take(), input, output, ..none });
         }
+        loop_base += program.len() as u32;
     }
     class
 }

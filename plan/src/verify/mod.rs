@@ -11,6 +11,7 @@
 //! * `pins` — slices lie inside their weights and buffers; pins of one buffer do not overlap; every element of
 //!   every declared weight is pinned exactly as often as declared.
 //! * `operands` — operands lie inside buffers that are live; lengths agree; no writes to weights.
+//! * `control` — microthreads are started, joined and left alone in between; loops are whole and bounded.
 //! * `routes` — colors are within the budget; at one router a color has at most one input; wires and
 //!   regions do not use a color on the same router.
 //! * `flows` — every send is received, element for element, by every core its flow reaches; every receive has
@@ -22,6 +23,7 @@
 //! violations are returned. Nothing here panics on any plan, nor takes memory out of proportion to
 //! the largest template and the wafer's PEs.
 
+mod control;
 mod flows;
 mod layout;
 mod memory;
@@ -60,6 +62,7 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
         memory::check(plan, template.template, &mut found);
         pins::check_template(plan, template, &mut found);
         operands::check(plan, template, &mut found);
+        control::check(plan, template, &mut found);
         routes::check_template(template, &mut found);
     }
     pins::check_coverage(plan, &map, &mut found);

@@ -57,12 +57,22 @@ impl Operands {
             Instr::Recv { dst, .. } => o.write = Some(dst),
             Instr::Relay { local, store: true, .. } => o.write = Some(local),
             Instr::Relay { local, .. } => o.reads = vec![local],
+            Instr::Gemm { c, a, b, .. } => (o.write, o.reads) = (Some(c), vec![a, b]),
+            Instr::Start { .. } | Instr::Join { .. } | Instr::Repeat { .. } => {}
         }
         o
     }
 
     pub(super) fn slices(&self) -> impl Iterator<Item = &Slice> {
         self.write.iter().chain(&self.in_place).chain(&self.reads)
+    }
+}
+
+/// The largest T of any row and position.
+pub(super) fn max_tokens(plan: &Plan, t: &Template) -> u32 {
+    match t.kv {
+        Some(kv) if kv.rows > 0 => kv.max_tokens(plan.model.context - 1),
+        _ => 0,
     }
 }
 
@@ -75,10 +85,7 @@ struct Checker<'a> {
 
 pub(super) fn check(plan: &Plan, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
     let t = map.template;
-    let max_tokens = match t.kv {
-        Some(kv) if kv.rows > 0 => kv.max_tokens(plan.model.context - 1),
-        _ => 0,
-    };
+    let max_tokens = max_tokens(plan, t);
     for (i, phase) in t.phases.iter().enumerate() {
         let checker = Checker { t, phase: i as u32, max_tokens };
         for role in &phase.roles {
@@ -240,9 +247,19 @@ impl Checker<'_> {
             Instr::Relay { input, output, .. } if input == output => {
                 Err(format!("relays color {} to itself", input.0))
             }
-            Instr::Fill { .. } | Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => {
-                Ok(())
+            Instr::Gemm { m, k, n, c, a, b, .. } => {
+                let product = |x: u32, y: u32| u64::from(x) * u64::from(y);
+                exactly(c.len, product(m, n))?;
+                exactly(a.len, product(m, k))?;
+                exactly(b.len, product(k, n))
             }
+            Instr::Fill { .. }
+            | Instr::Send { .. }
+            | Instr::Recv { .. }
+            | Instr::Relay { .. }
+            | Instr::Start { .. }
+            | Instr::Join { .. }
+            | Instr::Repeat { .. } => Ok(()),
         }
     }
 }

@@ -6,13 +6,18 @@
 //! another, so no plan that passes can get stuck, however small the queues. (Some plans that rely on
 //! queues are refused.) All messages of one color that enter or leave a region count as one node,
 //! which makes the check compositional: once per template, then over regions.
+//!
+//! A message in a microthread comes after what is before its Start and before what is behind its Join.
+//! A loop counts as one turn, and no way may lead out of loops that exchange messages and back into them:
+//! messages pair turn by turn, so a cycle would lie within one turn or pass outside of the loops.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use super::flows::{Flows, IMPORT, TemplateFlows};
+use super::flows::{Event, Flows, IMPORT, TemplateFlows};
 use crate::expand::PlanMap;
 use crate::plan::Plan;
+use crate::program::MICROTHREADS;
 use crate::template::Template;
 
 /// Messages named along a reported cycle.
@@ -131,29 +136,65 @@ impl Graph {
         }
     }
 
+    /// The group of an event's messages; `None` for a Join.
+    fn group(&mut self, t: &TemplateFlows, tile: usize, e: &Event) -> Option<u32> {
+        let node = match (e.input, e.output) {
+            (Some(a), _) => self.received(t, tile, a),
+            (None, b) => self.sent(t, tile, b?),
+        };
+        Some(self.find(node))
+    }
+
     /// Successive messages of every PE, as pairs of group representatives.
     fn edges(&mut self, t: &TemplateFlows) -> Result<Vec<(u32, u32)>, (usize, usize)> {
         let mut edges = Vec::new();
+        // What the next message of a PE comes after.
+        let mut last: Vec<u32> = Vec::new();
         for (tile, &class) in t.class_of.iter().enumerate() {
-            let mut last: Option<u32> = None;
+            last.clear();
+            let mut threads = [None; MICROTHREADS as usize];
             for (i, e) in t.classes[class as usize].events.iter().enumerate() {
-                let node = match (e.input, e.output) {
-                    (Some(a), _) => self.received(t, tile, a),
-                    (None, Some(b)) => self.sent(t, tile, b),
-                    (None, None) => continue,
-                };
-                let node = self.find(node);
-                match last {
-                    Some(previous) if previous == node => return Err((tile, i)),
-                    Some(previous) => edges.push((previous, node)),
-                    None => {}
+                for (thread, node) in threads.iter_mut().enumerate() {
+                    if e.join & (1 << thread) != 0 {
+                        last.extend(node.take());
+                    }
                 }
-                last = Some(node);
+                let Some(node) = self.group(t, tile, e) else { continue };
+                if last.contains(&node) {
+                    return Err((tile, i));
+                }
+                edges.extend(last.iter().map(|&previous| (previous, node)));
+                match e.thread.and_then(|t| threads.get_mut(usize::from(t))) {
+                    Some(thread) => *thread = Some(node),
+                    None => {
+                        last.clear();
+                        last.push(node);
+                    }
+                }
             }
         }
         edges.sort_unstable();
         edges.dedup();
         Ok(edges)
+    }
+
+    /// Joins all messages of loops that exchange some; false when there are no loops.
+    fn contract_loops(&mut self, t: &TemplateFlows) -> bool {
+        let mut any = false;
+        for (tile, &class) in t.class_of.iter().enumerate() {
+            let mut last: Option<(u32, u32)> = None;
+            for e in &t.classes[class as usize].events {
+                let (Some(repeat), Some(node)) = (e.repeat, self.group(t, tile, e)) else {
+                    continue;
+                };
+                if let Some((_, previous)) = last.filter(|l| l.0 == repeat) {
+                    self.union(previous, node);
+                }
+                last = Some((repeat, node));
+                any = true;
+            }
+        }
+        any
     }
 
     fn order(mut self, t: &TemplateFlows, template: &Template) -> Result<BorderOrder, String> {
@@ -177,7 +218,24 @@ impl Graph {
             let names = self.name_nodes(t, &nodes, place);
             return Err(format!("template `{}`: {}", template.name, names.join(" -> ")));
         }
-        Ok(self.border_order(&edges))
+        let order = self.border_order(&edges);
+        if self.contract_loops(t) {
+            let mut edges: Vec<(u32, u32)> =
+                edges.iter().map(|e| (self.find(e.0), self.find(e.1))).collect();
+            edges.retain(|e| e.0 != e.1);
+            edges.sort_unstable();
+            edges.dedup();
+            if let Some(nodes) = cycle(self.parent.len(), &edges) {
+                let names = self.name_nodes(t, &nodes, place);
+                let what = "out of a loop and back into it";
+                return Err(format!(
+                    "template `{}`: {what}: {}",
+                    template.name,
+                    names.join(" -> ")
+                ));
+            }
+        }
+        Ok(order)
     }
 
     /// One place per node of a cycle.
@@ -190,12 +248,7 @@ impl Graph {
         let mut names: BTreeMap<u32, String> = BTreeMap::new();
         for (tile, &class) in t.class_of.iter().enumerate() {
             for (i, e) in t.classes[class as usize].events.iter().enumerate() {
-                let node = match (e.input, e.output) {
-                    (Some(a), _) => self.received(t, tile, a),
-                    (None, Some(b)) => self.sent(t, tile, b),
-                    (None, None) => continue,
-                };
-                let node = self.find(node);
+                let Some(node) = self.group(t, tile, e) else { continue };
                 if nodes.contains(&node) {
                     names.entry(node).or_insert_with(|| place(tile, i));
                 }

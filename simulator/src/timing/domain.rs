@@ -17,7 +17,7 @@ use crate::fabric::Fabric;
 pub const NONE: u32 = u32::MAX;
 
 /// What a step waits for and does to the fabric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StepKind {
     /// Takes its cycles and nothing else.
     Local,
@@ -27,10 +27,24 @@ pub enum StepKind {
     Recv(u8),
     /// Receives from the first color, emits on the second.
     Relay(u8, u8),
+    /// Waits for a set of microthreads.
+    Join {
+        /// Bit i: microthread i.
+        threads: u8,
+        /// Cycles of software once they have ended.
+        after: u32,
+    },
+    /// The end of a loop's body.
+    Turn {
+        /// Steps back to its begin.
+        back: u32,
+        /// Turns, at least 2.
+        times: u32,
+    },
 }
 
 /// An instruction with its cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Step {
     /// What it is.
     pub kind: StepKind,
@@ -38,8 +52,16 @@ pub struct Step {
     pub phase: u16,
     /// Wavelets of its message.
     pub wavelets: u32,
-    /// Cycles of a local step; software cycles before the first wavelet otherwise.
+    /// Cycles of a local step; software cycles before the first wavelet, before waiting, otherwise.
     pub cycles: u64,
+    /// The microthread in which its message runs.
+    pub thread: Option<u8>,
+}
+
+impl Step {
+    fn local(phase: u16, cycles: u64) -> Self {
+        Step { kind: StepKind::Local, phase, wavelets: 0, cycles, thread: None }
+    }
 }
 
 /// The steps of all phases of a tile.
@@ -106,7 +128,7 @@ impl Domain {
                 let roles = roles.ok_or_else(|| SimError::Illegal {
                     what: format!("position ({x}, {y}) of `{}` has no role", template.name),
                 })?;
-                domain.programs.push(builder.program(&roles, y, |c| c, &mut domain.table));
+                domain.programs.push(builder.program(&roles, (x, y), |c| c, &mut domain.table));
                 domain.group.push(0);
                 let base = domain.routes.len();
                 domain.routes.resize(base + colors, (0, 0));
@@ -147,9 +169,9 @@ impl Domain {
                     let phases = 0..builder.template.phases.len();
                     let roles: Vec<usize> =
                         phases.filter_map(|p| fabric.role_index(tile, p)).collect();
-                    let y = fabric.position(tile).1;
+                    let position = fabric.position(tile);
                     let region = &plan.regions[group as usize];
-                    builder.program(&roles, y, |c| region.color(c), &mut domain.table)
+                    builder.program(&roles, position, |c| region.color(c), &mut domain.table)
                 }
             };
             domain.programs.push(program);
@@ -232,9 +254,19 @@ impl Domain {
         let program = self.program(tile);
         let s = program.steps[step.step as usize];
         let phase = plan.template_of(region).and_then(|t| t.phases.get(s.phase as usize));
-        let color = match s.kind {
+        let color = |kind| match kind {
             StepKind::Recv(c) | StepKind::Relay(c, _) | StepKind::Send(c) => c,
-            StepKind::Local => 0,
+            StepKind::Local | StepKind::Join { .. } | StepKind::Turn { .. } => 0,
+        };
+        let color = match s.kind {
+            // Some message that it waits for.
+            StepKind::Join { threads, .. } => {
+                let before = program.steps[..step.step as usize].iter().rev();
+                let mut started =
+                    before.filter(|s| s.thread.is_some_and(|t| threads & (1 << t) != 0));
+                started.find(|s| !matches!(s.kind, StepKind::Send(_))).map_or(0, |s| color(s.kind))
+            }
+            kind => color(kind),
         };
         Waiting {
             region: region.name.clone(),
@@ -266,61 +298,141 @@ struct Builder<'a> {
     target: &'a Target,
     template: &'a Template,
     pos: u32,
-    /// By roles and cached tokens.
-    known: BTreeMap<(Vec<usize>, u32), u32>,
+    /// By roles, cached tokens and turns of loops.
+    known: BTreeMap<(Vec<usize>, u32, Vec<u32>), u32>,
+    loops: bool,
 }
 
 impl<'a> Builder<'a> {
     fn new(target: &'a Target, template: &'a Template, pos: u32) -> Self {
-        Builder { target, template, pos, known: BTreeMap::new() }
+        let mut programs = template.phases.iter().flat_map(|p| &p.roles).flat_map(|r| &r.program);
+        let loops = programs.any(|i| matches!(i, Instr::Repeat { .. }));
+        Builder { target, template, pos, known: BTreeMap::new(), loops }
     }
 
     fn program(
         &mut self,
         roles: &[usize],
-        y: u32,
+        position: (u32, u32),
         color: impl Fn(plan::Color) -> plan::Color,
         table: &mut Vec<Rc<Program>>,
     ) -> u32 {
-        let tokens = self.template.kv.map_or(0, |kv| kv.tokens(y, self.pos).1);
-        let key = (roles.to_vec(), tokens);
+        let tokens = self.template.kv.map_or(0, |kv| kv.tokens(position.1, self.pos).1);
+        let parts = roles.iter().zip(&self.template.phases).map(|(&r, p)| &p.roles[r].program);
+        let turns = |program: &[Instr]| -> Vec<u32> {
+            let turns = program.iter().filter_map(|i| match i {
+                Instr::Repeat { times, .. } => times.at(position, self.template.cell),
+                _ => None,
+            });
+            turns.map(|n| n.clamp(0, i64::from(u32::MAX)) as u32).collect()
+        };
+        let turns: Vec<u32> =
+            if self.loops { parts.clone().flat_map(|p| turns(p)).collect() } else { Vec::new() };
+        let key = (roles.to_vec(), tokens, turns);
         if let Some(&id) = self.known.get(&key) {
             return id;
         }
-        let mut steps = Vec::new();
+        let mut compiler = Compiler {
+            target: self.target,
+            template: self.template,
+            tokens,
+            turns: key.2.iter().copied(),
+            phase: 0,
+            steps: Vec::new(),
+        };
         let mut phase_starts = Vec::new();
         let mut bound: Vec<plan::Color> = Vec::new();
-        for (phase, (&role, p)) in roles.iter().zip(&self.template.phases).enumerate() {
-            phase_starts.push(steps.len() as u32);
-            let program = &p.roles[role].program;
+        for (phase, program) in parts.enumerate() {
+            phase_starts.push(compiler.steps.len() as u32);
+            compiler.phase = phase as u16;
             let overhead = phase_overhead(self.target, program, &mut bound);
             if overhead > 0 {
-                let kind = StepKind::Local;
-                steps.push(Step { kind, phase: phase as u16, wavelets: 0, cycles: overhead });
+                compiler.steps.push(Step::local(phase as u16, overhead));
             }
-            for instr in program {
-                let cycles = instruction_cycles(self.target, self.template, instr, tokens);
-                let id = |c: plan::Color| color(c).0;
-                let (kind, wavelets) = match instr.communication() {
-                    None => (StepKind::Local, 0),
-                    Some(c) => {
-                        let kind = match (c.input, c.output) {
-                            (Some(a), Some(b)) => StepKind::Relay(id(a), id(b)),
-                            (Some(a), None) => StepKind::Recv(id(a)),
-                            (None, Some(b)) => StepKind::Send(id(b)),
-                            (None, None) => StepKind::Local,
-                        };
-                        (kind, c.wire.wavelets(c.len.elements(tokens)) as u32)
-                    }
-                };
-                steps.push(Step { kind, phase: phase as u16, wavelets, cycles });
-            }
+            compiler.program(program, |c| color(c).0);
         }
-        phase_starts.push(steps.len() as u32);
-        table.push(Rc::new(Program { steps, phase_starts }));
+        phase_starts.push(compiler.steps.len() as u32);
+        table.push(Rc::new(Program { steps: compiler.steps, phase_starts }));
         let id = table.len() as u32 - 1;
         self.known.insert(key, id);
         id
+    }
+}
+
+/// Turns the instructions of one tile into steps.
+struct Compiler<'a, T> {
+    target: &'a Target,
+    template: &'a Template,
+    tokens: u32,
+    /// Of the loops to come.
+    turns: T,
+    phase: u16,
+    steps: Vec<Step>,
+}
+
+impl<T: Iterator<Item = u32>> Compiler<'_, T> {
+    fn program(&mut self, program: &[Instr], color: impl Fn(plan::Color) -> u8) {
+        // End of the loop under way, its first step, its turns.
+        let mut open: Option<(usize, usize, u32)> = None;
+        let mut thread = None;
+        // Wavelets of the microthreads under way.
+        let mut busy = [0u32; plan::MICROTHREADS as usize];
+        for (i, instr) in program.iter().enumerate() {
+            self.close(&mut open, i);
+            let cycles = instruction_cycles(self.target, self.template, instr, self.tokens);
+            let mut step = Step::local(self.phase, cycles);
+            match *instr {
+                Instr::Start { thread: t } => thread = Some(t),
+                Instr::Join { threads } => {
+                    step = self.join(threads, cycles, &mut busy);
+                }
+                Instr::Repeat { body, .. } => {
+                    let end = (i + 1).saturating_add(body as usize).min(program.len());
+                    open = Some((end, self.steps.len(), self.turns.next().unwrap_or(0)));
+                    continue;
+                }
+                _ => {}
+            }
+            if let Some(c) = instr.communication() {
+                step.kind = match (c.input, c.output) {
+                    (Some(a), Some(b)) => StepKind::Relay(color(a), color(b)),
+                    (Some(a), None) => StepKind::Recv(color(a)),
+                    (None, Some(b)) => StepKind::Send(color(b)),
+                    (None, None) => StepKind::Local,
+                };
+                step.wavelets = c.wire.wavelets(c.len.elements(self.tokens)) as u32;
+                step.thread = thread.take();
+                if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
+                    *busy = step.wavelets;
+                }
+            }
+            self.steps.push(step);
+        }
+        self.close(&mut open, program.len());
+    }
+
+    /// Takes the cycles that the wavelets of the microthreads cost the program.
+    fn join(&self, threads: u8, cycles: u64, busy: &mut [u32]) -> Step {
+        let joined = (0..busy.len()).filter(|t| threads & (1 << t) != 0);
+        let wavelets: u64 = joined.map(|t| u64::from(std::mem::take(&mut busy[t]))).sum();
+        let millis = (self.target.core.threads.wavelet * 1000.0).round() as u64;
+        let after = (cycles * u64::from(threads.count_ones())) as u32;
+        let kind = StepKind::Join { threads, after };
+        Step { kind, ..Step::local(self.phase, (wavelets * millis).div_ceil(1000)) }
+    }
+
+    /// Ends the loop under way when its body ends before instruction `at`.
+    fn close(&mut self, open: &mut Option<(usize, usize, u32)>, at: usize) {
+        let Some((_, first, times)) = open.take_if(|o| at >= o.0) else { return };
+        if times == 0 {
+            self.steps.truncate(first);
+            return;
+        }
+        let mut turn = Step::local(self.phase, u64::from(self.target.core.threads.repeat));
+        if times > 1 {
+            turn.kind = StepKind::Turn { back: (self.steps.len() - first) as u32, times };
+        }
+        self.steps.push(turn);
     }
 }
 

@@ -1,22 +1,24 @@
 //! The exact engine: every wavelet of a set of tiles, moved run by run.
 //!
-//! * A core executes its steps in order. A wavelet received at cycle a is done at
+//! * A core executes its steps in order, messages of microthreads beside them ([`super::cores`]). A wavelet received at cycle a is done at
 //!   `max(a, previous) + wavelet_cycles`; a relay puts its result on the ramp in that cycle; a send
-//!   started at s puts wavelet i on the ramp at s + i (i from 1).
+//!   started at s puts wavelet i on the ramp at s + i (i from 1). Sends of one core share its ramp in
+//!   the order in which they start.
 //! * Ramp and hops take T_R and h cycles. A link carries one wavelet per cycle; wavelets that arrive
 //!   at a router in one cycle are served lower color first, later ones queue. The ramp up follows the
 //!   core's demand: a core takes one wavelet per cycle from the queue it reads, whatever waits in
 //!   others. Queues are not bounded: `plan::verify` proves that no plan needs them to be.
 //!
 //! Where no link ever has two wavelets at once, a flow only shifts what enters it ([`super::flows`]),
-//! and cores are processes that exchange runs: their result does not depend on the order in which
-//! they run. [`run`] computes under that assumption and then proves it, pair by pair of the flows
+//! so n wavelets over L hops cost one step per receiver. [`run`] computes under that assumption and then proves it, pair by pair of the flows
 //! that share a link. If it does not hold the job is run again by [`super::wavelets`], event by event.
 
 use std::collections::BTreeMap;
 
-use super::cores::Cores;
+use super::cores::{Cores, Emitted};
 use super::domain::{Domain, NONE, Stuck};
+use super::flows::{Flows, Sharing};
+use super::runs::{self, Run};
 use super::wavelets;
 
 /// Wavelets that enter the domain from outside, or leave it.
@@ -113,5 +115,158 @@ impl Outcome {
 
 /// Runs a job to its end.
 pub fn run(job: &Job<'_>) -> Outcome {
-    Cores::run(job).unwrap_or_else(|| wavelets::run(job))
+    run_free(job).unwrap_or_else(|| wavelets::run(job))
+}
+
+/// Runs a job whose links are not contended for; `None` for others.
+pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
+    if job.domain.wavelet == 0 {
+        return None;
+    }
+    let index = job.index();
+    let mut flows = Flows::new(job, &index);
+    let mut entering = Vec::new();
+    for crossing in job.entering {
+        let place = (index[crossing.tile as usize], crossing.color, crossing.port);
+        entering.push((flows.follow(job, &index, place), runs::of_times(&crossing.times)?));
+    }
+    let sharing = flows.sharing(job.tiles.len());
+    let mut shares = vec![false; flows.len()];
+    for pair in &sharing {
+        shares[pair.a as usize] = true;
+        shares[pair.b as usize] = true;
+    }
+    let mut fabric = Fabric {
+        job,
+        cores: Cores::new(job),
+        windows: vec![(u64::MAX, 0); flows.len()],
+        flows,
+        sharing,
+        shares,
+        sent: Vec::new(),
+        ready: (0..job.tiles.len() as u32).rev().collect(),
+        leaving: BTreeMap::new(),
+    };
+    for (flow, runs) in entering {
+        runs.into_iter().for_each(|run| fabric.enter(flow, run));
+    }
+    fabric.drain();
+    fabric.finish()
+}
+
+/// Cores connected by flows without contention.
+struct Fabric<'a> {
+    job: &'a Job<'a>,
+    cores: Cores<'a>,
+    flows: Flows,
+    sharing: Vec<Sharing>,
+    /// Per flow: first and last cycle in which a wavelet entered it; the first above the last when none.
+    windows: Vec<(u64, u64)>,
+    /// Per flow: whether it shares a link; then its runs are kept in `sent`.
+    shares: Vec<bool>,
+    sent: Vec<(u32, Run)>,
+    ready: Vec<u32>,
+    leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
+}
+
+impl Fabric<'_> {
+    /// Lets cores go on until all wait or have ended.
+    fn drain(&mut self) {
+        let mut emitted = Emitted::new();
+        while let Some(tile) = self.ready.pop() {
+            self.cores.advance(tile, &mut emitted);
+            for (color, run) in emitted.drain(..) {
+                let slot = tile as usize * self.job.domain.colors + color as usize;
+                if let Some(flow) = self.flows.of_core(slot) {
+                    // From the ramp it enters the router T_R later.
+                    self.enter(flow, run.later(self.job.domain.ramp));
+                }
+            }
+        }
+    }
+
+    /// A run enters a flow's first router.
+    fn enter(&mut self, flow: u32, run: Run) {
+        let window = &mut self.windows[flow as usize];
+        *window = (window.0.min(run.first), window.1.max(run.last()));
+        if self.shares[flow as usize] {
+            self.sent.push((flow, run));
+        }
+        self.cores.out.work.hops += self.flows.links(flow).len() as u64 * u64::from(run.n);
+        for exit in self.flows.exits(flow) {
+            let key = (self.job.tiles[exit.tile as usize], exit.port, self.flows.color(flow));
+            let times = (0..run.n).map(|i| run.time(i) + u64::from(exit.cycles));
+            self.leaving.entry(key).or_default().extend(times);
+        }
+        let color = self.flows.color(flow);
+        for &(tile, cycles) in self.flows.receivers(flow) {
+            let there = run.later(u64::from(cycles) + self.job.domain.ramp);
+            if self.cores.deliver(tile, color, there) {
+                self.ready.push(tile);
+            }
+        }
+    }
+
+    /// Whether no two flows have met on a link.
+    fn is_free_of_contention(&self) -> bool {
+        let mut starts = vec![0usize; self.flows.len() + 1];
+        self.sent.iter().for_each(|(flow, _)| starts[*flow as usize + 1] += 1);
+        for i in 0..self.flows.len() {
+            starts[i + 1] += starts[i];
+        }
+        let mut by_flow = vec![Run::dense(0, 1); self.sent.len()];
+        let mut next = starts.clone();
+        for &(flow, run) in &self.sent {
+            by_flow[next[flow as usize]] = run;
+            next[flow as usize] += 1;
+        }
+        let of = |flow: u32| &by_flow[starts[flow as usize]..starts[flow as usize + 1]];
+        self.sharing.iter().all(|s| {
+            let (a, b) = (self.windows[s.a as usize], self.windows[s.b as usize]);
+            let moved = |t: u64| t as i64 + s.delta;
+            let used = a.0 <= a.1 && b.0 <= b.1;
+            let apart = used && (moved(a.1) < b.0 as i64 || moved(a.0) > b.1 as i64);
+            !used || apart || !meet(of(s.a), of(s.b), s.delta)
+        })
+    }
+
+    fn finish(self) -> Option<Outcome> {
+        if !self.is_free_of_contention() {
+            return None;
+        }
+        let mut out = self.cores.finish();
+        for (flow, &(first, last)) in self.windows.iter().enumerate().filter(|(_, w)| w.0 <= w.1) {
+            for &(link, cycles) in self.flows.links(flow as u32) {
+                let (first, last) = (first + u64::from(cycles), last + u64::from(cycles));
+                let window = out.links[link as usize].get_or_insert((first, last));
+                *window = (window.0.min(first), window.1.max(last));
+            }
+            for &(group, cycles) in self.flows.entries(flow as u32) {
+                let entered = &mut out.entered[group as usize];
+                *entered = (*entered).min(first + u64::from(cycles));
+            }
+        }
+        out.leave(self.leaving);
+        Some(out)
+    }
+}
+
+/// Whether two lists of runs, each in order of time, have a wavelet in one cycle when those of `a`
+/// are `delta` later.
+fn meet(a: &[Run], b: &[Run], delta: i64) -> bool {
+    // Shift the list that must become later.
+    let (by_a, by_b) = if delta >= 0 { (delta as u64, 0) } else { (0, delta.unsigned_abs()) };
+    let (mut i, mut j) = (0, 0);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        let (x, y) = (x.later(by_a), y.later(by_b));
+        if x.meets(&y) {
+            return true;
+        }
+        if x.last() < y.last() {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    false
 }

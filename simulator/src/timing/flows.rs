@@ -55,7 +55,7 @@ pub struct Flows {
     flows: Vec<Flow>,
     /// Per job tile and color: the flow of what the core sends, or `NONE`.
     of_core: Vec<u32>,
-    /// Index of (tile, color) in the job.
+    /// Job tiles.
     receivers: Vec<After>,
     /// Job tile * 4 + port.
     links: Vec<After>,
@@ -95,15 +95,10 @@ impl Flows {
         self.flows[flow as usize].color
     }
 
-    /// Indices of the receivers of a flow in `receivers`.
-    pub fn receiver_range(&self, flow: u32) -> Range<usize> {
+    /// The receivers of a flow: job tile, cycles until its router.
+    pub fn receivers(&self, flow: u32) -> &[After] {
         let r = &self.flows[flow as usize].receivers;
-        r.start as usize..r.end as usize
-    }
-
-    /// A receiver: index of (tile, color), cycles until the core can take it but for the ramps.
-    pub fn receiver(&self, i: usize) -> After {
-        self.receivers[i]
+        &self.receivers[r.start as usize..r.end as usize]
     }
 
     /// The links of a flow.
@@ -145,7 +140,7 @@ impl Flows {
                 continue;
             }
             if outputs & (1 << RAMP) != 0 {
-                self.receivers.push((at * domain.colors as u32 + u32::from(color), cycles));
+                self.receivers.push((at, cycles));
             }
             for out in (0..4u8).filter(|p| outputs & (1 << p) != 0) {
                 self.links.push((at * 4 + u32::from(out), cycles));

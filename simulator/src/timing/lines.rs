@@ -41,9 +41,6 @@ impl Way {
     }
 }
 
-/// A step, comparable: kind, colors, phase, wavelets, cycles.
-type StepKey = (u8, u8, u8, u16, u32, u64);
-
 /// A run of phases confined to one axis.
 #[derive(Clone, Debug)]
 struct Segment {
@@ -233,7 +230,7 @@ pub fn lines(n: u32, width: u32, way: Way) -> Vec<Vec<u32>> {
 
 fn step_colors(step: &Step) -> impl Iterator<Item = u8> {
     let (a, b) = match step.kind {
-        StepKind::Local => (None, None),
+        StepKind::Local | StepKind::Join { .. } | StepKind::Turn { .. } => (None, None),
         StepKind::Send(c) | StepKind::Recv(c) => (Some(c), None),
         StepKind::Relay(a, b) => (Some(a), Some(b)),
     };
@@ -286,24 +283,16 @@ fn segments(domain: &Domain) -> Vec<Segment> {
 
 /// Per tile: a number that equal steps and equal routes in this segment share.
 fn classes(domain: &Domain, segment: &Segment) -> Vec<u32> {
-    let mut steps: BTreeMap<Vec<StepKey>, u32> = BTreeMap::new();
+    let mut steps: BTreeMap<Vec<Step>, u32> = BTreeMap::new();
     let of_program: Vec<u32> = domain
         .table
         .iter()
         .map(|p| {
             let from = p.phase_starts.get(segment.phases.start).map_or(0, |&s| s as usize);
             let to = p.phase_starts.get(segment.phases.end).map_or(0, |&s| s as usize);
-            let key = p.steps.get(from..to).unwrap_or(&[]).iter().map(|s| {
-                let (kind, a, b) = match s.kind {
-                    StepKind::Local => (0, 0, 0),
-                    StepKind::Send(c) => (1, c, 0),
-                    StepKind::Recv(c) => (2, c, 0),
-                    StepKind::Relay(a, b) => (3, a, b),
-                };
-                (kind, a, b, s.phase, s.wavelets, s.cycles)
-            });
+            let key = p.steps.get(from..to).unwrap_or(&[]).to_vec();
             let next = steps.len() as u32;
-            *steps.entry(key.collect()).or_insert(next)
+            *steps.entry(key).or_insert(next)
         })
         .collect();
     let mut known: BTreeMap<(u32, Vec<(u8, u8)>), u32> = BTreeMap::new();

@@ -7,7 +7,7 @@
 
 use plan::{Target, Template};
 
-use super::domain::{Domain, Program, StepKind, phase_overhead};
+use super::domain::{Domain, Program, Step, StepKind, phase_overhead};
 use super::report::PhaseTime;
 
 /// The parts of every phase of a template at position `pos`; `cycles` is their sum.
@@ -25,8 +25,18 @@ pub(super) fn phases(
 fn local(program: &Program, phase: usize) -> u64 {
     let (from, to) =
         (program.phase_starts[phase] as usize, program.phase_starts[phase + 1] as usize);
-    let local = program.steps[from..to].iter().filter(|s| s.kind == StepKind::Local);
-    local.map(|s| s.cycles).sum()
+    let steps = &program.steps[from..to];
+    let once = |steps: &[Step]| -> u64 {
+        let message = |s: &&Step| !matches!(s.kind, StepKind::Local | StepKind::Turn { .. });
+        steps.iter().filter(|s| !message(s)).map(|s| s.cycles).sum()
+    };
+    let more = steps.iter().enumerate().map(|(i, s)| match s.kind {
+        StepKind::Turn { back, times } => {
+            u64::from(times - 1) * once(&steps[i - back as usize..=i])
+        }
+        _ => 0,
+    });
+    once(steps) + more.sum::<u64>()
 }
 
 fn parts(

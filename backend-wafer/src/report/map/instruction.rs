@@ -55,6 +55,13 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
                 _ => format!("pass on, {} {}{keep}", sign(*combine), of(local)),
             }
         }
+        Instr::Gemm { m, k, n, c, a, b, accumulate } => {
+            let sign = if *accumulate { "+=" } else { "=" };
+            format!("{} {sign} {} × {} [{m} × {k} × {n}]", of(c), of(a), of(b))
+        }
+        Instr::Start { .. } => "in the background:".to_string(),
+        Instr::Join { .. } => "wait for the background".to_string(),
+        Instr::Repeat { body, .. } => format!("repeat the next {body}"),
     }
 }
 
