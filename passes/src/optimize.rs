@@ -15,7 +15,7 @@ pub struct Options<'a> {
     /// `--numerics`: the loosest tier of rewrites loaded. Quantisation asked for by `quant` is
     /// allowed whatever this says: it is explicit.
     pub tier: Tier,
-    /// `--quant`: `Some(DType::Q8)` or `Some(DType::Q4)`.
+    /// `--quant`: a quantised dtype.
     pub quant: Option<DType>,
     /// Which pipeline.
     pub level: Level,

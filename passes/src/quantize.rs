@@ -27,8 +27,9 @@ impl Quantize {
             "asked" => None,
             "q8" => Some(DType::Q8),
             "q4" => Some(DType::Q4),
+            "q4m" => Some(DType::Q4M),
             other => {
-                let why = format!("expected q8, q4 or asked, found {other:?}");
+                let why = format!("expected q8, q4, q4m or asked, found {other:?}");
                 return Err(options.refuse("to", why));
             }
         };

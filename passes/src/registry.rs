@@ -65,7 +65,7 @@ static PASSES: &[PassInfo] = &[
         options: &[OptionInfo {
             name: "to",
             default: "asked",
-            summary: "q8, q4, or asked: what --quant says.",
+            summary: "q8, q4, q4m, or asked: what --quant says.",
         }],
         build: Quantize::build,
     },

@@ -27,6 +27,7 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     scratch: Vec<Mutex<Scratch>>,
+    activations: Mutex<Scratch>,
 }
 
 /// Keeps the counters that threads spin on in cache lines of their own.
@@ -59,20 +60,47 @@ unsafe impl Send for JobPointer {}
 
 /// Buffers of one thread, kept from job to job.
 #[derive(Debug, Default)]
-pub struct Scratch(Vec<f32>);
+pub struct Scratch {
+    floats: Vec<f32>,
+    words: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+/// `len` elements of any content that begin a cache line.
+fn aligned<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    const LINE: usize = 64;
+    let room = len + LINE / size_of::<T>();
+    if buffer.len() < room {
+        buffer.resize(room, T::default());
+    }
+    let start = buffer.as_ptr().align_offset(LINE).min(room - len);
+    &mut buffer[start..start + len]
+}
 
 impl Scratch {
-    /// At least `len` elements of any content.
+    /// `len` elements of any content.
     pub fn get(&mut self, len: usize) -> &mut [f32] {
-        if self.0.len() < len {
-            self.0.resize(len, 0.0);
-        }
-        &mut self.0[..len]
+        aligned(&mut self.floats, len)
     }
 
     /// Two separate buffers of any content.
     pub fn two(&mut self, a: usize, b: usize) -> [&mut [f32]; 2] {
         self.get(a + b).split_at_mut(a).into()
+    }
+
+    /// `len` words of any content.
+    pub fn words(&mut self, len: usize) -> &mut [u32] {
+        aligned(&mut self.words, len)
+    }
+
+    /// Two buffers of floats and one of bytes, of any content.
+    pub fn floats_and_bytes(
+        &mut self,
+        [a, b]: [usize; 2],
+        bytes: usize,
+    ) -> ([&mut [f32]; 2], &mut [u8]) {
+        let floats = aligned(&mut self.floats, a + b).split_at_mut(a);
+        (floats.into(), aligned(&mut self.bytes, bytes))
     }
 }
 
@@ -95,7 +123,8 @@ impl Pool {
             wake: Condvar::new(),
         });
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
-        let mut pool = Pool { shared, workers: Vec::new(), scratch };
+        let activations = Mutex::default();
+        let mut pool = Pool { shared, workers: Vec::new(), scratch, activations };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("kernel-{index}"));
@@ -132,6 +161,11 @@ impl Pool {
         self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What one job makes for the next, which all threads read.
+    pub fn activations(&self) -> MutexGuard<'_, Scratch> {
+        self.activations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes room for `len` elements of scratch on every thread, so that later jobs that need no
     /// more allocate nothing.
     pub fn reserve_scratch(&self, len: usize) {
@@ -142,12 +176,12 @@ impl Pool {
 
     /// Cuts `out` into one contiguous part per thread, at multiples of `grain`, and calls
     /// `f(first element, part, scratch)` for each part; on this thread alone when `small`.
-    pub fn split(
+    pub fn split<T: Send>(
         &self,
-        out: &mut [f32],
+        out: &mut [T],
         grain: usize,
         small: bool,
-        f: &(dyn Fn(usize, &mut [f32], &mut Scratch) + Sync),
+        f: &(dyn Fn(usize, &mut [T], &mut Scratch) + Sync),
     ) {
         if small || self.workers.is_empty() {
             return f(0, out, &mut self.scratch(0));
@@ -326,37 +360,37 @@ impl Parts {
 }
 
 /// A result matrix that threads write disjoint columns of.
-struct Target<'a> {
-    data: *mut f32,
+struct Target<'a, T> {
+    data: *mut T,
     rows: usize,
     width: usize,
-    borrow: std::marker::PhantomData<&'a mut [f32]>,
+    borrow: std::marker::PhantomData<&'a mut [T]>,
 }
 
 #[allow(unsafe_code, reason = "threads get disjoint columns of one buffer")]
 // SAFETY: `columns` is private to this module, which asks for disjoint ranges only.
-unsafe impl Sync for Target<'_> {}
+unsafe impl<T: Send> Sync for Target<'_, T> {}
 
-impl<'a> Target<'a> {
-    fn new(out: &'a mut [f32], width: usize) -> Self {
+impl<'a, T> Target<'a, T> {
+    fn new(out: &'a mut [T], width: usize) -> Self {
         let rows = out.len().checked_div(width).unwrap_or(0);
         Target { data: out.as_mut_ptr(), rows, width, borrow: std::marker::PhantomData }
     }
 
     /// The caller asks for disjoint columns within the width.
-    fn columns(&self, columns: std::ops::Range<usize>) -> Columns<'_> {
+    fn columns(&self, columns: std::ops::Range<usize>) -> Columns<'_, T> {
         assert!(columns.end <= self.width);
         Columns { target: self, columns }
     }
 }
 
 /// Some columns of a row-major matrix, for one thread to write.
-pub struct Columns<'a> {
-    target: &'a Target<'a>,
+pub struct Columns<'a, T = f32> {
+    target: &'a Target<'a, T>,
     columns: std::ops::Range<usize>,
 }
 
-impl Columns<'_> {
+impl<T> Columns<'_, T> {
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.target.rows
@@ -372,7 +406,7 @@ impl Columns<'_> {
     /// # Panics
     /// When there is no such row.
     #[allow(unsafe_code, reason = "threads get disjoint columns of one buffer")]
-    pub fn row(&mut self, row: usize) -> &mut [f32] {
+    pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.target.rows);
         let start = row * self.target.width + self.columns.start;
         // SAFETY: row and columns lie within the buffer that `Target` borrows mutably, and no other

@@ -123,6 +123,8 @@ pub enum Quant {
     Q8,
     /// Groups of 32 along K, 4 bits each and one f16 scale
     Q4,
+    /// Groups of 32 along K, 4 bits each, one f16 scale and one f16 minimum
+    Q4m,
 }
 
 /// The loosest kind of rewrite allowed.

@@ -110,5 +110,6 @@ pub fn quant(quant: Quant) -> Option<DType> {
         Quant::None => None,
         Quant::Q8 => Some(DType::Q8),
         Quant::Q4 => Some(DType::Q4),
+        Quant::Q4m => Some(DType::Q4M),
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// The element type of a tensor.
 ///
-/// `Q8` and `Q4` are block-quantised along the last axis in groups of 32 (see [`crate::quant`]).
+/// `Q8`, `Q4` and `Q4M` are block-quantised along the last axis in groups of 32 (see [`crate::quant`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE 754 binary32.
@@ -22,14 +22,24 @@ pub enum DType {
     Q8,
     /// Symmetric 4-bit groups of 32 with an f16 scale: 18 bytes a group, 4.5 bits a weight.
     Q4,
+    /// 4-bit groups of 32 with an f16 scale and an f16 minimum: 20 bytes a group, 5 bits a weight.
+    Q4M,
 }
 
 impl DType {
     /// Every dtype, in declaration order.
-    pub const ALL: [DType; 7] =
-        [DType::F32, DType::F16, DType::BF16, DType::I32, DType::U8, DType::Q8, DType::Q4];
+    pub const ALL: [DType; 8] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I32,
+        DType::U8,
+        DType::Q8,
+        DType::Q4,
+        DType::Q4M,
+    ];
 
-    /// The spelling in text forms: `f32`, `f16`, `bf16`, `i32`, `u8`, `q8`, `q4`.
+    /// The spelling in text forms: `f32`, `f16`, `bf16`, `i32`, `u8`, `q8`, `q4`, `q4m`.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -39,13 +49,14 @@ impl DType {
             DType::U8 => "u8",
             DType::Q8 => "q8",
             DType::Q4 => "q4",
+            DType::Q4M => "q4m",
         }
     }
 
     /// Elements per indivisible block: 32 for the quantised kinds, else 1.
     pub fn block_len(self) -> usize {
         match self {
-            DType::Q8 | DType::Q4 => crate::quant::GROUP,
+            DType::Q8 | DType::Q4 | DType::Q4M => crate::quant::GROUP,
             _ => 1,
         }
     }
@@ -58,6 +69,7 @@ impl DType {
             DType::U8 => 1,
             DType::Q8 => crate::quant::Q8_GROUP_BYTES,
             DType::Q4 => crate::quant::Q4_GROUP_BYTES,
+            DType::Q4M => crate::quant::Q4M_GROUP_BYTES,
         }
     }
 
@@ -75,9 +87,9 @@ impl DType {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
-    /// `q8` or `q4`.
+    /// `q8`, `q4` or `q4m`.
     pub fn is_quantized(self) -> bool {
-        matches!(self, DType::Q8 | DType::Q4)
+        matches!(self, DType::Q8 | DType::Q4 | DType::Q4M)
     }
 }
 

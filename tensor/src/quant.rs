@@ -1,9 +1,10 @@
 //! Block-quantised layouts: the only place that knows the bits.
 //!
 //! Groups of 32 consecutive elements of the last axis share one f16 scale. Symmetric: a value is
-//! `scale * q`, with q in -127..=127 (`q8`) or -8..=7 (`q4`). A group is stored as the scale, then
-//! the codes; `q4` stores code j in the low nibble and code j+16 in the high nibble of byte j,
-//! offset by 8. `q8` and `q4` are the Q8_0 and Q4_0 layouts of GGML.
+//! `scale * q`, with q in -127..=127 (`q8`) or -8..=7 (`q4`). With a minimum (`q4m`): a value is
+//! `scale * q + minimum`, with q in 0..=15. A group is stored as the scale, the f16 minimum if it has
+//! one, then the codes; 4-bit kinds store code j in the low nibble and code j+16 in the high nibble
+//! of byte j, `q4` offset by 8. They are the Q8_0, Q4_0 and Q4_1 layouts of GGML.
 
 use half::f16;
 
@@ -15,22 +16,25 @@ pub const GROUP: usize = 32;
 pub const Q8_GROUP_BYTES: usize = 34;
 /// Bytes of a `q4` group: scale and 16 bytes of two codes.
 pub const Q4_GROUP_BYTES: usize = 18;
+/// Bytes of a `q4m` group: scale, minimum and 16 bytes of two codes.
+pub const Q4M_GROUP_BYTES: usize = 20;
 
-/// Quantises values whose count is a multiple of [`GROUP`]; other dtypes than `Q8` and `Q4`, and
-/// the tail of a ragged count, are ignored.
+/// Quantises values whose count is a multiple of [`GROUP`]; the tail of a ragged count is ignored,
+/// and dtypes that are not quantised give nothing.
 pub fn quantize(dtype: DType, values: &[f32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(values.len() / GROUP * dtype.block_bytes());
     for group in values.as_chunks::<GROUP>().0 {
         match dtype {
             DType::Q8 => quantize_q8(group, &mut out),
             DType::Q4 => quantize_q4(group, &mut out),
+            DType::Q4M => quantize_q4m(group, &mut out),
             _ => {}
         }
     }
     out
 }
 
-/// The values of `Q8` or `Q4` bytes; other dtypes give nothing.
+/// The values of quantised bytes; other dtypes give nothing.
 pub fn dequantize(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let mut out = Vec::with_capacity(bytes.len() / dtype.block_bytes() * GROUP);
     match dtype {
@@ -46,6 +50,14 @@ pub fn dequantize(dtype: DType, bytes: &[u8]) -> Vec<f32> {
                 let code = |nibble: u8| scale * (f32::from(nibble) - 8.0);
                 out.extend(block[2..].iter().map(|&b| code(b & 15)));
                 out.extend(block[2..].iter().map(|&b| code(b >> 4)));
+            }
+        }
+        DType::Q4M => {
+            for block in bytes.as_chunks::<Q4M_GROUP_BYTES>().0 {
+                let (scale, minimum) = (scale_of(block), scale_of(&block[2..]));
+                let code = |nibble: u8| scale * f32::from(nibble) + minimum;
+                out.extend(block[4..].iter().map(|&b| code(b & 15)));
+                out.extend(block[4..].iter().map(|&b| code(b >> 4)));
             }
         }
         _ => {}
@@ -82,6 +94,17 @@ fn quantize_q4(group: &[f32; GROUP], out: &mut Vec<u8>) {
     out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
 }
 
+fn quantize_q4m(group: &[f32; GROUP], out: &mut Vec<u8>) {
+    let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (scale, minimum) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
+    let (inv, low) = (inverse(scale), minimum.to_f32());
+    let code = |v: f32| ((v - low) * inv).round().clamp(0.0, 15.0) as u8;
+    out.extend(scale.to_le_bytes());
+    out.extend(minimum.to_le_bytes());
+    out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,9 +130,27 @@ mod tests {
     }
 
     #[test]
+    fn a_minimum_serves_groups_away_from_zero() {
+        let mut rng = Rng::new(8);
+        let values: Vec<f32> = (0..GROUP * 50).map(|_| 4.0 + rng.normal()).collect();
+        let bytes = quantize(DType::Q4M, &values);
+        assert_eq!(bytes.len(), 50 * Q4M_GROUP_BYTES);
+        let back = dequantize(DType::Q4M, &bytes);
+        for (group, restored) in values.chunks(GROUP).zip(back.chunks(GROUP)) {
+            let high = group.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+            let low = group.iter().fold(f32::INFINITY, |m, &v| m.min(v));
+            // Half a step, and the rounding of scale and minimum to f16 (11 bits).
+            let bound = 0.5 * (high - low) / 15.0 + high.abs() / 1024.0;
+            for (a, b) in group.iter().zip(restored) {
+                assert!((a - b).abs() <= bound, "{a} became {b}, bound {bound}");
+            }
+        }
+    }
+
+    #[test]
     fn zero_and_tiny_groups_stay_finite() {
         for value in [0.0, 1e-9] {
-            for dtype in [DType::Q8, DType::Q4] {
+            for dtype in [DType::Q8, DType::Q4, DType::Q4M] {
                 let back = dequantize(dtype, &quantize(dtype, &[value; GROUP]));
                 assert!(back.iter().all(|v| v.abs() <= 1e-8));
             }

@@ -112,7 +112,7 @@ impl Tensor {
             DType::BF16 => pairs::<2>(b).map(|p| bf16::from_le_bytes(p).to_f32()).collect(),
             DType::I32 => pairs::<4>(b).map(|p| i32::from_le_bytes(p) as f32).collect(),
             DType::U8 => b.iter().map(|&v| f32::from(v)).collect(),
-            DType::Q8 | DType::Q4 => quant::dequantize(self.dtype, b),
+            DType::Q8 | DType::Q4 | DType::Q4M => quant::dequantize(self.dtype, b),
         }
     }
 
@@ -137,7 +137,7 @@ impl Tensor {
             DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
             DType::I32 => values.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect(),
             DType::U8 => values.iter().map(|&v| v as u8).collect(),
-            DType::Q8 | DType::Q4 => {
+            DType::Q8 | DType::Q4 | DType::Q4M => {
                 byte_count(dtype, &self.shape).ok_or_else(error)?;
                 quant::quantize(dtype, &values)
             }

@@ -90,7 +90,7 @@ impl Constants {
 /// which `ir::eval::eval_constant` answers with f32.
 fn stored(graph: &Graph, value: ValueId) -> DType {
     let dtype = graph.ty(value).as_tensor().map_or(DType::F32, |t| t.dtype);
-    if !dtype.is_quantized() {
+    if !pack::is_packed(dtype) || !dtype.is_quantized() {
         return if dtype.is_float() { dtype } else { DType::F32 };
     }
     let mut pending = vec![value];

@@ -106,7 +106,7 @@ pub fn round(dtype: DType, x: &[f32], out: &mut [f32]) {
     match dtype {
         DType::F16 => map(x, out, |v| f16::from_f32(v).to_f32()),
         DType::BF16 => map(x, out, |v| bf16::from_f32(v).to_f32()),
-        DType::Q8 | DType::Q4 => {
+        DType::Q8 | DType::Q4 | DType::Q4M => {
             for (x, out) in x.chunks(GROUP).zip(out.chunks_mut(GROUP)) {
                 let restored = quant::dequantize(dtype, &quant::quantize(dtype, x));
                 for (o, v) in out.iter_mut().zip(restored) {

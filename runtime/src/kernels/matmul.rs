@@ -5,13 +5,18 @@
 //! first-level cache. Both add the columns in order, so the bits agree.
 
 use super::Kernels;
-use super::pack::{Packed, TILE};
+use super::activation::{BLOCK as TOKENS, Block, TOKEN_WORDS};
+use super::pack::{CHUNK, Packed, TILE, chunk};
+use super::panel::{CODES, HEAD, HEADS, Panel};
 use crate::pool::{Columns, Pool, Scratch};
+use tensor::DType;
 
 /// Columns widened at a time: 2 tiles of them are 16 KiB.
 const BLOCK: usize = 128;
 /// Two tiles.
 const PAIR: usize = 2 * TILE;
+/// Elements below which one thread makes them integers.
+const THREAD_ELEMENTS: usize = 1 << 14;
 /// Multiplications below which waking threads costs more than it saves.
 const THREAD_WORK: usize = 1 << 15;
 
@@ -19,6 +24,9 @@ const THREAD_WORK: usize = 1 << 15;
 pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &mut [f32]) {
     let tokens = x.len().checked_div(w.cols).unwrap_or(0);
     let small = w.rows * w.cols * tokens < THREAD_WORK;
+    if w.dtype.is_quantized() {
+        return integer_linear(kernels, pool, w, x, small, out);
+    }
     if tokens == 1 {
         pool.split(out, TILE, small, &|start, part, _| (kernels.gemv)(w, start / TILE, x, part));
         return;
@@ -26,6 +34,83 @@ pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &m
     pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
         linear_columns(kernels, w, x, first / TILE, &mut columns, scratch);
     });
+}
+
+/// Quantised weights: activations become integers first, once for all threads.
+fn integer_linear(
+    kernels: &Kernels,
+    pool: &Pool,
+    w: &Packed<'_>,
+    x: &[f32],
+    small: bool,
+    out: &mut [f32],
+) {
+    let (groups, tokens) = (w.groups(), x.len() / w.cols);
+    let block_words = TOKENS * groups * TOKEN_WORDS;
+    let mut activations = pool.activations();
+    let words = activations.words(tokens * groups * TOKEN_WORDS);
+    let few = x.len() < THREAD_ELEMENTS;
+    pool.split(words, block_words, few, &|start, words, _| {
+        let x = &x[start / block_words * TOKENS * w.cols..];
+        let blocks = words.chunks_mut(block_words);
+        for (x, words) in x.chunks(TOKENS * w.cols).zip(blocks) {
+            let m = words.len() / (groups * TOKEN_WORDS);
+            (kernels.quantize)(m, w.cols, x, words);
+        }
+    });
+    let words = &*words;
+    if let (1, Some(gemv)) = (tokens, kernels.integer_gemv) {
+        let x = Block::new(1, groups, words);
+        pool.split(out, TILE, small, &|start, part, _| gemv(w, start / TILE, &x, part));
+        return;
+    }
+    pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
+        integer_columns(kernels, w, words, first / TILE, &mut columns, scratch);
+    });
+}
+
+/// The columns of the result that come from the tiles from `tile` on.
+fn integer_columns(
+    kernels: &Kernels,
+    w: &Packed<'_>,
+    words: &[u32],
+    tile: usize,
+    out: &mut Columns<'_>,
+    scratch: &mut Scratch,
+) {
+    let (tokens, width, groups) = (out.rows(), out.width(), w.groups());
+    let token_words = groups * TOKEN_WORDS;
+    let ([heads, sums], codes) = scratch.floats_and_bytes([HEADS, tokens * PAIR], CODES);
+    for pair in 0..width.div_ceil(PAIR) {
+        let first = tile + 2 * pair;
+        // A last odd tile stands in for its neighbour, whose results nobody reads.
+        let tiles = [first, (first + 1).min(w.tiles() - 1)].map(|t| w.tile(t));
+        sums.fill(0.0);
+        for c in 0..groups.div_ceil(CHUNK) {
+            let chunks = tiles.map(|t| chunk(w.dtype, t, groups, c));
+            let (a, b) = codes.split_at_mut(CODES / 2);
+            (kernels.unpack)(w.dtype, &chunks[0], a, heads);
+            (kernels.unpack)(w.dtype, &chunks[1], b, &mut heads[HEAD..]);
+            let codes = if w.dtype == DType::Q8 { chunks.map(|c| c.codes) } else { [&*a, &*b] };
+            let minima = w.dtype == DType::Q4M;
+            let panel = Panel { groups: chunks[0].groups, codes, heads, minima };
+            let blocks = words.chunks(TOKENS * token_words).zip(sums.chunks_mut(TOKENS * PAIR));
+            for (words, sums) in blocks {
+                let x = Block::new(words.len() / token_words, groups, words);
+                (kernels.integer_micro)(&panel, &x, c * CHUNK, sums);
+            }
+        }
+        store_pair(pair, sums, out);
+    }
+}
+
+/// Copies the sums of a pair of tiles to their columns.
+fn store_pair(pair: usize, sums: &[f32], out: &mut Columns<'_>) {
+    let columns = pair * PAIR..((pair + 1) * PAIR).min(out.width());
+    for (t, sums) in sums.chunks_exact(PAIR).enumerate() {
+        let target = &mut out.row(t)[columns.clone()];
+        target.copy_from_slice(&sums[..target.len()]);
+    }
 }
 
 /// The columns of the result that come from the tiles from `tile` on.
@@ -51,11 +136,7 @@ fn linear_columns(
             }
             (kernels.micro)(weights, &x[k..], w.cols, sums);
         }
-        let columns = pair * PAIR..((pair + 1) * PAIR).min(width);
-        for (t, sums) in sums.chunks_exact(PAIR).enumerate() {
-            let target = &mut out.row(t)[columns.clone()];
-            target.copy_from_slice(&sums[..target.len()]);
-        }
+        store_pair(pair, sums, out);
     }
 }
 
@@ -102,6 +183,9 @@ mod tests {
     use crate::kernels::pack::pack_tile;
     use tensor::{DType, Rng, Tensor, compare};
 
+    const DTYPES: [DType; 6] =
+        [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4, DType::Q4M];
+
     fn values(rng: &mut Rng, n: usize) -> Vec<f32> {
         (0..n).map(|_| rng.normal()).collect()
     }
@@ -115,6 +199,20 @@ mod tests {
         (bytes, w.to_f32())
     }
 
+    /// What products with quantised weights see of x: 16 bits of every group (`activation`).
+    fn as_seen(dtype: DType, x: &[f32]) -> Vec<f32> {
+        let mut x = x.to_vec();
+        for group in x.chunks_mut(if dtype.is_quantized() { 32 } else { 0x7fff_ffff }) {
+            let largest = group.iter().fold(0f32, |a, v| a.max(v.abs()));
+            if dtype.is_quantized() {
+                for v in group {
+                    *v = (*v * (32767.0 / largest)).round_ties_even() * (largest / 32767.0);
+                }
+            }
+        }
+        x
+    }
+
     fn isas() -> impl Iterator<Item = Kernels> {
         Isa::ALL.into_iter().filter_map(Kernels::new)
     }
@@ -123,10 +221,17 @@ mod tests {
     fn linear_is_the_product_on_every_instruction_set() {
         let pool = Pool::new(2).unwrap();
         let mut rng = Rng::new(5);
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4] {
-            for (rows, cols, tokens) in
-                [(1, 32, 1), (17, 64, 3), (100, 160, 13), (200, 288, 1), (70, 33, 7), (33, 1, 2)]
-            {
+        for dtype in DTYPES {
+            for (rows, cols, tokens) in [
+                (1, 32, 1),
+                (17, 64, 3),
+                (100, 160, 13),
+                (200, 288, 1),
+                (70, 33, 7),
+                (33, 1, 2),
+                (80, 32 * 35, 8),
+                (64, 32 * 35, 1),
+            ] {
                 let cols = if dtype.is_quantized() { cols / 32 * 32 } else { cols };
                 if cols == 0 {
                     continue;
@@ -134,9 +239,11 @@ mod tests {
                 let (bytes, w) = packed(dtype, rows, cols, &mut rng);
                 let weight = Packed::new(dtype, rows, cols, &bytes).unwrap();
                 let x = values(&mut rng, tokens * cols);
+                let seen = as_seen(dtype, &x);
                 let expected: Vec<f32> = (0..tokens * rows)
                     .map(|i| {
-                        let (x, w) = (&x[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
+                        let (x, w) =
+                            (&seen[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
                         x.iter().zip(w).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
                     })
                     .collect();
@@ -154,7 +261,7 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_batch_or_threads() {
         let mut rng = Rng::new(6);
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4] {
+        for dtype in DTYPES {
             // Large enough to be split among threads.
             let (rows, cols, tokens) = (37 * 16 + 3, 320, 29);
             let (bytes, _) = packed(dtype, rows, cols, &mut rng);

@@ -8,6 +8,7 @@
 //!
 //! An instruction set is a [`Kernels`] table, handed out only where the machine has it.
 
+mod activation;
 #[allow(
     unsafe_code,
     reason = "vector instructions on raw pointers; each block says why it is safe"
@@ -19,6 +20,7 @@ pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod pack;
+mod panel;
 mod portable;
 pub mod rope;
 pub mod view;
@@ -26,7 +28,9 @@ pub mod view;
 use std::fmt;
 use std::str::FromStr;
 
-use pack::Packed;
+use activation::{Block, Order};
+use pack::{Chunk, Packed};
+use panel::Panel;
 use tensor::DType;
 
 /// An instruction set that kernels are written for.
@@ -85,12 +89,24 @@ pub struct Kernels {
     /// Which instruction set.
     pub isa: Isa,
     /// Rows `16 * tile..` of a packed matrix times x: `out[i] = sum_k w[16 * tile + i][k] * x[k]`.
+    /// Floats only.
     gemv: fn(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]),
     /// See [`pack::widen`].
     widen: fn(DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize),
     /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[m][..k]`, columns in order; rows of x
     /// are `stride` apart.
     micro: fn(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]),
+    /// How this instruction set wants integer activations.
+    order: Order,
+    /// See [`activation::quantize`]; in the order above.
+    quantize: fn(m: usize, cols: usize, x: &[f32], words: &mut [u32]),
+    /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
+    integer_gemv: Option<fn(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32])>,
+    /// See [`panel::unpack`].
+    unpack: fn(DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]),
+    /// Adds to `acc[m][32]` a panel times the groups of x from `first` on: per group the exact
+    /// integer times the product of the scales, then sum times minimum, in order.
+    integer_micro: fn(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]),
     /// `out[j] = scale * dot(q, keys[j])`, keys `stride` apart.
     scores: fn(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]),
     /// `out[e] = sum_j p[j] * values[j][e]`, values `stride` apart.

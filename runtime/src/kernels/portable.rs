@@ -2,10 +2,24 @@
 //!
 //! Written so that the compiler can vectorise over the 16 rows of a tile.
 
-use super::pack::{GROUP_COLUMNS, Packed, TILE, widen};
+use super::activation::{self, Block, CODE_WORDS, Order, QUADS};
+use super::pack::{GROUP_CODES, GROUP_COLUMNS, Packed, QUAD, TILE, widen};
+use super::panel::{self, HEAD, Panel};
 use super::{Isa, Kernels};
 
-pub(super) const KERNELS: Kernels = Kernels { isa: Isa::Portable, gemv, widen, micro, scores, mix };
+pub(super) const KERNELS: Kernels = Kernels {
+    isa: Isa::Portable,
+    gemv,
+    widen,
+    micro,
+    order: Order::Pairs,
+    quantize: |m, cols, x, words| activation::quantize(Order::Pairs, m, cols, x, words),
+    integer_gemv: None,
+    unpack: panel::unpack,
+    integer_micro,
+    scores,
+    mix,
+};
 
 /// Columns of two tiles.
 const PAIR: usize = 2 * TILE;
@@ -36,6 +50,46 @@ fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
             }
         }
     }
+}
+
+fn integer_micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]) {
+    let (codes, parameters) = x.split();
+    for g in 0..panel.groups {
+        let words = &codes[(first + g) * CODE_WORDS * x.tokens..][..CODE_WORDS * x.tokens];
+        for tile in 0..2 {
+            let w = &panel.codes[tile][g * GROUP_CODES..][..GROUP_CODES];
+            let head = &panel.heads[(2 * g + tile) * HEAD..][..HEAD];
+            for t in 0..x.tokens {
+                let dots = dots(w, words, x.tokens, t);
+                let acc = &mut acc[(2 * t + tile) * TILE..][..TILE];
+                let at = (first + g) * 2 * x.tokens + t;
+                let scale = f32::from_bits(parameters[at]);
+                let sum = f32::from_bits(parameters[at + x.tokens]);
+                for i in 0..TILE {
+                    acc[i] += dots[i] as f32 * (head[TILE + i] * scale);
+                    if panel.minima {
+                        acc[i] += head[2 * TILE + i] * sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The integers of one group of a tile and token t of a block.
+fn dots(w: &[u8], words: &[u32], tokens: usize, t: usize) -> [i32; TILE] {
+    let mut sums = [0i32; TILE];
+    for q in 0..QUADS {
+        let [a, b] = [0, 1].map(|i| words[2 * (q * tokens + t) + i]);
+        let x = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
+        let rows = w[q * QUAD * TILE..].as_chunks::<QUAD>().0;
+        for (sum, w) in sums.iter_mut().zip(rows) {
+            for (w, x) in w.iter().zip(x) {
+                *sum += i32::from(*w as i8) * x;
+            }
+        }
+    }
+    sums
 }
 
 fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {

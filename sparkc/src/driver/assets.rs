@@ -50,6 +50,7 @@ fn facts(model: &Model, quant: Quant) -> Vec<(String, String)> {
         Quant::None => "none",
         Quant::Q8 => "q8",
         Quant::Q4 => "q4",
+        Quant::Q4m => "q4m",
     };
     [
         ("family", model.info.family.clone()),

@@ -5,17 +5,30 @@
 use std::arch::x86_64::*;
 
 use tensor::DType;
-use tensor::quant::GROUP;
 
-use super::super::pack::{Packed, TILE, tile_bytes};
+use super::super::activation::{Block, CODE_WORDS, Order, QUADS};
+use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
+use super::super::panel::{self, HEAD, Panel};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_rows, check_widen};
+use super::{check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen};
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c");
-    found.then_some(Kernels { isa: Isa::Avx2, gemv, widen, micro, scores, mix })
+    found.then_some(Kernels {
+        isa: Isa::Avx2,
+        gemv,
+        widen,
+        micro,
+        order: Order::Pairs,
+        quantize,
+        integer_gemv: None,
+        unpack,
+        integer_micro,
+        scores,
+        mix,
+    })
 }
 
 /// 16 lanes.
@@ -64,11 +77,9 @@ unsafe fn gemv_some<const U: usize>(dtype: DType, tiles: [&[u8]; U], x: &[f32]) 
     // SAFETY: the caller vouches for the columns.
     unsafe {
         match dtype {
-            DType::F32 => sums::<U>(tiles, x, |t, c, _| column_f32(t, c)),
-            DType::F16 => sums::<U>(tiles, x, |t, c, _| column_f16(t, c)),
-            DType::BF16 => sums::<U>(tiles, x, |t, c, _| column_bf16(t, c)),
-            DType::Q8 => sums_grouped::<U>(DType::Q8, tiles, x, |t, g, j, s| column_q8(t, g, j, s)),
-            _ => sums_grouped::<U>(DType::Q4, tiles, x, |t, g, j, s| column_q4(t, g, j, s)),
+            DType::F32 => sums::<U>(tiles, x, |t, c| column_f32(t, c)),
+            DType::F16 => sums::<U>(tiles, x, |t, c| column_f16(t, c)),
+            _ => sums::<U>(tiles, x, |t, c| column_bf16(t, c)),
         }
     }
 }
@@ -85,33 +96,12 @@ fn add_product(sum: &mut Column, w: Column, x: f32) {
 fn sums<const U: usize>(
     tiles: [&[u8]; U],
     x: &[f32],
-    column: impl Fn(*const u8, usize, ()) -> Column,
+    column: impl Fn(*const u8, usize) -> Column,
 ) -> [Column; U] {
     let mut acc = [[_mm256_setzero_ps(); 2]; U];
     for (k, &x) in x.iter().enumerate() {
         for u in 0..U {
-            add_product(&mut acc[u], column(tiles[u].as_ptr(), k, ()), x);
-        }
-    }
-    acc
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn sums_grouped<const U: usize>(
-    dtype: DType,
-    tiles: [&[u8]; U],
-    x: &[f32],
-    column: impl Fn(*const u8, usize, usize, Column) -> Column,
-) -> [Column; U] {
-    let mut acc = [[_mm256_setzero_ps(); 2]; U];
-    for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
-        // SAFETY: group g lies within the tile.
-        let scales = tiles.map(|t| unsafe { scales(dtype, t.as_ptr(), g) });
-        for (j, &x) in x.iter().enumerate() {
-            for u in 0..U {
-                add_product(&mut acc[u], column(tiles[u].as_ptr(), g, j, scales[u]), x);
-            }
+            add_product(&mut acc[u], column(tiles[u].as_ptr(), k), x);
         }
     }
     acc
@@ -154,56 +144,6 @@ unsafe fn column_bf16(tile: *const u8, c: usize) -> Column {
     }
 }
 
-fn group_bytes(dtype: DType) -> usize {
-    tile_bytes(dtype, GROUP).unwrap_or(0)
-}
-
-/// # Safety
-/// The tile holds group `g`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-unsafe fn scales(dtype: DType, tile: *const u8, g: usize) -> Column {
-    // SAFETY: 32 bytes of scales open the group.
-    unsafe { column_f16(tile.add(g * group_bytes(dtype)), 0) }
-}
-
-/// # Safety
-/// The tile holds column `j` of group `g`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-unsafe fn column_q8(tile: *const u8, g: usize, j: usize, scale: Column) -> Column {
-    // SAFETY: 16 codes of the column.
-    let codes = unsafe {
-        _mm_loadu_si128(tile.add(g * group_bytes(DType::Q8) + 2 * TILE + j * TILE).cast())
-    };
-    let halves = [codes, _mm_srli_si128(codes, 8)].map(|c| _mm256_cvtepi8_epi32(c));
-    scaled(halves, scale)
-}
-
-/// # Safety
-/// The tile holds column `j` of group `g`.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-unsafe fn column_q4(tile: *const u8, g: usize, j: usize, scale: Column) -> Column {
-    // SAFETY: 16 bytes hold the codes of two columns.
-    let codes = unsafe {
-        _mm_loadu_si128(tile.add(g * group_bytes(DType::Q4) + 2 * TILE + j / 2 * TILE).cast())
-    };
-    let nibbles = if j.is_multiple_of(2) { codes } else { _mm_srli_epi16(codes, 4) };
-    let codes = _mm_sub_epi8(_mm_and_si128(nibbles, _mm_set1_epi8(15)), _mm_set1_epi8(8));
-    let halves = [codes, _mm_srli_si128(codes, 8)].map(|c| _mm256_cvtepi8_epi32(c));
-    scaled(halves, scale)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn scaled(codes: [__m256i; 2], scale: Column) -> Column {
-    [
-        _mm256_mul_ps(_mm256_cvtepi32_ps(codes[0]), scale[0]),
-        _mm256_mul_ps(_mm256_cvtepi32_ps(codes[1]), scale[1]),
-    ]
-}
-
 fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
     check_widen(dtype, tile, first, n, out, stride);
     // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
@@ -222,15 +162,12 @@ unsafe fn widen_all(
     stride: usize,
 ) {
     for i in 0..n {
-        let (g, j) = ((first + i) / GROUP, (first + i) % GROUP);
         // SAFETY: the caller vouches for columns and targets.
         unsafe {
             let w = match dtype {
                 DType::F32 => column_f32(tile, first + i),
                 DType::F16 => column_f16(tile, first + i),
-                DType::BF16 => column_bf16(tile, first + i),
-                DType::Q8 => column_q8(tile, g, j, scales(dtype, tile, g)),
-                _ => column_q4(tile, g, j, scales(dtype, tile, g)),
+                _ => column_bf16(tile, first + i),
             };
             let to = out.as_mut_ptr().add(i * stride);
             _mm256_storeu_ps(to, w[0]);
@@ -292,6 +229,133 @@ unsafe fn micro_some<const M: usize>(
         }
     }
     M
+}
+
+fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    // SAFETY: the features were detected before `quantize` was handed out.
+    unsafe { quantize_all(m, cols, x, words) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    super::super::activation::quantize(Order::Pairs, m, cols, x, words);
+}
+
+fn unpack(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+    check_unpack(dtype, chunk, codes, heads);
+    // SAFETY: the features were detected before `unpack` was handed out.
+    unsafe { unpack_all(dtype, chunk, codes, heads) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_all(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+    panel::unpack(dtype, chunk, codes, heads);
+}
+
+fn integer_micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]) {
+    check_panel(panel, x, first, acc);
+    for tile in 0..2 {
+        let mut t = 0;
+        while t < x.tokens {
+            // SAFETY: the features were detected before `integer_micro` was handed out, and the
+            // extents are checked.
+            t += unsafe {
+                if x.tokens - t >= 2 {
+                    integer_some::<2>(panel, tile, x, t, first, acc)
+                } else {
+                    integer_some::<1>(panel, tile, x, t, first, acc)
+                }
+            };
+        }
+    }
+}
+
+/// `M` tokens from `t` on times one tile of the pair; returns `M`.
+///
+/// # Safety
+/// As `check_panel` checks.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn integer_some<const M: usize>(
+    panel: &Panel<'_>,
+    tile: usize,
+    x: &Block<'_>,
+    t: usize,
+    first: usize,
+    acc: &mut [f32],
+) -> usize {
+    let (codes, parameters) = x.split();
+    // SAFETY: the caller vouches for panel, block and sums.
+    unsafe {
+        let at = |m: usize| (2 * (t + m) + tile) * TILE;
+        let mut sums = [[_mm256_setzero_ps(); 2]; M];
+        for (m, sum) in sums.iter_mut().enumerate() {
+            *sum = column_f32(acc.as_ptr().add(at(m)).cast(), 0);
+        }
+        for g in 0..panel.groups {
+            let w = panel.codes[tile].as_ptr().add(g * GROUP_CODES);
+            let codes = codes.as_ptr().add((first + g) * CODE_WORDS * x.tokens + 2 * t);
+            let dots = dots::<M>(w, codes, 2 * x.tokens);
+            let head = panel.heads.as_ptr().add((2 * g + tile) * HEAD);
+            let scale = column_f32(head.add(TILE).cast(), 0);
+            for m in 0..M {
+                let parameter = |i: usize| {
+                    let word = parameters[((first + g) * 2 + i) * x.tokens + t + m];
+                    _mm256_set1_ps(f32::from_bits(word))
+                };
+                for h in 0..2 {
+                    let dot = _mm256_cvtepi32_ps(dots[m][h]);
+                    let by = _mm256_mul_ps(scale[h], parameter(0));
+                    sums[m][h] = _mm256_fmadd_ps(dot, by, sums[m][h]);
+                }
+                if panel.minima {
+                    let minima = column_f32(head.add(2 * TILE).cast(), 0);
+                    for h in 0..2 {
+                        sums[m][h] = _mm256_fmadd_ps(minima[h], parameter(1), sums[m][h]);
+                    }
+                }
+            }
+        }
+        for (m, sum) in sums.iter().enumerate() {
+            let to = acc.as_mut_ptr().add(at(m));
+            _mm256_storeu_ps(to, sum[0]);
+            _mm256_storeu_ps(to.add(LANES), sum[1]);
+        }
+    }
+    M
+}
+
+/// The integers of one group of a tile, by products of 16-bit codes: 4 rows of a quad at a time,
+/// two sums a row that are added at the end.
+///
+/// # Safety
+/// w holds a group's codes; x has 8 quads of `M` pairs of words, `stride` words apart.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn dots<const M: usize>(w: *const u8, x: *const u32, stride: usize) -> [[__m256i; 2]; M] {
+    let mut sums = [[_mm256_setzero_si256(); 4]; M];
+    for q in 0..QUADS {
+        // SAFETY: the caller vouches for codes and words.
+        unsafe {
+            let mut tokens = [_mm256_setzero_si256(); M];
+            for (m, token) in tokens.iter_mut().enumerate() {
+                let quad = x.add(q * stride + 2 * m).cast::<i64>().read_unaligned();
+                *token = _mm256_set1_epi64x(quad);
+            }
+            for r in 0..4 {
+                let codes = _mm_loadu_si128(w.add((4 * q + r) * TILE).cast());
+                let codes = _mm256_cvtepi8_epi16(codes);
+                for m in 0..M {
+                    let products = _mm256_madd_epi16(codes, tokens[m]);
+                    sums[m][r] = _mm256_add_epi32(sums[m][r], products);
+                }
+            }
+        }
+    }
+    // Adding neighbours leaves rows 0 1 4 5 | 2 3 6 7: the permutation sorts them.
+    sums.map(|s| {
+        [_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3])]
+            .map(|h| _mm256_permute4x64_epi64::<0b11_01_10_00>(h))
+    })
 }
 
 fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {

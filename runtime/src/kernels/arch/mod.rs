@@ -43,7 +43,32 @@ fn check_micro(w: &[f32], x: &[f32], stride: usize, acc: &[f32]) -> (usize, usiz
     (columns, tokens)
 }
 
-/// Checks `n` columns of a tile from `first` on (whole groups when quantised) and their target.
+/// Checks a chunk and where its unpacked codes and heads go.
+#[cfg(target_arch = "x86_64")]
+fn check_unpack(dtype: tensor::DType, chunk: &super::pack::Chunk<'_>, codes: &[u8], heads: &[f32]) {
+    let (n, code_bytes) = (chunk.groups, super::pack::code_bytes(dtype));
+    assert!(dtype.is_quantized() && chunk.codes.len() >= n * code_bytes);
+    assert!(chunk.heads.len() >= n * super::pack::head_bytes(dtype));
+    assert!(dtype == tensor::DType::Q8 || codes.len() >= n * super::pack::GROUP_CODES);
+    assert!(n == 0 || heads.len() >= (2 * n - 1) * super::panel::HEAD);
+}
+
+/// Checks what the products of a panel rely on.
+#[cfg(target_arch = "x86_64")]
+fn check_panel(
+    panel: &super::panel::Panel<'_>,
+    x: &super::activation::Block<'_>,
+    first: usize,
+    acc: &[f32],
+) {
+    let n = panel.groups;
+    assert!(panel.codes.iter().all(|c| c.len() >= n * super::pack::GROUP_CODES));
+    assert!(panel.heads.len() >= 2 * n * super::panel::HEAD);
+    assert!((1..=super::activation::BLOCK).contains(&x.tokens) && first + n <= x.groups);
+    assert!(acc.len() >= x.tokens * 2 * super::pack::TILE);
+}
+
+/// Checks `n` columns of a tile from `first` on and their target.
 #[cfg(target_arch = "x86_64")]
 fn check_widen(
     dtype: tensor::DType,
@@ -54,6 +79,6 @@ fn check_widen(
     stride: usize,
 ) {
     let bytes = super::pack::tile_bytes(dtype, first + n);
-    assert!(first.is_multiple_of(dtype.block_len()) && bytes.is_some_and(|b| b <= tile.len()));
+    assert!(dtype.is_float() && bytes.is_some_and(|b| b <= tile.len()));
     check_rows(out, n, stride, super::pack::TILE);
 }

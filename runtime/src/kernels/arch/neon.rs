@@ -5,12 +5,22 @@
 use std::arch::aarch64::*;
 
 use super::super::pack::{GROUP_COLUMNS, Packed, TILE, widen};
+use super::super::portable;
 use super::super::{Isa, Kernels};
 use super::{check_gemv, check_micro, check_rows};
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = std::arch::is_aarch64_feature_detected!("neon");
-    found.then_some(Kernels { isa: Isa::Neon, gemv, widen, micro, scores, mix })
+    // Integer products are those of the portable table: the compiler makes NEON of them.
+    found.then_some(Kernels {
+        isa: Isa::Neon,
+        gemv,
+        widen,
+        micro,
+        scores,
+        mix,
+        ..portable::KERNELS
+    })
 }
 
 /// 16 lanes.
@@ -88,7 +98,7 @@ fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
 fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
     check_rows(keys, out.len(), stride, q.len());
     for (j, out) in out.iter_mut().enumerate() {
-        *out = scale * super::super::portable::dot(q, &keys[j * stride..][..q.len()]);
+        *out = scale * portable::dot(q, &keys[j * stride..][..q.len()]);
     }
 }
 

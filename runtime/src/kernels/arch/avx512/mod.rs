@@ -6,24 +6,37 @@
 use std::arch::x86_64::*;
 
 use tensor::DType;
-use tensor::quant::GROUP;
 
-use super::super::pack::{Packed, TILE, code_bytes};
+use super::super::activation::Order;
+use super::super::pack::{Packed, TILE};
 use super::super::{Isa, Kernels};
 use super::{check_gemv, check_micro, check_rows, check_widen};
+
+mod integer;
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl");
-    found.then_some(Kernels { isa: Isa::Avx512, gemv, widen, micro, scores, mix })
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni");
+    found.then_some(Kernels {
+        isa: Isa::Avx512,
+        gemv,
+        widen,
+        micro,
+        order: Order::Planes,
+        quantize,
+        integer_gemv: Some(integer::gemv),
+        unpack: integer::unpack,
+        integer_micro: integer::micro,
+        scores,
+        mix,
+    })
 }
 
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
-const Q8: u8 = 3;
-const Q4: u8 = 4;
 
 /// Tokens whose accumulators fit the registers beside two columns of weights.
 const TOKENS: usize = 12;
@@ -35,9 +48,7 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
         match w.dtype {
             DType::F32 => gemv_tiles::<F32>(w, tile, x, out),
             DType::F16 => gemv_tiles::<F16>(w, tile, x, out),
-            DType::BF16 => gemv_tiles::<BF16>(w, tile, x, out),
-            DType::Q8 => gemv_tiles::<Q8>(w, tile, x, out),
-            _ => gemv_tiles::<Q4>(w, tile, x, out),
+            _ => gemv_tiles::<BF16>(w, tile, x, out),
         }
     }
 }
@@ -77,128 +88,65 @@ fn store<const U: usize>(acc: [__m512; U], out: &mut [f32]) {
 fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m512; U] {
     let tiles = tiles.map(<[u8]>::as_ptr);
     let mut acc = [_mm512_setzero_ps(); U];
-    let (groups, tail) = x.as_chunks::<GROUP>();
-    for (g, x) in groups.iter().enumerate() {
-        // SAFETY: group g lies within the tile.
-        let scales = tiles.map(|t| unsafe { scales::<D>(t, g) });
-        for j in (0..GROUP).step_by(2) {
-            let (x0, x1) = (_mm512_set1_ps(x[j]), _mm512_set1_ps(x[j + 1]));
-            for u in 0..U {
-                // SAFETY: columns j and j + 1 of group g lie within the tile.
-                let (w0, w1) = unsafe {
-                    (
-                        column::<D>(tiles[u], g, j, scales[u]),
-                        column::<D>(tiles[u], g, j + 1, scales[u]),
-                    )
-                };
-                acc[u] = _mm512_fmadd_ps(w0, x0, acc[u]);
-                acc[u] = _mm512_fmadd_ps(w1, x1, acc[u]);
-            }
-        }
-    }
-    for (j, &x) in tail.iter().enumerate() {
+    for (j, &x) in x.iter().enumerate() {
         for u in 0..U {
-            // SAFETY: only float tiles have a ragged tail, and it lies within the tile.
-            let w = unsafe { column::<D>(tiles[u], groups.len(), j, _mm512_setzero_ps()) };
+            // SAFETY: column j lies within the tile.
+            let w = unsafe { column::<D>(tiles[u], j) };
             acc[u] = _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc[u]);
         }
     }
     acc
 }
 
-/// Bytes of one group of 32 columns.
-const fn group_bytes(d: u8) -> usize {
-    match d {
-        F32 => GROUP * TILE * 4,
-        F16 | BF16 => GROUP * TILE * 2,
-        Q8 => 2 * TILE + GROUP * TILE,
-        _ => 2 * TILE + GROUP / 2 * TILE,
-    }
-}
-
-/// The scales of group `g`, or zero for float tiles.
-///
-/// # Safety
-/// The tile holds group `g`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn scales<const D: u8>(tile: *const u8, g: usize) -> __m512 {
-    if D < Q8 {
-        return _mm512_setzero_ps();
-    }
-    // SAFETY: 32 bytes of scales open the group.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(g * group_bytes(D)).cast())) }
-}
-
-/// Column `j` of group `g`, widened.
+/// Column `j`, widened.
 ///
 /// # Safety
 /// The tile holds that column.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn column<const D: u8>(tile: *const u8, g: usize, j: usize, scale: __m512) -> __m512 {
+unsafe fn column<const D: u8>(tile: *const u8, j: usize) -> __m512 {
     // SAFETY: offsets follow the layout of `pack`, within the column the caller vouches for.
     unsafe {
-        let group = tile.add(g * group_bytes(D));
         match D {
-            F32 => _mm512_loadu_ps(group.add(j * 64).cast()),
-            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(group.add(j * 32).cast())),
-            BF16 => {
-                let halves = _mm256_loadu_si256(group.add(j * 32).cast());
-                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
-            }
-            Q8 => {
-                let codes = _mm_loadu_si128(group.add(2 * TILE + j * TILE).cast());
-                _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale)
-            }
+            F32 => _mm512_loadu_ps(tile.add(j * 64).cast()),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(j * 32).cast())),
             _ => {
-                let codes = _mm_loadu_si128(group.add(2 * TILE + j / 2 * TILE).cast());
-                let wide = _mm512_cvtepu8_epi32(codes);
-                let wide = if j.is_multiple_of(2) { wide } else { _mm512_srli_epi32(wide, 4) };
-                // The permutation reads the low four bits of each index.
-                let values = _mm512_permutexvar_ps(wide, code_values());
-                _mm512_mul_ps(values, scale)
+                let halves = _mm256_loadu_si256(tile.add(j * 32).cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
             }
         }
     }
 }
 
-/// The values of the q4 codes 0 to 15.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn code_values() -> __m512 {
-    _mm512_setr_ps(
-        -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
-    )
+fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    // SAFETY: the features were detected before `quantize` was handed out.
+    unsafe { quantize_all(m, cols, x, words) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    super::super::activation::quantize(Order::Planes, m, cols, x, words);
 }
 
 fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
     check_widen(dtype, tile, first, n, out, stride);
-    debug_assert_eq!(group_bytes(Q8), 2 * TILE + code_bytes(DType::Q8));
     // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
     unsafe {
         match dtype {
             DType::F32 => widen_some::<F32>(tile, first, n, out, stride),
             DType::F16 => widen_some::<F16>(tile, first, n, out, stride),
-            DType::BF16 => widen_some::<BF16>(tile, first, n, out, stride),
-            DType::Q8 => widen_some::<Q8>(tile, first, n, out, stride),
-            _ => widen_some::<Q4>(tile, first, n, out, stride),
+            _ => widen_some::<BF16>(tile, first, n, out, stride),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn widen_some<const D: u8>(tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
-    let mut scale = _mm512_setzero_ps();
     for i in 0..n {
-        let (g, j) = ((first + i) / GROUP, (first + i) % GROUP);
         // SAFETY: `widen` checked that the columns lie in the tile and the targets in `out`.
         unsafe {
-            if j == 0 {
-                scale = scales::<D>(tile.as_ptr(), g);
-            }
             let target = out.as_mut_ptr().add(i * stride);
-            _mm512_storeu_ps(target, column::<D>(tile.as_ptr(), g, j, scale));
+            _mm512_storeu_ps(target, column::<D>(tile.as_ptr(), first + i));
         }
     }
 }
