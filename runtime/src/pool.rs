@@ -2,15 +2,16 @@
 //!
 //! A fixed set of workers waits for a job by spinning for a short while, then yielding, then
 //! sleeping; so a token costs no system call where the machine is ours, and an idle or shared machine
-//! is left alone. Work is cut into one part per thread. Each thread takes its own part, then what
-//! others have not begun: a worker that the system does not run delays nobody. Neither the cut nor
-//! who computes a part changes a result (see `kernels`).
+//! is left alone. Work is cut into a few parts per thread. Each thread takes its own parts in order,
+//! then what others have not begun: a worker that the system does not run delays nobody. Neither the
+//! cut nor who computes a part changes a result (see `kernels`).
 //!
 //! Invariant: `run` returns only when every part is done and no thread will touch the job again, so
 //! a job may borrow.
 
+use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -18,6 +19,9 @@ use std::thread::JoinHandle;
 const SPINS: u32 = 2_000;
 /// Yields before a worker goes to sleep: a fraction of a millisecond.
 const YIELDS: u32 = 200;
+
+/// Parts of a job per thread: what a thread that was held up may leave to others.
+const PARTS: usize = 4;
 
 /// A job is called with the number of a part and that of the thread that computes it.
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
@@ -39,13 +43,14 @@ struct Shared {
     epoch: Line<AtomicU32>,
     /// Parts of the current job that are not done.
     pending: Line<AtomicUsize>,
-    /// For each part, the last epoch in which a thread took it.
-    taken: Vec<Line<AtomicU32>>,
+    /// For each thread its share of the current job.
+    shares: Vec<Line<AtomicU64>>,
     /// Workers asleep, or about to be.
     sleepers: AtomicUsize,
     stop: AtomicBool,
     panicked: AtomicBool,
-    job: Mutex<Option<JobPointer>>,
+    /// Written when no part is pending, read by who has taken a part: so never both at once.
+    job: UnsafeCell<Option<JobPointer>>,
     lock: Mutex<()>,
     wake: Condvar,
 }
@@ -57,6 +62,29 @@ struct JobPointer(*const Job<'static>);
 #[allow(unsafe_code, reason = "a job borrows from the caller of `run`, who waits for all threads")]
 // SAFETY: the pointee is `Sync`, and `run` keeps it alive until no thread uses it.
 unsafe impl Send for JobPointer {}
+
+#[allow(unsafe_code, reason = "the job's cell is guarded by the shares")]
+// SAFETY: everything but `job` is `Sync`; the cell is written only while no part is pending, and read
+// only between taking a part and reporting it done.
+unsafe impl Sync for Shared {}
+
+/// The parts of one thread that nobody has taken: `next..end` of the job of an epoch.
+#[derive(Clone, Copy)]
+struct Share {
+    epoch: u32,
+    next: u16,
+    end: u16,
+}
+
+impl Share {
+    fn to_bits(self) -> u64 {
+        u64::from(self.epoch) << 32 | u64::from(self.next) << 16 | u64::from(self.end)
+    }
+
+    fn from_bits(bits: u64) -> Share {
+        Share { epoch: (bits >> 32) as u32, next: (bits >> 16) as u16, end: bits as u16 }
+    }
+}
 
 /// Buffers of one thread, kept from job to job.
 #[derive(Debug, Default)]
@@ -114,11 +142,11 @@ impl Pool {
         let shared = Arc::new(Shared {
             epoch: Line(AtomicU32::new(0)),
             pending: Line(AtomicUsize::new(0)),
-            taken: (0..threads).map(|_| Line(AtomicU32::new(0))).collect(),
+            shares: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
-            job: Mutex::new(None),
+            job: UnsafeCell::new(None),
             lock: Mutex::new(()),
             wake: Condvar::new(),
         });
@@ -138,18 +166,22 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(part, thread)` once for each of as many parts as there are threads, and waits for
-    /// all.
+    /// Parts that a job is cut into.
+    fn parts(&self) -> usize {
+        PARTS * self.threads()
+    }
+
+    /// Calls `job(part, thread)` once for each part of `0..parts` and waits for all.
     ///
     /// # Panics
     /// When the job panics in any part.
-    pub fn run(&self, job: &Job<'_>) {
-        if self.workers.is_empty() {
-            return job(0, 0);
+    pub fn run(&self, parts: usize, job: &Job<'_>) {
+        if self.workers.is_empty() || parts > usize::from(u16::MAX) {
+            return (0..parts).for_each(|part| job(part, 0));
         }
         // Waits when dropped, even by a panic: the job must outlive its use by workers.
-        let wait = self.shared.publish(job);
-        self.shared.take_parts(wait.epoch, 0);
+        let wait = self.shared.publish(parts, job);
+        self.shared.take_parts(0);
         drop(wait);
         if self.shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a kernel panicked");
@@ -188,8 +220,8 @@ impl Pool {
         }
         let len = out.len();
         let target = Target::new(out, len);
-        let parts = Parts { len, grain, threads: self.threads() };
-        self.run(&|part, thread| {
+        let parts = Parts { len, grain, parts: self.parts() };
+        self.run(parts.parts, &|part, thread| {
             let part = parts.of(part);
             if !part.is_empty() {
                 let mut columns = target.columns(part.clone());
@@ -212,8 +244,8 @@ impl Pool {
         if small || self.workers.is_empty() {
             return f(0, target.columns(0..width), &mut self.scratch(0));
         }
-        let parts = Parts { len: width, grain, threads: self.threads() };
-        self.run(&|part, thread| {
+        let parts = Parts { len: width, grain, parts: self.parts() };
+        self.run(parts.parts, &|part, thread| {
             let part = parts.of(part);
             if !part.is_empty() {
                 f(part.start, target.columns(part), &mut self.scratch(thread));
@@ -243,7 +275,6 @@ impl std::fmt::Debug for Pool {
 /// A published job. Waits for its parts when dropped.
 struct Wait<'a> {
     shared: &'a Shared,
-    epoch: u32,
 }
 
 impl Drop for Wait<'_> {
@@ -258,23 +289,32 @@ impl Drop for Wait<'_> {
 
 impl Shared {
     /// Hands a job to all threads.
-    fn publish(&self, job: &Job<'_>) -> Wait<'_> {
-        let wait = self.publish_quietly(job);
+    fn publish(&self, parts: usize, job: &Job<'_>) -> Wait<'_> {
+        let wait = self.publish_quietly(parts, job);
         self.wake_sleepers();
         wait
     }
 
     /// Hands a job to all threads that are awake.
     #[allow(unsafe_code, reason = "erases the lifetime of a job that outlives its use")]
-    fn publish_quietly(&self, job: &Job<'_>) -> Wait<'_> {
+    fn publish_quietly(&self, parts: usize, job: &Job<'_>) -> Wait<'_> {
         // SAFETY: only the lifetime changes; the caller holds the returned `Wait` while it borrows
         // what `job` borrows. A thread uses the job only between taking a part and reporting it
         // done, and `Wait` is dropped only when all parts are done.
         let job = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
-        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(JobPointer(job));
-        self.pending.0.store(self.taken.len(), Ordering::Release);
-        let epoch = self.epoch.0.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
-        Wait { shared: self, epoch }
+        // SAFETY: `run` waits for its parts, so none is pending and nobody reads the cell.
+        unsafe { *self.job.get() = Some(JobPointer(job)) };
+        let (epoch, threads) =
+            (self.epoch.0.load(Ordering::Relaxed).wrapping_add(1), self.shares.len());
+        self.pending.0.store(parts, Ordering::Relaxed);
+        for (thread, share) in self.shares.iter().enumerate() {
+            let bound = |i: usize| (parts * i / threads) as u16;
+            let share_now = Share { epoch, next: bound(thread), end: bound(thread + 1) };
+            // Releases the job to those who take a part.
+            share.0.store(share_now.to_bits(), Ordering::Release);
+        }
+        self.epoch.0.store(epoch, Ordering::SeqCst);
+        Wait { shared: self }
     }
 
     /// Wakes the threads that sleep, after the epoch has changed.
@@ -285,28 +325,46 @@ impl Shared {
         }
     }
 
-    /// Computes the thread's own part of the job of `epoch`, then parts that nobody has begun.
-    #[allow(unsafe_code, reason = "calls the job through its erased pointer")]
-    fn take_parts(&self, epoch: u32, thread: usize) {
-        let parts = self.taken.len();
-        for part in (0..parts).map(|i| (thread + i) % parts) {
-            // All parts of the epoch before were taken, or this epoch would not have begun: so the
-            // exchange succeeds for one thread, and for none that comes late.
-            let (before, order) = (epoch.wrapping_sub(1), Ordering::AcqRel);
-            let taken = &self.taken[part].0;
-            if taken.compare_exchange(before, epoch, order, Ordering::Relaxed).is_err() {
-                continue;
+    /// Computes the thread's own parts of the current job, then parts that nobody has begun.
+    fn take_parts(&self, thread: usize) {
+        let threads = self.shares.len();
+        for owner in (0..threads).map(|i| (thread + i) % threads) {
+            while let Some(part) = self.take(owner) {
+                self.compute(part, thread);
             }
-            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(JobPointer(job)) = job {
-                // SAFETY: this part is not done, so `run` keeps the job alive and publishes no other.
-                let call = || unsafe { (*job)(part, thread) };
-                if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
-                }
-            }
-            self.pending.0.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Takes the next part of a thread's share of whatever job is current.
+    fn take(&self, owner: usize) -> Option<usize> {
+        let share = &self.shares[owner].0;
+        let mut bits = share.load(Ordering::Acquire);
+        loop {
+            let now = Share::from_bits(bits);
+            if now.next >= now.end {
+                return None;
+            }
+            let after = Share { next: now.next + 1, ..now }.to_bits();
+            // The epoch in the word makes it another word for each job: what was loaded is current.
+            match share.compare_exchange_weak(bits, after, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Some(usize::from(now.next)),
+                Err(found) => bits = found,
+            }
+        }
+    }
+
+    #[allow(unsafe_code, reason = "calls the job through its erased pointer")]
+    fn compute(&self, part: usize, thread: usize) {
+        // SAFETY: this part was taken and is not done, so the cell is not written, and `run` keeps
+        // the job alive.
+        if let Some(JobPointer(job)) = unsafe { *self.job.get() } {
+            // SAFETY: as above.
+            let call = || unsafe { (*job)(part, thread) };
+            if catch_unwind(AssertUnwindSafe(call)).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+        }
+        self.pending.0.fetch_sub(1, Ordering::Release);
     }
 
     /// The life of a worker.
@@ -317,7 +375,7 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            self.take_parts(seen, thread);
+            self.take_parts(thread);
         }
     }
 
@@ -348,14 +406,14 @@ impl Shared {
 struct Parts {
     len: usize,
     grain: usize,
-    threads: usize,
+    parts: usize,
 }
 
 impl Parts {
-    fn of(self, thread: usize) -> std::ops::Range<usize> {
+    fn of(self, part: usize) -> std::ops::Range<usize> {
         let grains = self.len.div_ceil(self.grain.max(1));
-        let bound = |i: usize| (grains * i / self.threads * self.grain).min(self.len);
-        bound(thread)..bound(thread + 1)
+        let bound = |i: usize| (grains * i / self.parts * self.grain).min(self.len);
+        bound(part)..bound(part + 1)
     }
 }
 
@@ -457,9 +515,9 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         for bad in [0, 1] {
             let job = |part: usize, _: usize| assert_ne!(part, bad, "expected by the test");
-            assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err());
+            assert!(catch_unwind(AssertUnwindSafe(|| pool.run(2, &job))).is_err());
             let calls = AtomicUsize::new(0);
-            pool.run(&|_, _| {
+            pool.run(2, &|_, _| {
                 calls.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(calls.load(Ordering::Relaxed), 2);
@@ -479,8 +537,8 @@ mod tests {
         let job = |_: usize, thread: usize| {
             by_caller.fetch_add(usize::from(thread == 0), Ordering::Relaxed);
         };
-        let wait = pool.shared.publish_quietly(&job);
-        pool.shared.take_parts(wait.epoch, 0);
+        let wait = pool.shared.publish_quietly(2, &job);
+        pool.shared.take_parts(0);
         drop(wait);
         assert_eq!(by_caller.load(Ordering::Relaxed), 2);
         drop(guard);
@@ -492,7 +550,7 @@ mod tests {
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(30));
             let calls = AtomicUsize::new(0);
-            pool.run(&|_, _| {
+            pool.run(2, &|_, _| {
                 calls.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(calls.load(Ordering::Relaxed), 2);

@@ -14,8 +14,8 @@ use tensor::quant::GROUP;
 
 use super::pack::QUAD;
 
-/// Tokens of a block: two tiles of sums for each fit the registers of AVX-512.
-pub(crate) const BLOCK: usize = 6;
+/// Tokens of a block: 16 integer sums of a pair of tiles fit the registers of AVX-512 beside weights.
+pub(crate) const BLOCK: usize = 8;
 /// Words of the codes of one group of one token.
 pub(crate) const CODE_WORDS: usize = GROUP / 2;
 /// Words of one group of one token: codes, scale and sum.

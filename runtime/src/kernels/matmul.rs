@@ -5,7 +5,7 @@
 //! first-level cache. Both add the columns in order, so the bits agree.
 
 use super::Kernels;
-use super::activation::{BLOCK as TOKENS, Block, TOKEN_WORDS};
+use super::activation::{BLOCK as TOKENS, Block, QUADS, TOKEN_WORDS};
 use super::pack::{CHUNK, Packed, TILE, chunk};
 use super::panel::{CODES, HEAD, HEADS, Panel};
 use crate::pool::{Columns, Pool, Scratch};
@@ -13,6 +13,8 @@ use tensor::DType;
 
 /// Columns widened at a time: 2 tiles of them are 16 KiB.
 const BLOCK: usize = 128;
+/// Tokens whose sums for two tiles fit the registers of AVX-512.
+const FLOAT_TOKENS: usize = 12;
 /// Two tiles.
 const PAIR: usize = 2 * TILE;
 /// Elements below which one thread makes them integers.
@@ -31,9 +33,28 @@ pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &m
         pool.split(out, TILE, small, &|start, part, _| (kernels.gemv)(w, start / TILE, x, part));
         return;
     }
-    pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
-        linear_columns(kernels, w, x, first / TILE, &mut columns, scratch);
+    let mut activations = pool.activations();
+    let blocks = activations.get(x.len());
+    let block_len = FLOAT_TOKENS * w.cols;
+    pool.split(blocks, block_len, x.len() < THREAD_ELEMENTS, &|start, blocks, _| {
+        for (x, block) in x[start..].chunks(block_len).zip(blocks.chunks_mut(block_len)) {
+            interleave(x, w.cols, block);
+        }
     });
+    let blocks = &*blocks;
+    pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
+        linear_columns(kernels, w, blocks, first / TILE, &mut columns, scratch);
+    });
+}
+
+/// `x[m][cols]` to `block[cols][m]`.
+fn interleave(x: &[f32], cols: usize, block: &mut [f32]) {
+    let m = x.len() / cols;
+    for (t, x) in x.chunks_exact(cols).enumerate() {
+        for (to, &from) in block[t..].iter_mut().step_by(m).zip(x) {
+            *to = from;
+        }
+    }
 }
 
 /// Quantised weights: activations become integers first, once for all threads.
@@ -93,7 +114,13 @@ fn integer_columns(
             (kernels.unpack)(w.dtype, &chunks[1], b, &mut heads[HEAD..]);
             let codes = if w.dtype == DType::Q8 { chunks.map(|c| c.codes) } else { [&*a, &*b] };
             let minima = w.dtype == DType::Q4M;
-            let panel = Panel { groups: chunks[0].groups, codes, heads, minima };
+            let panel = Panel {
+                groups: chunks[0].groups,
+                codes,
+                heads,
+                minima,
+                quads: std::hint::black_box(QUADS),
+            };
             let blocks = words.chunks(TOKENS * token_words).zip(sums.chunks_mut(TOKENS * PAIR));
             for (words, sums) in blocks {
                 let x = Block::new(words.len() / token_words, groups, words);
@@ -117,7 +144,7 @@ fn store_pair(pair: usize, sums: &[f32], out: &mut Columns<'_>) {
 fn linear_columns(
     kernels: &Kernels,
     w: &Packed<'_>,
-    x: &[f32],
+    blocks: &[f32],
     tile: usize,
     out: &mut Columns<'_>,
     scratch: &mut Scratch,
@@ -134,7 +161,11 @@ fn linear_columns(
             if first + 1 < w.tiles() {
                 (kernels.widen)(w.dtype, w.tile(first + 1), k, n, &mut weights[TILE..], PAIR);
             }
-            (kernels.micro)(weights, &x[k..], w.cols, sums);
+            let blocks = blocks.chunks(FLOAT_TOKENS * w.cols);
+            for (block, sums) in blocks.zip(sums.chunks_mut(FLOAT_TOKENS * PAIR)) {
+                let m = block.len() / w.cols;
+                (kernels.micro)(weights, &block[k * m..][..n * m], m, sums);
+            }
         }
         store_pair(pair, sums, out);
     }

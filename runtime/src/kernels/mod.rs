@@ -93,9 +93,11 @@ pub struct Kernels {
     gemv: fn(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]),
     /// See [`pack::widen`].
     widen: fn(DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize),
-    /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[m][..k]`, columns in order; rows of x
-    /// are `stride` apart.
-    micro: fn(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]),
+    /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[k][m]`, columns in order; m is at most
+    /// 12.
+    micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
+    /// Fetches bytes that are wanted soon.
+    prefetch: fn(&[u8]),
     /// How this instruction set wants integer activations.
     order: Order,
     /// See [`activation::quantize`]; in the order above.

@@ -27,6 +27,9 @@ pub(crate) struct Panel<'a> {
     pub(crate) heads: &'a [f32],
     /// Whether the minima count.
     pub(crate) minima: bool,
+    /// Quads of a group, always 8: a bound that the compiler does not know keeps it from unrolling
+    /// the loop over quads, which would spill the sums.
+    pub(crate) quads: usize,
 }
 
 /// What codes are multiplied by when unpacked.

@@ -12,6 +12,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv,
     widen,
     micro,
+    prefetch: |_| {},
     order: Order::Pairs,
     quantize: |m, cols, x, words| activation::quantize(Order::Pairs, m, cols, x, words),
     integer_gemv: None,
@@ -42,11 +43,11 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
-    for (x, acc) in x.chunks(stride).zip(acc.as_chunks_mut::<PAIR>().0) {
-        for (&x, w) in x.iter().zip(w.as_chunks::<PAIR>().0) {
+fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
+    for (t, acc) in acc.as_chunks_mut::<PAIR>().0.iter_mut().take(m).enumerate() {
+        for (x, w) in x.chunks_exact(m).zip(w.as_chunks::<PAIR>().0) {
             for (a, w) in acc.iter_mut().zip(w) {
-                *a += w * x;
+                *a += w * x[t];
             }
         }
     }

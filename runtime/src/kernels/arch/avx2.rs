@@ -10,7 +10,9 @@ use super::super::activation::{Block, CODE_WORDS, Order, QUADS};
 use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
 use super::super::panel::{self, HEAD, Panel};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen};
+use super::{
+    check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen, prefetch,
+};
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx2")
@@ -21,6 +23,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         gemv,
         widen,
         micro,
+        prefetch,
         order: Order::Pairs,
         quantize,
         integer_gemv: None,
@@ -176,20 +179,20 @@ unsafe fn widen_all(
     }
 }
 
-fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
-    let (columns, tokens) = check_micro(w, x, stride, acc);
+fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
+    let columns = check_micro(w, x, m, acc);
     for half in [0, TILE] {
         let mut t = 0;
-        while t < tokens {
-            let (x, acc) = (&x[t * stride..], &mut acc[t * 2 * TILE..]);
+        while t < m {
+            let (x, acc) = (&x[t..], &mut acc[t * 2 * TILE..]);
             // SAFETY: the features were detected before `micro` was handed out, and `check_micro`
-            // covers `tokens` rows of x and accumulators.
+            // covers columns, tokens and accumulators.
             t += unsafe {
-                match tokens - t {
-                    TOKENS.. => micro_some::<TOKENS>(w, half, columns, x, stride, acc),
-                    4.. => micro_some::<4>(w, half, columns, x, stride, acc),
-                    2.. => micro_some::<2>(w, half, columns, x, stride, acc),
-                    _ => micro_some::<1>(w, half, columns, x, stride, acc),
+                match m - t {
+                    TOKENS.. => micro_some::<TOKENS>(w, half, columns, x, m, acc),
+                    4.. => micro_some::<4>(w, half, columns, x, m, acc),
+                    2.. => micro_some::<2>(w, half, columns, x, m, acc),
+                    _ => micro_some::<1>(w, half, columns, x, m, acc),
                 }
             };
         }
@@ -199,7 +202,7 @@ fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
 /// `M` tokens times one tile of the pair; returns `M`.
 ///
 /// # Safety
-/// w holds `columns` pairs of columns, x `M` rows of `columns` elements `stride` apart, acc `M` rows
+/// w holds `columns` pairs of columns, x `columns` rows of `M` elements `stride` apart, acc `M` rows
 /// of 32.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn micro_some<const M: usize>(
@@ -219,7 +222,7 @@ unsafe fn micro_some<const M: usize>(
         for k in 0..columns {
             let w = column_f32(w.as_ptr().add(k * 2 * TILE + half).cast(), 0);
             for (m, sum) in sums.iter_mut().enumerate() {
-                add_product(sum, w, *x.as_ptr().add(m * stride + k));
+                add_product(sum, w, *x.as_ptr().add(k * stride + m));
             }
         }
         for (m, sum) in sums.iter().enumerate() {

@@ -36,11 +36,21 @@ fn check_rows(data: &[f32], n: usize, stride: usize, width: usize) {
     assert!(n == 0 || (n - 1) * stride + width <= data.len());
 }
 
-/// Checks the operands of a micro kernel and returns columns and tokens.
-fn check_micro(w: &[f32], x: &[f32], stride: usize, acc: &[f32]) -> (usize, usize) {
-    let (columns, tokens) = (w.len() / 32, acc.len() / 32);
-    check_rows(x, tokens, stride, columns);
-    (columns, tokens)
+/// Checks the operands of a micro kernel and returns the columns.
+fn check_micro(w: &[f32], x: &[f32], m: usize, acc: &[f32]) -> usize {
+    let columns = w.len() / 32;
+    assert!((1..=12).contains(&m) && x.len() >= columns * m && acc.len() >= m * 32);
+    columns
+}
+
+/// Fetches bytes into the second-level cache.
+#[cfg(target_arch = "x86_64")]
+fn prefetch(bytes: &[u8]) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    for line in bytes.chunks(64) {
+        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing that it may not.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
 }
 
 /// Checks a chunk and where its unpacked codes and heads go.

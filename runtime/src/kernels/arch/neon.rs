@@ -47,11 +47,16 @@ unsafe fn store(at: *mut f32, column: Column) {
 }
 
 /// # Safety
-/// w holds `x.len()` columns of 16 rows, `stride` apart.
+/// w holds as many columns of 16 rows as x has elements, `stride` apart.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn add_products(sum: &mut Column, w: *const f32, stride: usize, x: &[f32]) {
-    for (k, &x) in x.iter().enumerate() {
+unsafe fn add_products<'a>(
+    sum: &mut Column,
+    w: *const f32,
+    stride: usize,
+    x: impl Iterator<Item = &'a f32>,
+) {
+    for (k, &x) in x.enumerate() {
         // SAFETY: the caller vouches for the columns.
         let w = unsafe { load(w.add(k * stride)) };
         for i in 0..4 {
@@ -71,7 +76,7 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
             // of columns and `rows` 16 elements.
             unsafe {
                 let mut sum = load(rows.as_ptr());
-                add_products(&mut sum, block.as_ptr(), TILE, x);
+                add_products(&mut sum, block.as_ptr(), TILE, x.iter());
                 store(rows.as_mut_ptr(), sum);
             }
         }
@@ -79,16 +84,17 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
-    let (columns, tokens) = check_micro(w, x, stride, acc);
-    for m in 0..tokens {
+fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
+    check_micro(w, x, m, acc);
+    for t in 0..m {
         for half in [0, TILE] {
             // SAFETY: the feature was detected before `micro` was handed out, and the extents are
             // checked.
             unsafe {
-                let at = acc.as_mut_ptr().add(m * 2 * TILE + half);
+                let at = acc.as_mut_ptr().add(t * 2 * TILE + half);
                 let mut sum = load(at);
-                add_products(&mut sum, w.as_ptr().add(half), 2 * TILE, &x[m * stride..][..columns]);
+                let x = x[t..].iter().step_by(m);
+                add_products(&mut sum, w.as_ptr().add(half), 2 * TILE, x);
                 store(at, sum);
             }
         }

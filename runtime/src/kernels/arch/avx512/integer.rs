@@ -208,6 +208,8 @@ pub(super) fn micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f
     unsafe {
         match x.tokens {
             BLOCK => micro_some::<BLOCK>(panel, x, first, acc),
+            7 => micro_some::<7>(panel, x, first, acc),
+            6 => micro_some::<6>(panel, x, first, acc),
             5 => micro_some::<5>(panel, x, first, acc),
             4 => micro_some::<4>(panel, x, first, acc),
             3 => micro_some::<3>(panel, x, first, acc),
@@ -227,12 +229,8 @@ unsafe fn micro_some<const M: usize>(
     acc: &mut [f32],
 ) {
     let (codes, parameters) = x.split();
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
     // SAFETY: the caller vouches for panel, block and sums.
     unsafe {
-        for (t, sum) in sums.iter_mut().enumerate() {
-            *sum = [0, 1].map(|i| _mm512_loadu_ps(acc.as_ptr().add((2 * t + i) * TILE)));
-        }
         for g in 0..panel.groups {
             let head = panel.heads.as_ptr().add(2 * g * HEAD);
             let w = panel.codes.map(|c| c.as_ptr().add(g * GROUP_CODES));
@@ -240,17 +238,20 @@ unsafe fn micro_some<const M: usize>(
             let parameters = parameters.as_ptr().add((first + g) * 2 * M).cast::<f32>();
             let start = [0, 1].map(|i| _mm512_loadu_si512(head.add(i * HEAD).cast()));
             let mut dots = [start; M];
-            plane(w, codes, &mut dots);
+            plane(w, codes, panel.quads, &mut dots);
             for dot in &mut dots {
                 *dot = dot.map(|d| _mm512_slli_epi32(d, 8));
             }
-            plane(w, codes.add(QUADS * M), &mut dots);
+            plane(w, codes.add(QUADS * M), panel.quads, &mut dots);
             let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD + TILE)));
             for t in 0..M {
                 let by = _mm512_set1_ps(*parameters.add(t));
                 for i in 0..2 {
+                    let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
                     let dot = _mm512_cvtepi32_ps(dots[t][i]);
-                    sums[t][i] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale[i], by), sums[t][i]);
+                    let new =
+                        _mm512_fmadd_ps(dot, _mm512_mul_ps(scale[i], by), _mm512_loadu_ps(sum));
+                    _mm512_storeu_ps(sum, new);
                 }
             }
             if panel.minima {
@@ -258,14 +259,10 @@ unsafe fn micro_some<const M: usize>(
                     let minima = _mm512_loadu_ps(head.add(i * HEAD + 2 * TILE));
                     for t in 0..M {
                         let by = _mm512_set1_ps(*parameters.add(M + t));
-                        sums[t][i] = _mm512_fmadd_ps(minima, by, sums[t][i]);
+                        let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
+                        _mm512_storeu_ps(sum, _mm512_fmadd_ps(minima, by, _mm512_loadu_ps(sum)));
                     }
                 }
-            }
-        }
-        for (t, sum) in sums.iter().enumerate() {
-            for i in 0..2 {
-                _mm512_storeu_ps(acc.as_mut_ptr().add((2 * t + i) * TILE), sum[i]);
             }
         }
     }
@@ -277,8 +274,13 @@ unsafe fn micro_some<const M: usize>(
 /// Each of w holds a group's codes, x 8 quads of `M` tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn plane<const M: usize>(w: [*const u8; 2], x: *const u32, dots: &mut [[__m512i; 2]; M]) {
-    for q in 0..QUADS {
+unsafe fn plane<const M: usize>(
+    w: [*const u8; 2],
+    x: *const u32,
+    quads: usize,
+    dots: &mut [[__m512i; 2]; M],
+) {
+    for q in 0..quads {
         // SAFETY: the caller vouches for the codes.
         unsafe {
             let w = w.map(|w| _mm512_loadu_si512(w.add(q * LINE).cast()));

@@ -10,7 +10,7 @@ use tensor::DType;
 use super::super::activation::Order;
 use super::super::pack::{Packed, TILE};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_rows, check_widen};
+use super::{check_gemv, check_micro, check_rows, check_widen, prefetch};
 
 mod integer;
 
@@ -24,6 +24,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         gemv,
         widen,
         micro,
+        prefetch,
         order: Order::Planes,
         quantize,
         integer_gemv: Some(integer::gemv),
@@ -151,38 +152,34 @@ fn widen_some<const D: u8>(tile: &[u8], first: usize, n: usize, out: &mut [f32],
     }
 }
 
-fn micro(w: &[f32], x: &[f32], stride: usize, acc: &mut [f32]) {
-    let (columns, tokens) = check_micro(w, x, stride, acc);
-    let mut t = 0;
-    while t < tokens {
-        let (x, acc) = (&x[t * stride..], &mut acc[t * 2 * TILE..]);
-        // SAFETY: the features were detected before `micro` was handed out, and `check_micro`
-        // covers `tokens` rows of x and accumulators.
-        t += unsafe {
-            match tokens - t {
-                TOKENS.. => micro_some::<TOKENS>(w, columns, x, stride, acc),
-                8.. => micro_some::<8>(w, columns, x, stride, acc),
-                4.. => micro_some::<4>(w, columns, x, stride, acc),
-                2.. => micro_some::<2>(w, columns, x, stride, acc),
-                _ => micro_some::<1>(w, columns, x, stride, acc),
-            }
-        };
+fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
+    let columns = check_micro(w, x, m, acc);
+    // SAFETY: the features were detected before `micro` was handed out, and `check_micro` covers
+    // columns, tokens and accumulators.
+    unsafe {
+        match m {
+            TOKENS => micro_some::<TOKENS>(w, columns, x, acc),
+            11 => micro_some::<11>(w, columns, x, acc),
+            10 => micro_some::<10>(w, columns, x, acc),
+            9 => micro_some::<9>(w, columns, x, acc),
+            8 => micro_some::<8>(w, columns, x, acc),
+            7 => micro_some::<7>(w, columns, x, acc),
+            6 => micro_some::<6>(w, columns, x, acc),
+            5 => micro_some::<5>(w, columns, x, acc),
+            4 => micro_some::<4>(w, columns, x, acc),
+            3 => micro_some::<3>(w, columns, x, acc),
+            2 => micro_some::<2>(w, columns, x, acc),
+            _ => micro_some::<1>(w, columns, x, acc),
+        }
     }
 }
 
-/// `M` tokens times two tiles; returns `M`.
+/// `M` tokens times two tiles.
 ///
 /// # Safety
-/// w holds `columns` pairs of columns, x `M` rows of `columns` elements `stride` apart, acc `M` rows
-/// of 32.
+/// w holds `columns` pairs of columns, x `columns` rows of `M` elements, acc `M` rows of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn micro_some<const M: usize>(
-    w: &[f32],
-    columns: usize,
-    x: &[f32],
-    stride: usize,
-    acc: &mut [f32],
-) -> usize {
+unsafe fn micro_some<const M: usize>(w: &[f32], columns: usize, x: &[f32], acc: &mut [f32]) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     // SAFETY: the caller vouches for the extents.
     unsafe {
@@ -194,7 +191,7 @@ unsafe fn micro_some<const M: usize>(
             let from = w.as_ptr().add(k * 2 * TILE);
             let (w0, w1) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(TILE)));
             for (m, sum) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*x.as_ptr().add(m * stride + k));
+                let x = _mm512_set1_ps(*x.as_ptr().add(k * M + m));
                 sum[0] = _mm512_fmadd_ps(w0, x, sum[0]);
                 sum[1] = _mm512_fmadd_ps(w1, x, sum[1]);
             }
@@ -205,7 +202,6 @@ unsafe fn micro_some<const M: usize>(
             _mm512_storeu_ps(to.add(TILE), sum[1]);
         }
     }
-    M
 }
 
 fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
