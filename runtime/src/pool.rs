@@ -138,7 +138,25 @@ impl Pool {
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
+        Pool::build(threads, &[])
+    }
+
+    /// A pool whose threads, the caller too, are bound to a processor each, where the system can and
+    /// there are as many processors: the scheduler of a busy machine puts two on one now and then.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn pinned(threads: usize) -> std::io::Result<Pool> {
+        let processors = affinity::processors();
+        let fits = threads > 1 && processors.len() == threads;
+        Pool::build(threads, if fits { &processors } else { &[] })
+    }
+
+    fn build(threads: usize, processors: &[usize]) -> std::io::Result<Pool> {
         let threads = threads.max(1);
+        if let Some(&processor) = processors.first() {
+            affinity::bind(processor);
+        }
         let shared = Arc::new(Shared {
             epoch: Line(AtomicU32::new(0)),
             pending: Line(AtomicUsize::new(0)),
@@ -156,7 +174,13 @@ impl Pool {
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("kernel-{index}"));
-            pool.workers.push(builder.spawn(move || shared.work(index))?);
+            let processor = processors.get(index).copied();
+            pool.workers.push(builder.spawn(move || {
+                if let Some(processor) = processor {
+                    affinity::bind(processor);
+                }
+                shared.work(index);
+            })?);
         }
         Ok(pool)
     }
@@ -471,6 +495,43 @@ impl<T> Columns<'_, T> {
         // `Columns` covers these columns.
         unsafe { std::slice::from_raw_parts_mut(self.target.data.add(start), self.columns.len()) }
     }
+}
+
+/// Which processors a thread may use. Failure is no error: then the system chooses.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "system calls on a local set of processors")]
+mod affinity {
+    /// The processors that this thread may use, in order.
+    pub(super) fn processors() -> Vec<usize> {
+        // SAFETY: a set is plain bits; the call fills as many as it has.
+        let (found, set) = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            (libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set), set)
+        };
+        // SAFETY: the indices stay below the size of the set.
+        let has = |&cpu: &usize| unsafe { libc::CPU_ISSET(cpu, &set) };
+        if found != 0 { Vec::new() } else { (0..libc::CPU_SETSIZE as usize).filter(has).collect() }
+    }
+
+    /// Keeps this thread on one processor.
+    pub(super) fn bind(processor: usize) {
+        // SAFETY: the set is local, and the index came from `processors`.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(processor, &mut set);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+        }
+    }
+}
+
+/// Elsewhere the system chooses.
+#[cfg(not(target_os = "linux"))]
+mod affinity {
+    pub(super) fn processors() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub(super) fn bind(_: usize) {}
 }
 
 #[cfg(test)]

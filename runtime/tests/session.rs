@@ -38,7 +38,7 @@ fn all_logits(options: SessionOptions, tokens: &[u32], step: usize) -> Vec<u32> 
 fn no_split_chunk_or_thread_count_changes_a_bit() {
     let tokens = prompt(40);
     for isa in Isa::ALL.into_iter().filter(|&isa| Kernels::new(isa).is_some()) {
-        let base = SessionOptions { threads: 1, isa: Some(isa), chunk: 0 };
+        let base = SessionOptions { threads: 1, isa: Some(isa), ..SessionOptions::default() };
         let whole = all_logits(base, &tokens, 40);
         assert_eq!(whole.len(), 40 * support::VOCAB);
         for threads in [1, 2, 4] {

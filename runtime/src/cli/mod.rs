@@ -147,7 +147,8 @@ fn execute(
     if args.info {
         return info::info(&payload, args.json, streams);
     }
-    let options = SessionOptions { threads: args.threads.unwrap_or(0), isa: args.isa, chunk: 0 };
+    let options =
+        SessionOptions { threads: args.threads.unwrap_or(0), isa: args.isa, chunk: 0, pin: true };
     let session = Session::new(Arc::clone(&payload), options)?;
     let mut generator = Generator::new(session);
     if args.bench {

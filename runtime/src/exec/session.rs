@@ -25,6 +25,9 @@ pub struct SessionOptions {
     pub isa: Option<Isa>,
     /// Most tokens of one step; 0 takes a good default. Never changes a result.
     pub chunk: usize,
+    /// Binds each thread, the caller's too, to a core of its own where there are as many. For
+    /// programs that do nothing else.
+    pub pin: bool,
 }
 
 /// Whose logits to compute.
@@ -103,7 +106,8 @@ impl Session {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let pool = Pool::new(threads).map_err(|source| SessionError::Resource {
+        let pool = if options.pin { Pool::pinned(threads) } else { Pool::new(threads) };
+        let pool = pool.map_err(|source| SessionError::Resource {
             what: format!("{threads} threads"),
             source,
         })?;

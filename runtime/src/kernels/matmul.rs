@@ -11,8 +11,8 @@ use super::panel::{CODES, HEAD, HEADS, Panel};
 use crate::pool::{Columns, Pool, Scratch};
 use tensor::DType;
 
-/// Columns widened at a time: 2 tiles of them are 16 KiB.
-const BLOCK: usize = 128;
+/// Columns widened at a time: 2 tiles of them are 64 KiB of the second-level cache.
+const BLOCK: usize = 512;
 /// Tokens whose sums for two tiles fit the registers of AVX-512.
 const FLOAT_TOKENS: usize = 12;
 /// Two tiles.
@@ -105,10 +105,10 @@ fn integer_columns(
     for pair in 0..width.div_ceil(PAIR) {
         let first = tile + 2 * pair;
         // A last odd tile stands in for its neighbour, whose results nobody reads.
-        let tiles = [first, (first + 1).min(w.tiles() - 1)].map(|t| w.tile(t));
+        let tiles = [first, (first + 1).min(w.tiles() - 1)];
         sums.fill(0.0);
         for c in 0..groups.div_ceil(CHUNK) {
-            let chunks = tiles.map(|t| chunk(w.dtype, t, groups, c));
+            let chunks = tiles.map(|t| chunk(w.dtype, w.tile(t), groups, c));
             let (a, b) = codes.split_at_mut(CODES / 2);
             (kernels.unpack)(w.dtype, &chunks[0], a, heads);
             (kernels.unpack)(w.dtype, &chunks[1], b, &mut heads[HEAD..]);
@@ -121,14 +121,38 @@ fn integer_columns(
                 minima,
                 quads: std::hint::black_box(QUADS),
             };
+            let next = tiles.map(|t| chunk_after(w, t, c));
             let blocks = words.chunks(TOKENS * token_words).zip(sums.chunks_mut(TOKENS * PAIR));
-            for (words, sums) in blocks {
+            let parts = blocks.len();
+            for (i, (words, sums)) in blocks.enumerate() {
+                next.iter().for_each(|n| (kernels.prefetch)(share(n, i, parts)));
                 let x = Block::new(words.len() / token_words, groups, words);
                 (kernels.integer_micro)(&panel, &x, c * CHUNK, sums);
             }
         }
         store_pair(pair, sums, out);
     }
+}
+
+/// The bytes that a pass over a float tile, or the pair after its own, reads after the columns at k.
+fn columns_after<'a>(w: &Packed<'a>, tile: usize, k: usize) -> &'a [u8] {
+    let (k, tile) = if k + BLOCK < w.cols { (k + BLOCK, tile) } else { (0, tile + 2) };
+    if tile >= w.tiles() {
+        return &[];
+    }
+    let column = TILE * w.dtype.block_bytes();
+    &w.tile(tile)[k * column..(k + BLOCK).min(w.cols) * column]
+}
+
+/// The bytes that a pass over a tile, or the pair after its own, reads after chunk `c`.
+fn chunk_after<'a>(w: &Packed<'a>, tile: usize, c: usize) -> &'a [u8] {
+    let (at, tile) = if (c + 1) * CHUNK < w.groups() { (c + 1, tile) } else { (0, tile + 2) };
+    if tile < w.tiles() { chunk(w.dtype, w.tile(tile), w.groups(), at).bytes } else { &[] }
+}
+
+/// Part `i` of `n` of some bytes.
+fn share(bytes: &[u8], i: usize, n: usize) -> &[u8] {
+    &bytes[bytes.len() * i / n..bytes.len() * (i + 1) / n]
 }
 
 /// Copies the sums of a pair of tiles to their columns.
@@ -154,15 +178,17 @@ fn linear_columns(
     for pair in 0..width.div_ceil(PAIR) {
         let first = tile + 2 * pair;
         sums.fill(0.0);
+        let tiles = [first, (first + 1).min(w.tiles() - 1)];
         for k in (0..w.cols).step_by(BLOCK) {
             let n = BLOCK.min(w.cols - k);
             let weights = &mut weights[..n * PAIR];
-            (kernels.widen)(w.dtype, w.tile(first), k, n, weights, PAIR);
-            if first + 1 < w.tiles() {
-                (kernels.widen)(w.dtype, w.tile(first + 1), k, n, &mut weights[TILE..], PAIR);
-            }
+            (kernels.widen)(w.dtype, w.tile(tiles[0]), k, n, weights, PAIR);
+            (kernels.widen)(w.dtype, w.tile(tiles[1]), k, n, &mut weights[TILE..], PAIR);
+            let next = tiles.map(|t| columns_after(w, t, k));
             let blocks = blocks.chunks(FLOAT_TOKENS * w.cols);
-            for (block, sums) in blocks.zip(sums.chunks_mut(FLOAT_TOKENS * PAIR)) {
+            let parts = blocks.len();
+            for (i, (block, sums)) in blocks.zip(sums.chunks_mut(FLOAT_TOKENS * PAIR)).enumerate() {
+                next.iter().for_each(|n| (kernels.prefetch)(share(n, i, parts)));
                 let m = block.len() / w.cols;
                 (kernels.micro)(weights, &block[k * m..][..n * m], m, sums);
             }

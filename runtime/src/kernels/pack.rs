@@ -52,6 +52,8 @@ pub struct Packed<'a> {
 pub(crate) struct Chunk<'a> {
     /// Groups in it.
     pub(crate) groups: usize,
+    /// All of it.
+    pub(crate) bytes: &'a [u8],
     /// `head_bytes` for each group.
     pub(crate) heads: &'a [u8],
     /// `code_bytes` for each group.
@@ -99,7 +101,7 @@ pub(crate) fn chunk(dtype: DType, tile: &[u8], groups: usize, i: usize) -> Chunk
     let n = CHUNK.min(groups - i * CHUNK);
     let bytes = &tile[i * chunk_bytes(dtype, CHUNK)..][..chunk_bytes(dtype, n)];
     let codes = &bytes[(n * head_bytes(dtype)).next_multiple_of(LINE)..];
-    Chunk { groups: n, heads: &bytes[..n * head_bytes(dtype)], codes }
+    Chunk { groups: n, bytes, heads: &bytes[..n * head_bytes(dtype)], codes }
 }
 
 impl<'a> Packed<'a> {

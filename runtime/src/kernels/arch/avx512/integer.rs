@@ -13,7 +13,7 @@ use super::super::super::activation::{BLOCK, Block, CODE_WORDS, QUADS};
 use super::super::super::pack::{CHUNK, Chunk, GROUP_CODES, Packed, TILE, chunk, head_bytes};
 use super::super::super::panel::{HEAD, Panel, factor};
 use super::super::{check_panel, check_unpack};
-use super::store;
+use super::{AHEAD, store};
 
 /// 64 bytes: one quad of columns of 16 rows.
 const LINE: usize = 64;
@@ -36,46 +36,32 @@ const Q4M: u8 = DType::Q4M as u8;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn tiles<const D: u8>(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32]) {
-    let (mut at, mut out) = (tile, out);
-    while !out.is_empty() {
-        let taken = if out.len().div_ceil(TILE) >= 4 { 4 } else { 1 };
-        let (now, rest) = out.split_at_mut((taken * TILE).min(out.len()));
-        if taken == 4 {
-            store(some_tiles::<D, 4>(w, [0, 1, 2, 3].map(|i| w.tile(at + i)), x), now);
-        } else {
-            store(some_tiles::<D, 1>(w, [w.tile(at)], x), now);
-        }
-        at += taken;
-        out = rest;
+    // One tile after the other: memory is read as one stream.
+    for (i, out) in out.chunks_mut(TILE).enumerate() {
+        store([one_tile::<D>(w, w.tile(tile + i), x)], out);
     }
 }
 
-/// The sums of `U` tiles for one token.
+/// The sums of a tile for one token.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn some_tiles<const D: u8, const U: usize>(
-    w: &Packed<'_>,
-    tiles: [&[u8]; U],
-    x: &Block<'_>,
-) -> [__m512; U] {
+fn one_tile<const D: u8>(w: &Packed<'_>, tile: &[u8], x: &Block<'_>) -> __m512 {
     let (codes, parameters) = x.split();
-    let mut acc = [_mm512_setzero_ps(); U];
+    let mut acc = _mm512_setzero_ps();
     for first in (0..x.groups).step_by(CHUNK) {
-        let chunks = tiles.map(|t| chunk(w.dtype, t, x.groups, first / CHUNK));
-        for g in 0..chunks[0].groups {
+        let chunk = chunk(w.dtype, tile, x.groups, first / CHUNK);
+        for g in 0..chunk.groups {
             let x = &codes[(first + g) * CODE_WORDS..][..CODE_WORDS];
             let [scale, sum] = [0, 1].map(|i| f32::from_bits(parameters[2 * (first + g) + i]));
-            // SAFETY: group g lies within the chunks.
+            // SAFETY: group g lies within the chunk.
             unsafe {
-                let dots = dots::<D, U>(chunks.map(|c| codes_at(w.dtype, &c, g)), x);
-                for u in 0..U {
-                    let head = chunks[u].heads.as_ptr().add(g * head_bytes(w.dtype));
-                    let s = halves(head);
-                    let by = _mm512_mul_ps(s, _mm512_set1_ps(scale / factor(w.dtype)));
-                    acc[u] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[u]), by, acc[u]);
-                    if D == Q4M {
-                        acc[u] = _mm512_fmadd_ps(minima(head, s), _mm512_set1_ps(sum), acc[u]);
-                    }
+                let dots = _mm512_cvtepi32_ps(dots::<D>(codes_at(w.dtype, &chunk, g), x));
+                let head = chunk.heads.as_ptr().add(g * head_bytes(w.dtype));
+                let s = halves(head);
+                let by = _mm512_mul_ps(s, _mm512_set1_ps(scale / factor(w.dtype)));
+                acc = _mm512_fmadd_ps(dots, by, acc);
+                if D == Q4M {
+                    acc = _mm512_fmadd_ps(minima(head, s), _mm512_set1_ps(sum), acc);
                 }
             }
         }
@@ -109,35 +95,33 @@ unsafe fn minima(head: *const u8, scale: __m512) -> __m512 {
     unsafe { _mm512_add_ps(halves(head.add(2 * TILE)), _mm512_mul_ps(_mm512_set1_ps(8.0), scale)) }
 }
 
-/// The integers of one group of `U` tiles and one token.
+/// The integers of one group of a tile and one token.
 ///
 /// # Safety
-/// A group's codes are readable at each of `codes`; x has `CODE_WORDS` words.
+/// A group's codes are readable; x has `CODE_WORDS` words.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn dots<const D: u8, const U: usize>(codes: [*const u8; U], x: &[u32]) -> [__m512i; U] {
-    let mut high = [_mm512_setzero_si512(); U];
+unsafe fn dots<const D: u8>(codes: *const u8, x: &[u32]) -> __m512i {
+    let mut high = _mm512_setzero_si512();
     let (mut low, mut sum) = (high, high);
     let ones = _mm512_set1_epi8(-128);
     let step = if D == Q8 { 1 } else { 2 };
     for q in (0..QUADS).step_by(step) {
-        for u in 0..U {
-            // SAFETY: the caller vouches for the group's codes.
-            let bytes = unsafe { _mm512_loadu_si512(codes[u].add(q / step * LINE).cast()) };
-            let quads = if D == Q8 { [bytes; 2] } else { [even(bytes), odd(bytes)] };
-            for (i, &w) in quads.iter().enumerate().take(step) {
-                let (h, l) = (x[q + i], x[QUADS + q + i]);
-                high[u] = _mm512_dpbusd_epi32(high[u], _mm512_set1_epi32(h as i32), w);
-                low[u] = _mm512_dpbusd_epi32(low[u], _mm512_set1_epi32(l as i32), w);
-                sum[u] = _mm512_dpbusd_epi32(sum[u], ones, w);
-            }
+        // SAFETY: the caller vouches for the group's codes; a prefetch reads nothing it may not.
+        let bytes = unsafe {
+            let at = codes.add(q / step * LINE);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            _mm512_loadu_si512(at.cast())
+        };
+        let quads = if D == Q8 { [bytes; 2] } else { [even(bytes), odd(bytes)] };
+        for (i, &w) in quads.iter().enumerate().take(step) {
+            let (h, l) = (x[q + i], x[QUADS + q + i]);
+            high = _mm512_dpbusd_epi32(high, _mm512_set1_epi32(h as i32), w);
+            low = _mm512_dpbusd_epi32(low, _mm512_set1_epi32(l as i32), w);
+            sum = _mm512_dpbusd_epi32(sum, ones, w);
         }
     }
-    for u in 0..U {
-        let high = _mm512_slli_epi32(_mm512_sub_epi32(high[u], sum[u]), 8);
-        low[u] = _mm512_add_epi32(high, low[u]);
-    }
-    low
+    _mm512_add_epi32(_mm512_slli_epi32(_mm512_sub_epi32(high, sum), 8), low)
 }
 
 /// Low nibbles as 16 times their value.

@@ -39,6 +39,8 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
+/// Bytes between what is computed and what is fetched: a page, where the hardware's prefetch ends.
+const AHEAD: usize = 4096;
 /// Tokens whose accumulators fit the registers beside two columns of weights.
 const TOKENS: usize = 12;
 
@@ -56,19 +58,14 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn gemv_tiles<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
-    let mut at = tile;
-    let mut out = out;
-    while !out.is_empty() {
-        let tiles = out.len().div_ceil(TILE);
-        let taken = if tiles >= 4 { 4 } else { 1 };
-        let (now, rest) = out.split_at_mut((taken * TILE).min(out.len()));
-        if taken == 4 {
-            store(gemv_some::<D, 4>([0, 1, 2, 3].map(|i| w.tile(at + i)), &x[..w.cols]), now);
+    // Two tiles side by side hide the latency of the sums; both are read as streams.
+    for (i, out) in out.chunks_mut(2 * TILE).enumerate() {
+        let at = tile + 2 * i;
+        if out.len() > TILE {
+            store(gemv_some::<D, 2>([w.tile(at), w.tile(at + 1)], &x[..w.cols]), out);
         } else {
-            store(gemv_some::<D, 1>([w.tile(at)], &x[..w.cols]), now);
+            store(gemv_some::<D, 1>([w.tile(at)], &x[..w.cols]), out);
         }
-        at += taken;
-        out = rest;
     }
 }
 
@@ -91,8 +88,14 @@ fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m5
     let mut acc = [_mm512_setzero_ps(); U];
     for (j, &x) in x.iter().enumerate() {
         for u in 0..U {
-            // SAFETY: column j lies within the tile.
-            let w = unsafe { column::<D>(tiles[u], j) };
+            // SAFETY: column j lies within the tile; a prefetch reads nothing it may not.
+            let w = unsafe {
+                if D == F32 || j % 2 == 0 {
+                    let at = tiles[u].add(j * if D == F32 { 64 } else { 32 });
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+                }
+                column::<D>(tiles[u], j)
+            };
             acc[u] = _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc[u]);
         }
     }
