@@ -32,7 +32,7 @@ fn logits(
 }
 
 fn options(threads: usize, isa: Isa) -> SessionOptions {
-    SessionOptions { threads, isa: Some(isa), chunk: 0 }
+    SessionOptions { threads, isa: Some(isa), ..SessionOptions::default() }
 }
 
 fn expected(module: &Module, weights: &WeightMap, tokens: &[u32]) -> Vec<f32> {

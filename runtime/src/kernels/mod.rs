@@ -28,7 +28,7 @@ pub mod view;
 use std::fmt;
 use std::str::FromStr;
 
-use activation::{Block, Order};
+use activation::Block;
 use pack::{Chunk, Packed};
 use panel::Panel;
 use tensor::DType;
@@ -98,9 +98,8 @@ pub struct Kernels {
     micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
     /// Fetches bytes that are wanted soon.
     prefetch: fn(&[u8]),
-    /// How this instruction set wants integer activations.
-    order: Order,
-    /// See [`activation::quantize`]; in the order above.
+    /// See [`activation::quantize`]; in the order that
+    /// `integer_micro` wants.
     quantize: fn(m: usize, cols: usize, x: &[f32], words: &mut [u32]),
     /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
     integer_gemv: Option<fn(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32])>,

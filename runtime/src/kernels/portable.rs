@@ -13,7 +13,6 @@ pub(super) const KERNELS: Kernels = Kernels {
     widen,
     micro,
     prefetch: |_| {},
-    order: Order::Pairs,
     quantize: |m, cols, x, words| activation::quantize(Order::Pairs, m, cols, x, words),
     integer_gemv: None,
     unpack: panel::unpack,

@@ -24,7 +24,6 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        order: Order::Pairs,
         quantize,
         integer_gemv: None,
         unpack,

@@ -25,7 +25,6 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        order: Order::Planes,
         quantize,
         integer_gemv: Some(integer::gemv),
         unpack: integer::unpack,
