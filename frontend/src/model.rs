@@ -18,6 +18,9 @@ pub struct OpenOptions {
     /// Weights from elsewhere, for a `.spark` file, a bare config or a directory: a safetensors
     /// file or a directory with some.
     pub weights: Option<PathBuf>,
+    /// Dtype in which the KV cache is stored: f32, f16 or bf16. `None`: f32 for f32 weights, else
+    /// f16. A `.spark` file says it itself.
+    pub kv_cache: Option<DType>,
 }
 
 /// A model.

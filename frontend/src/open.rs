@@ -7,6 +7,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use tensor::DType;
+
 use crate::assets::Assets;
 use crate::config::{self, ModelConfig, POSITIONS_MAX};
 use crate::error::{ErrorKind, FrontendError, Warning};
@@ -162,7 +164,8 @@ fn assemble(
         None => arch::from_config(&config),
     };
     let context = context(&config, options, config_path, &mut warnings);
-    let mut module = arch::build(&config, &tensors, context)
+    let cache = options.kv_cache.unwrap_or_else(|| default_cache(tensors.main_dtype()));
+    let mut module = arch::build(&config, &tensors, (context, cache))
         .map_err(|e| ErrorKind::Internal { why: e.to_string() }.at(config_path))?;
     let info = ModelInfo {
         name: short_name(path),
@@ -176,6 +179,12 @@ fn assemble(
     module.meta.insert("parameters".to_string(), info.parameters.to_string());
     module.meta.insert("digest".to_string(), info.digest.to_string());
     Ok(Model { module, weights, assets, info, warnings })
+}
+
+/// Dtype of the KV cache of a model whose weights are mostly `weights`: as precise as they are.
+/// f16, not bf16: keys and values are far from the ends of its range, and it has three bits more.
+fn default_cache(weights: DType) -> DType {
+    if weights == DType::F32 { DType::F32 } else { DType::F16 }
 }
 
 fn context(

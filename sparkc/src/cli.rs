@@ -10,6 +10,7 @@ pub mod help;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tensor::DType;
 
 /// Compiles language models ahead of time: one model in, a wafer placement plan and one native
 /// executable out, both with the same logits.
@@ -95,6 +96,31 @@ pub struct ModelArgs {
     /// Weights of a .spark MODEL
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
+    /// How the KV cache is stored [default: f32 for f32 weights, else f16]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub kv_cache: Option<KvCache>,
+}
+
+/// Dtype of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvCache {
+    /// 32 bits
+    F32,
+    /// 16 bits, 11 of precision
+    F16,
+    /// 16 bits, 8 of precision, the range of f32
+    Bf16,
+}
+
+impl KvCache {
+    /// The dtype of this name.
+    pub fn dtype(self) -> DType {
+        match self {
+            KvCache::F32 => DType::F32,
+            KvCache::F16 => DType::F16,
+            KvCache::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// Options that choose what the compiler makes.

@@ -20,7 +20,7 @@ use passes::{CostModel, Report, Tier};
 use plan::Target;
 use tensor::DType;
 
-use crate::cli::{BuildArgs, ModelArgs, Numerics, Quant};
+use crate::cli::{BuildArgs, KvCache, ModelArgs, Numerics, Quant};
 use crate::exit::Fault;
 use crate::report::diag;
 
@@ -29,8 +29,11 @@ use crate::report::diag;
 /// # Errors
 /// Everything the front end finds wrong.
 pub fn open(args: &ModelArgs, context: Option<u32>) -> Result<Model> {
-    let options =
-        OpenOptions { context: context.map(|c| c as usize), weights: args.weights.clone() };
+    let options = OpenOptions {
+        context: context.map(|c| c as usize),
+        weights: args.weights.clone(),
+        kv_cache: args.kv_cache.map(KvCache::dtype),
+    };
     let model = frontend::open(&args.model, &options)?;
     for warning in &model.warnings {
         diag::warn(warning.code, &warning.to_string());

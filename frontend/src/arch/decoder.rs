@@ -25,12 +25,17 @@ type Built<T> = Result<T, InferError>;
 ///
 /// # Errors
 /// None for a checked config; an [`InferError`] is a bug of this file.
-pub(crate) fn build(config: &ModelConfig, tensors: &Tensors, context: usize) -> Built<Module> {
+pub(crate) fn build(
+    config: &ModelConfig,
+    tensors: &Tensors,
+    (context, cache): (usize, DType),
+) -> Built<Module> {
     let runs = runs(config, tensors);
     let mut blocks: Vec<(Kind, Graph)> = Vec::new();
     for (kind, layers) in &runs {
         if blocks.iter().all(|(known, _)| known != kind) {
-            let graph = Layer { config, tensors, layer: layers.start, window: kind.window };
+            let (layer, window) = (layers.start, kind.window);
+            let graph = Layer { config, tensors, layer, window, cache };
             blocks.push((kind.clone(), graph.build("layer")?));
         }
     }
@@ -42,7 +47,7 @@ pub(crate) fn build(config: &ModelConfig, tensors: &Tensors, context: usize) -> 
             Some((BlockId::new(i), &blocks[i].1, layers.clone()))
         })
         .collect();
-    let main = build_main(config, tensors, &calls)?;
+    let main = build_main(config, tensors, cache, &calls)?;
     let mut module = Module::new(config.family.model_type, context, main);
     module.blocks = blocks.into_iter().map(|(_, graph)| graph).collect();
     Ok(module)
@@ -90,14 +95,15 @@ fn t() -> Dim {
 }
 
 /// A KV cache before the step, of one layer or of a stack.
-fn cache(config: &ModelConfig, layers: Option<u32>) -> CacheType {
+fn cache(config: &ModelConfig, dtype: DType, layers: Option<u32>) -> CacheType {
     let len = Dim::from(Symbol::C);
-    CacheType { layers, dtype: DType::F32, len, heads: config.kv_heads, head_dim: config.head_dim }
+    CacheType { layers, dtype, len, heads: config.kv_heads, head_dim: config.head_dim }
 }
 
 fn build_main(
     config: &ModelConfig,
     tensors: &Tensors,
+    cache_dtype: DType,
     calls: &[(BlockId, &Graph, Range<usize>)],
 ) -> Built<Graph> {
     let mut b = Builder::new("main");
@@ -108,7 +114,7 @@ fn build_main(
     };
     let mut states = Vec::new();
     for (i, (_, _, layers)) in calls.iter().enumerate() {
-        let stack = cache(config, u32::try_from(layers.len()).ok());
+        let stack = cache(config, cache_dtype, u32::try_from(layers.len()).ok());
         let k = b.param(ParamKind::State, stack.clone(), &numbered("k", i));
         let v = b.param(ParamKind::State, stack, &numbered("v", i));
         states.push((k, v));
@@ -163,6 +169,8 @@ struct Layer<'a> {
     /// A layer of this kind, to look dtypes up.
     layer: usize,
     window: Option<usize>,
+    /// Dtype of the KV cache.
+    cache: DType,
 }
 
 impl Layer<'_> {
@@ -173,8 +181,8 @@ impl Layer<'_> {
         let x = b.param(ParamKind::Carry, TensorType::new(DType::F32, [t(), hidden]), "x");
         let positions = TensorType::new(DType::I32, [t()]);
         let positions = b.param(ParamKind::Input, positions, "positions");
-        let k_cache = b.param(ParamKind::State, cache(self.config, None), "k_cache");
-        let v_cache = b.param(ParamKind::State, cache(self.config, None), "v_cache");
+        let k_cache = b.param(ParamKind::State, cache(self.config, self.cache, None), "k_cache");
+        let v_cache = b.param(ParamKind::State, cache(self.config, self.cache, None), "v_cache");
 
         let normed = self.norm(&mut b, Role::AttentionNorm, x)?;
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);

@@ -74,7 +74,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 /// The compilation that `run` needs: the executable alone.
 fn compile_args(model: &Path, destination: PathBuf) -> CompileArgs {
     CompileArgs {
-        model: ModelArgs { model: model.to_path_buf(), weights: None },
+        model: ModelArgs { model: model.to_path_buf(), weights: None, kv_cache: None },
         output: Some(destination),
         build: BuildArgs {
             target: "wse3".to_string(),

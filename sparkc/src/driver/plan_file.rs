@@ -84,7 +84,8 @@ impl PlanFile {
             let advice = "say where the model is with --model PATH, or --timing-only";
             return Err(Fault::bad_input(message).advise(advice).into());
         };
-        let args = ModelArgs { model: path, weights: self.beside(names::SOURCE_WEIGHTS) };
+        let weights = self.beside(names::SOURCE_WEIGHTS);
+        let args = ModelArgs { model: path, weights, kv_cache: None };
         let model = open(&args, None)?;
         let weights = weights_of(&self.plan, super::weights(&model)?)?;
         check(&self.plan, &weights)?;

@@ -13,7 +13,8 @@ use crate::{driver, output};
 
 /// Shows it.
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
-    let model_args = ModelArgs { model: args.path.clone(), weights: args.weights.clone() };
+    let (model, weights) = (args.path.clone(), args.weights.clone());
+    let model_args = ModelArgs { model, weights, kv_cache: None };
     let model = driver::open(&model_args, args.build.context)?;
     if args.json {
         return output::print_json(&as_json(&model));

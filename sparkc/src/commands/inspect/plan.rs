@@ -17,7 +17,8 @@ use crate::report::{self, Style, built};
 
 /// Plans a model, then shows the plan.
 pub(super) fn run_compiled(args: &InspectArgs) -> Result<()> {
-    let model_args = ModelArgs { model: args.path.clone(), weights: args.weights.clone() };
+    let (model, weights) = (args.path.clone(), args.weights.clone());
+    let model_args = ModelArgs { model, weights, kv_cache: None };
     let model = driver::open(&model_args, args.build.context)?;
     let target = driver::target(&args.build.target)?;
     let planned = Progress::new()
