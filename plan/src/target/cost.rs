@@ -91,9 +91,9 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
         Instr::Gather { dst, .. } => millis(core.vector, n(dst.len)),
         Instr::KvAppend { src, .. } => millis(core.vector, n(src.len)),
         Instr::Scores { shape, k, .. } => {
-            // One dot product per head and token.
-            let dots = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(kv_tokens);
-            dots * millis(core.mac(storage(template, k)), u64::from(shape.dim))
+            // Keys lie element by element, so each element of q multiplies a vector over tokens.
+            let rows = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(shape.dim);
+            rows * millis(core.mac(storage(template, k)), u64::from(kv_tokens))
         }
         Instr::AttendValues { shape, v, .. } => {
             let rows = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(kv_tokens);
