@@ -23,6 +23,7 @@ pub mod partition;
 pub mod place;
 pub mod program;
 pub mod report;
+mod requests;
 pub mod route;
 pub mod schedule;
 

@@ -12,6 +12,7 @@ use crate::place::{Block, Placed, Shape};
 use crate::program::builder::{Program, sram_by_role};
 use crate::program::table::HeadOutputs;
 use crate::program::{cost, layer, table};
+use crate::requests;
 use crate::route::Routing;
 use crate::route::stream::{Entry, Exit};
 
@@ -36,9 +37,10 @@ pub struct Schedule {
 /// When a weight cannot be pinned.
 pub fn schedule(
     partition: &Partition,
-    routing: Routing,
+    mut routing: Routing,
     target: &Target,
 ) -> Result<Schedule, WaferError> {
+    requests::fill(partition, &mut routing.placement, target)?;
     let mut keys: Vec<(Block, Entry, Exit)> = Vec::new();
     let mut programs = Vec::new();
     let mut program_of = Vec::new();

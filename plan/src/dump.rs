@@ -165,7 +165,11 @@ fn write_template(out: &mut String, t: &Template) -> std::fmt::Result {
     )?;
     if let Some(kv) = t.kv {
         let window = kv.window.map_or(String::new(), |w| format!(" window {w}"));
-        writeln!(out, "  kv rows {}+{} slots {}{window}", kv.first_row, kv.rows, kv.slots)?;
+        writeln!(
+            out,
+            "  kv rows {}+{} slots {} x {}{window}",
+            kv.first_row, kv.rows, kv.slots, kv.requests
+        )?;
     }
     for b in &t.buffers {
         let (storage, role) = (format!("{:?}", b.storage).to_lowercase(), b.role);
@@ -275,7 +279,7 @@ mod tests {
         for line in [
             "weight table f32[29, 10] x 2 from model",
             "region head at (6, 0) 4 x 3 runs head 0->1 1->0",
-            "  kv rows 0+3 slots 8",
+            "  kv rows 0+3 slots 8 requests 1",
             "  pin table[8*x/cw + 8*x%cw +8 below 29, 4*y/ch + 4*y%ch +4 below 10] transposed in table at (0, 0) where everywhere",
             "  route 12 W -> E where x in 1..4",
             "  phase norm.reduce: chain C 1 L 2 D 2",

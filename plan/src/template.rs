@@ -41,6 +41,11 @@ pub struct Template {
 /// token at `pos` attends to tokens `pos+1-window ..= pos` (all from 0 without a window).
 /// Without a window `rows * slots >= context`; with one `rows * slots >= min(window, context)`:
 /// older tokens are overwritten.
+///
+/// The caches of `requests` sequences lie one after another: request r, counted from 0, has the
+/// `slots` rows of a cache buffer from `r * slots`. Which request a token belongs to is a control
+/// register of the PEs, like its position, so that tokens of different requests follow each other
+/// through the pipeline of regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KvLayout {
     /// First row of the region that caches tokens.
@@ -51,6 +56,8 @@ pub struct KvLayout {
     pub slots: u32,
     /// Sliding window: how many tokens, the current one included, are attended.
     pub window: Option<u32>,
+    /// Sequences whose caches are resident, at least 1.
+    pub requests: u32,
 }
 
 impl KvLayout {
@@ -74,6 +81,16 @@ impl KvLayout {
     /// The slot of token `t` on its row.
     pub fn slot(&self, t: u32) -> u32 {
         t / self.rows % self.slots
+    }
+
+    /// The row of a cache buffer that holds token `t` of a request.
+    pub fn buffer_row(&self, request: u32, t: u32) -> u32 {
+        request * self.slots + self.slot(t)
+    }
+
+    /// Tokens that the caches hold, all requests together.
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.slots) * u64::from(self.requests)
     }
 
     /// The largest T any row can see at position `pos`.
@@ -138,7 +155,7 @@ mod tests {
     #[test]
     fn kv_rows_partition_the_attended_tokens() {
         for window in [None, Some(1), Some(5), Some(7), Some(40)] {
-            let kv = KvLayout { first_row: 2, rows: 4, slots: 16, window };
+            let kv = KvLayout { first_row: 2, rows: 4, slots: 16, window, requests: 1 };
             for pos in 0..40 {
                 let mut seen = Vec::new();
                 for y in 0..8 {

@@ -27,6 +27,7 @@ pub(crate) struct Decoder {
     pub(crate) merged: bool,
     pub(crate) folded: bool,
     pub(crate) dtype: DType,
+    pub(crate) cache: DType,
     pub(crate) quant: Option<DType>,
     pub(crate) activation: Activation,
     pub(crate) scaling: RopeScaling,
@@ -50,6 +51,7 @@ impl Default for Decoder {
             merged: true,
             folded: false,
             dtype: DType::F32,
+            cache: DType::F32,
             quant: None,
             activation: Activation::Silu,
             scaling: RopeScaling::None,
@@ -164,7 +166,7 @@ fn block(d: &Decoder) -> ir::Graph {
     let pos = l.b.param(ParamKind::Input, TensorType::new(DType::I32, [t.clone()]), "pos");
     let cache = CacheType {
         layers: None,
-        dtype: DType::F32,
+        dtype: d.cache,
         len: Dim::from(Symbol::C),
         heads: d.kv_heads,
         head_dim: d.head_dim,
@@ -213,7 +215,7 @@ pub(crate) fn module(d: &Decoder) -> Module {
     let cache = |name: &str, b: &mut Builder| {
         let ty = CacheType {
             layers: Some(d.layers),
-            dtype: DType::F32,
+            dtype: d.cache,
             len: c.clone(),
             heads: d.kv_heads,
             head_dim: d.head_dim,

@@ -53,8 +53,10 @@ pub struct LayerShape {
     pub hidden_tile: u32,
     /// Elements of the MLP per column.
     pub ffn_tile: u32,
-    /// Cached tokens per row.
+    /// Cached tokens per row and request.
     pub slots: u32,
+    /// Requests whose caches are resident.
+    pub requests: u32,
 }
 
 impl LayerShape {
@@ -85,6 +87,7 @@ impl LayerShape {
             hidden_tile: size(spec.hidden).div_ceil(height),
             ffn_tile: size(spec.ffn).div_ceil(width),
             slots: size(cached).div_ceil(height).max(1),
+            requests: 1,
         }
     }
 

@@ -133,6 +133,15 @@ impl TemplateBuilder {
         self.template.phases.push(Phase { name: name.to_string(), comm, roles });
     }
 
+    /// Puts a local instruction in front of everything else, on every PE: there it costs nothing while
+    /// the PEs wait for their input.
+    pub(crate) fn before_all(&mut self, instr: Instr) {
+        let first = self.template.phases.iter_mut().take(1);
+        for role in first.flat_map(|phase| &mut phase.roles) {
+            role.program.insert(0, instr.clone());
+        }
+    }
+
     /// A phase that runs `before` on every PE, then reduces along a tree.
     pub(crate) fn reduce_phase(
         &mut self,

@@ -7,6 +7,8 @@
 use plan::target::cost::instruction_cycles;
 use plan::{CommShape, Target, Template};
 
+use crate::route::stream;
+
 /// Cycles of the communication of a phase when a row attends to `kv_tokens` tokens.
 pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
     let fabric = &target.fabric;
@@ -20,7 +22,12 @@ pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
 /// Cycles of the local instructions of a phase: its slowest role.
 pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tokens: u32) -> u64 {
     let Some(phase) = template.phases.get(phase) else { return 0 };
+    let waits = phase.comm.as_ref().is_some_and(stream::brings_input);
     let cycles = |role: &plan::Role| -> u64 {
+        // What precedes the input is done while it is on its way.
+        if waits {
+            return 0;
+        }
         let local = role.program.iter().filter(|i| i.communication().is_none());
         local.map(|i| instruction_cycles(target, template, i, kv_tokens)).sum()
     };

@@ -31,6 +31,10 @@ use crate::route::palette;
 use crate::route::stream::{Entry, Exit, enter, leave_row, leave_turn};
 use crate::route::tree::{Line, Message, Reach, Tree};
 
+/// Shared vectors up to this length are zeroed while PEs wait for their input; longer ones, whose SRAM
+/// should serve other phases until then, just before they are used.
+const EARLY_ELEMENTS: u32 = 512;
+
 /// Everything the phases of a layer share.
 struct Layer<'a> {
     b: TemplateBuilder,
@@ -275,11 +279,11 @@ impl Layer<'_> {
         v: Slice,
     ) -> Result<Vec<Instr>, WaferError> {
         let heads = self.shape.heads;
-        let slots = self.shape.slots;
+        let (slots, requests) = (self.shape.slots, self.shape.requests);
         let q_heads = heads.q_heads();
         let storage = Storage::from_dtype(self.spec.cache).unwrap_or(Storage::F32);
         let cache = |b: &mut TemplateBuilder, name: &str| {
-            let size = (slots, heads.kv_heads * heads.dim());
+            let size = (slots * requests, heads.kv_heads * heads.dim());
             b.buffer(name, BufferRole::KvCache, storage, size)
         };
         let (k_cache, v_cache) = (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"));
@@ -288,6 +292,7 @@ impl Layer<'_> {
             rows: self.shape.height,
             slots,
             window: self.spec.window.map(|w| w as u32),
+            requests,
         });
         let shape =
             AttentionShape { kv_heads: heads.kv_heads, q_per_kv: heads.q_per_kv, dim: heads.dim() };
@@ -334,14 +339,19 @@ impl Layer<'_> {
         let p = Slice { buffer, ..scores };
         let op = PartOp::Binary(BinaryOp::ExpSub);
         let part = Affine { xr: 1, ..Affine::default() };
-        let piece = [
-            Instr::Fill { dst: p, value: 0.0 },
-            Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width },
-        ];
+        let zero = Instr::Fill { dst: p, value: 0.0 };
+        let mut piece = vec![Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width }];
+        let early = size <= EARLY_ELEMENTS;
+        if !early {
+            piece.insert(0, zero.clone());
+        }
         let tree = self.trees.groups;
         if !self.share_pays(&[alone.clone()], &piece, &tree.comm(Reach::All, p.len)) {
             self.b.forget(buffer);
             return (scores, vec![alone]);
+        }
+        if early {
+            self.b.before_all(zero);
         }
         let message = Message { data: p, combine: Combine::Add };
         let columns = self.head_columns();
@@ -440,7 +450,6 @@ impl Layer<'_> {
             } else {
                 program.extend(work.finish.iter().cloned());
             }
-            program.push(Instr::Fill { dst: h, value: 0.0 });
             program.push(of(PartOp::Glu(unary), h, gate, Operand::Slice(up)));
             program
         };
@@ -451,6 +460,7 @@ impl Layer<'_> {
             self.b.forget(buffer);
             return (gate, alone);
         }
+        self.b.before_all(Instr::Fill { dst: h, value: 0.0 });
         let message = Message { data: h, combine: Combine::Add };
         let mut all = Vec::new();
         for (clause, size, first) in tree.group_kinds() {

@@ -73,7 +73,10 @@ pub(super) fn memory(plan: &mut Plan, kind: Kind, rng: &mut Rng) -> Option<()> {
     if kind == Kind::CacheShrunk {
         let kv = t.kv.as_mut()?;
         let attended = kv.window.map_or(context, |w| w.min(context));
-        kv.slots = (attended - 1) / kv.rows;
+        match rng.below(2) {
+            0 => kv.slots = (attended - 1) / kv.rows,
+            _ => kv.requests += 1 + kv.requests * rng.below(3) as u32,
+        }
         return Some(());
     }
     let i = rng.below(t.buffers.len().max(1));

@@ -104,8 +104,9 @@ fn check_kv(plan: &Plan, t: &Template, found: &mut Vec<Violation>) {
         bad(format!("rows {} from {} of {} rows", kv.rows, kv.first_row, t.height));
         return;
     }
-    if kv.slots == 0 || kv.window == Some(0) {
-        bad(format!("{} slots, window {:?}", kv.slots, kv.window));
+    if kv.slots == 0 || kv.window == Some(0) || kv.requests == 0 {
+        let (slots, requests) = (kv.slots, kv.requests);
+        bad(format!("{slots} slots, window {:?}, {requests} requests", kv.window));
         return;
     }
     let context = plan.model.context;
@@ -114,7 +115,10 @@ fn check_kv(plan: &Plan, t: &Template, found: &mut Vec<Violation>) {
     if capacity < u64::from(attended) {
         bad(format!("{} rows of {} slots hold {capacity} tokens of {attended}", kv.rows, kv.slots));
     }
-    for b in t.buffers.iter().filter(|b| b.role == Role::KvCache && b.rows < kv.slots) {
-        bad(format!("buffer `{}` has {} rows for {} slots", b.name, b.rows, kv.slots));
+    let needed = u64::from(kv.slots) * u64::from(kv.requests);
+    let short = |b: &&Buffer| b.role == Role::KvCache && u64::from(b.rows) < needed;
+    for b in t.buffers.iter().filter(short) {
+        let (slots, requests) = (kv.slots, kv.requests);
+        bad(format!("buffer `{}` has {} rows for {slots} slots x {requests}", b.name, b.rows));
     }
 }
