@@ -167,7 +167,7 @@ fn write_template(out: &mut String, t: &Template) -> std::fmt::Result {
         let window = kv.window.map_or(String::new(), |w| format!(" window {w}"));
         writeln!(
             out,
-            "  kv rows {}+{} slots {} x {}{window}",
+            "  kv rows {}+{} slots {} requests {}{window}",
             kv.first_row, kv.rows, kv.slots, kv.requests
         )?;
     }
