@@ -98,6 +98,56 @@ impl<'a> TemplateMap<'a> {
         self.routes_at(color, x, y).next()
     }
 
+    /// The role of every position in `phase`, row by row: as [`Self::role_index`], all at once.
+    /// `u16::MAX` where no role holds.
+    pub fn role_table(&self, phase: usize) -> Vec<u16> {
+        let masks = self.role_masks(phase);
+        let mut table = vec![u16::MAX; self.tiles()];
+        // Backwards: of several roles the first is the one that counts.
+        for (i, mask) in masks.iter().enumerate().rev() {
+            self.visit(mask, |tile| table[tile] = i as u16);
+        }
+        table
+    }
+
+    /// Colors of [`Self::route_table`]: one more than the highest that has routes.
+    pub fn color_count(&self) -> usize {
+        self.routes.keys().next_back().map_or(0, |c| usize::from(c.0) + 1)
+    }
+
+    /// Input port bit and output port bits of every position (row by row) and color below
+    /// [`Self::color_count`], in template ports; zeros where a color is not routed.
+    pub fn route_table(&self) -> Vec<(u8, u8)> {
+        let colors = self.color_count();
+        let mut table = vec![(0, 0); self.tiles() * colors];
+        for (color, rules) in &self.routes {
+            for (i, mask) in rules.iter().rev() {
+                let route = &self.template.routes[*i];
+                let bits = (1 << route.input as u8, route.outputs.0);
+                self.visit(mask, |tile| table[tile * colors + usize::from(color.0)] = bits);
+            }
+        }
+        table
+    }
+
+    /// Positions of the template.
+    pub fn tiles(&self) -> usize {
+        self.template.width as usize * self.template.height as usize
+    }
+
+    /// Every position where `mask` holds, as its number row by row.
+    fn visit(&self, mask: &Mask, mut f: impl FnMut(usize)) {
+        let columns: Vec<u32> = (0u32..).zip(&mask.x).filter(|c| *c.1).map(|c| c.0).collect();
+        for (y, _) in (0u32..).zip(&mask.y).filter(|r| *r.1) {
+            let row = y as usize * self.template.width as usize;
+            for &x in &columns {
+                if mask.diagonals.as_ref().is_none_or(|p| p.holds_diagonals(x, y)) {
+                    f(row + x as usize);
+                }
+            }
+        }
+    }
+
     /// Colors that have routes, ascending.
     pub fn colors(&self) -> impl Iterator<Item = Color> {
         self.routes.keys().copied()

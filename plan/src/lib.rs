@@ -38,16 +38,19 @@ pub mod claims;
 pub mod codec;
 pub mod dump;
 pub mod expand;
+pub mod expander;
 pub mod geometry;
 pub mod index;
 #[doc(hidden)]
 pub mod mutations;
+mod parallel;
 pub mod pin;
 pub mod plan;
 pub mod program;
 pub mod route;
 #[doc(hidden)]
 pub mod samples;
+pub mod span_map;
 pub mod target;
 pub mod template;
 pub mod unroll;
@@ -56,6 +59,7 @@ pub mod verify;
 pub use buffer::{Buffer, BufferId, Role as BufferRole, Storage};
 pub use claims::{Bound, Claims, PhaseClaim, SramClaim};
 pub use expand::{PlanMap, TemplateMap, Tile};
+pub use expander::{Expander, PinnedSlice};
 pub use geometry::{Axis, Orientation, Point, Port, Ports, Rect};
 pub use index::{Affine, Clause, Predicate, Span, Term};
 pub use pin::{Gain, Pin, WeightUse};
@@ -68,6 +72,7 @@ pub use program::{
     PartOp, ReduceOp, Slice, TableAxis, UnaryOp, WireFormat, in_loops,
 };
 pub use route::{Color, Route};
+pub use span_map::{AffineMap, SpanMap};
 pub use target::Target;
 pub use template::{CommShape, KvLayout, Phase, Role, Template};
 pub use unroll::unroll;

@@ -66,6 +66,14 @@ pub enum SimError {
         /// `logits` or `token`.
         what: &'static str,
     },
+    /// Values flow from a region back to itself within one token.
+    #[error(
+        "SIM0208: within one token values flow from region `{region}` back to itself; function is simulated for plans whose regions form no cycle, timing for any (--timing-only)"
+    )]
+    RegionCycle {
+        /// One region of the cycle.
+        region: String,
+    },
 }
 
 /// Refuses a plan that `plan::verify` does not accept.

@@ -1,59 +1,101 @@
 //! Runs a plan: every instruction of every tile, with messages along the plan's routes.
 //!
-//! A color at a router has one input, so the result does not depend on the order in which tiles
-//! are run; each runs until it waits. When nothing can run and somebody waits, the plan is stuck
-//! and the error names tiles and colors. `plan::verify` is the gate: illegal plans are refused.
+//! Regions execute in the order in which values flow, each by its template's [`Schedule`]. Several
+//! tokens are under way at once: a region is free for the next token as soon as it has finished one,
+//! so prompts and requests in flight use all threads. Whoever runs what, the bits are the same: every
+//! value has one writer and one order of additions.
 //!
-//! Knows nothing of time: see [`crate::timing`].
+//! `plan::verify` is the gate: illegal plans are refused. Knows nothing of time: see [`crate::timing`].
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use plan::{Combine, Instr, Plan, Slice, WireFormat};
+use plan::{BufferRole, Color, Combine, Instr, Plan, PlanMap, Region, Template, WireFormat};
 
 use crate::error::{LISTED_TILES, SimError, Waiting};
-use crate::fabric::Fabric;
-use crate::kernels::{self, Context, Registers};
-use crate::memory::{Memory, WeightSource, round};
+use crate::kernels::{self, Frame, Registers, Scratch};
+use crate::memory::{self, Array, Layout, WeightSource, round};
+use crate::schedule::{Group, Input, PhaseSchedule, Schedule, Step, Stuck};
 
-/// A plan with its SRAM, between two tokens.
+/// Most threads that run regions or pin weights.
+const THREADS_MAX: usize = 16;
+
+/// A plan with its pinned weights, and one sequence.
 pub struct Simulator<'a> {
-    fabric: Fabric<'a>,
-    memory: Memory,
-    /// Per tile and color: elements that wait at the core.
-    queues: Vec<VecDeque<f32>>,
-    /// Per tile and color that has sent: who receives.
-    receivers: Vec<Option<Rc<[u32]>>>,
-    /// Values on their way from one place to another.
-    scratch: Vec<f32>,
-    /// Per tile: where it stands in its program.
-    cursors: Vec<Cursor>,
-    pos: u32,
+    machine: Machine<'a>,
+    sequence: Sequence,
     prompt: u32,
 }
 
-/// Where a tile stands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
-    phase: u32,
-    instruction: u32,
-    /// Waits for this color, when it does.
-    waits: Option<u8>,
+/// A plan with its pinned weights: what all sequences share.
+pub struct Machine<'a> {
+    plan: &'a Plan,
+    /// Per template.
+    templates: Vec<(Layout, Schedule)>,
+    /// Per region: one array per buffer.
+    weights: Vec<Vec<Array>>,
+    /// Regions in the order in which values flow.
+    order: Vec<usize>,
+    /// Per region and export: (region, import) pairs that it reaches.
+    links: Vec<Vec<Vec<(usize, usize)>>>,
+    threads: usize,
+}
+
+/// What the wafer keeps of one sequence from token to token.
+pub struct Sequence {
+    /// Per region: one array per buffer.
+    caches: Vec<Mutex<Vec<Array>>>,
+    pos: u32,
+}
+
+/// One token to be fed to one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// Index of the sequence.
+    pub sequence: usize,
+    /// The token.
+    pub token: u32,
+    /// Tokens of its prompt: the `length` register is at least this.
+    pub prompt: u32,
+    /// Whether its logits are wanted.
+    pub logits: bool,
 }
 
 /// What one token gave.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOutput {
-    /// Logits over the vocabulary; empty when the plan declares none.
+    /// Logits over the vocabulary; empty when the plan declares none, or nobody wants them.
     pub logits: Vec<f32>,
     /// The plan's own argmax; `None` when the plan declares none.
     pub token: Option<u32>,
 }
 
-/// A stop of a tile's run.
-enum Stop {
-    Done,
-    Waits,
+/// Messages that enter a region, per import.
+type Inbox = Vec<VecDeque<Vec<f32>>>;
+
+/// A token on its way through the regions.
+struct Job {
+    registers: Registers,
+    sequence: usize,
+    inboxes: Vec<Inbox>,
+    output: StepOutput,
+}
+
+/// What a thread needs to run regions: per template one array per buffer.
+#[derive(Default)]
+struct Worker {
+    arenas: Vec<Option<Vec<Vec<f32>>>>,
+    messages: Vec<f32>,
+    scratch: Scratch,
+    values: Vec<f32>,
+}
+
+/// How far the tokens of a run are.
+struct Progress {
+    /// Per job: regions finished.
+    done: Vec<usize>,
+    running: Vec<bool>,
+    failed: Option<SimError>,
 }
 
 impl<'a> Simulator<'a> {
@@ -76,18 +118,14 @@ impl<'a> Simulator<'a> {
             let what = "loops or microthreads: execute `plan::unroll` of the plan".into();
             return Err(SimError::Illegal { what });
         }
-        let fabric = Fabric::new(plan)?;
-        let memory = Memory::new(&fabric, source)?;
-        let queues = vec![VecDeque::new(); fabric.len() * fabric.colors];
-        let cursors = vec![Cursor::default(); fabric.len()];
-        let receivers = vec![None; fabric.len() * fabric.colors];
-        let scratch = Vec::new();
-        Ok(Simulator { fabric, memory, queues, receivers, scratch, cursors, pos: 0, prompt: 0 })
+        let machine = Machine::unchecked(plan, source)?;
+        let sequence = machine.sequence();
+        Ok(Simulator { machine, sequence, prompt: 0 })
     }
 
     /// Tokens fed so far.
     pub fn pos(&self) -> u32 {
-        self.pos
+        self.sequence.pos
     }
 
     /// Declares how many prompt tokens will be fed: the `length` register is at least this
@@ -101,17 +139,24 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// A token or position out of range, a deadlock, wavelets left over.
     pub fn step(&mut self, token: u32) -> Result<StepOutput, SimError> {
-        let model = &self.fabric.plan.model;
-        if token >= model.vocab {
-            return Err(SimError::Token { token, vocab: model.vocab });
-        }
-        if self.pos >= model.context {
-            return Err(SimError::Context { pos: self.pos, context: model.context });
-        }
-        let registers = Registers { token, pos: self.pos, length: self.prompt.max(self.pos + 1) };
-        self.run_tiles(registers)?;
-        self.pos += 1;
-        Ok(StepOutput { logits: self.logits()?, token: self.token() })
+        let outputs = self.feed(&[token], 1)?;
+        outputs.into_iter().next().ok_or(SimError::NoOutput { what: "token" })
+    }
+
+    /// Feeds tokens one behind the other through the pipeline of regions; the outputs of the last `rows`
+    /// of them carry logits.
+    ///
+    /// # Errors
+    /// Those of [`Simulator::step`]; then no token counts as fed.
+    pub fn feed(&mut self, tokens: &[u32], rows: usize) -> Result<Vec<StepOutput>, SimError> {
+        let feed = |(i, &token): (usize, &u32)| Feed {
+            sequence: 0,
+            token,
+            prompt: self.prompt,
+            logits: i + rows >= tokens.len(),
+        };
+        let feeds: Vec<Feed> = tokens.iter().enumerate().map(feed).collect();
+        self.machine.run(std::slice::from_mut(&mut self.sequence), &feeds)
     }
 
     /// Feeds `prompt` and then `n - 1` tokens of its own choice: `n` generated ids (the plan's argmax),
@@ -124,275 +169,532 @@ impl<'a> Simulator<'a> {
         prompt: &[u32],
         n: usize,
     ) -> Result<(Vec<u32>, Vec<Vec<f32>>), SimError> {
-        self.set_prompt_len(self.pos + prompt.len() as u32);
+        self.set_prompt_len(self.pos() + prompt.len() as u32);
         let mut logits = Vec::new();
         let mut generated = Vec::new();
-        let mut feed = prompt.iter().copied().collect::<VecDeque<u32>>();
-        while let Some(token) = feed.pop_front() {
-            let out = self.step(token)?;
-            logits.push(out.logits);
-            if feed.is_empty() && generated.len() < n {
-                let next = out.token.ok_or(SimError::NoOutput { what: "token" })?;
+        let mut feed = prompt.to_vec();
+        while !feed.is_empty() {
+            let outputs = self.feed(&feed, feed.len())?;
+            feed.clear();
+            let last = outputs.last().and_then(|o| o.token);
+            logits.extend(outputs.into_iter().map(|o| o.logits));
+            if generated.len() < n {
+                let next = last.ok_or(SimError::NoOutput { what: "token" })?;
                 generated.push(next);
                 if generated.len() < n {
-                    feed.push_back(next);
+                    feed.push(next);
                 }
             }
         }
         Ok((generated, logits))
     }
+}
 
-    fn run_tiles(&mut self, registers: Registers) -> Result<(), SimError> {
-        self.cursors.fill(Cursor::default());
-        let mut ready: VecDeque<u32> = (0..self.fabric.len() as u32).collect();
-        let mut open = self.fabric.len();
-        while let Some(tile) = ready.pop_front() {
-            if let Stop::Done = self.run_tile(tile as usize, registers, &mut ready)? {
-                open -= 1;
-            }
-        }
-        if open > 0 {
-            return Err(self.deadlock(registers));
-        }
-        for (i, queue) in self.queues.iter().enumerate() {
-            if !queue.is_empty() {
-                let (tile, color) = (i / self.fabric.colors, i % self.fabric.colors);
-                let at = self.fabric.points[tile];
-                return Err(SimError::Unreceived { color: color as u8, at, elements: queue.len() });
-            }
-        }
-        Ok(())
+impl<'a> Machine<'a> {
+    /// Verifies `plan` and pins its weights.
+    ///
+    /// # Errors
+    /// Illegal plans and missing weights.
+    pub fn new(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
+        crate::error::refuse_illegal(plan)?;
+        Machine::unchecked(plan, source)
     }
 
-    /// Runs a tile until it has ended or waits.
-    fn run_tile(
-        &mut self,
-        tile: usize,
-        registers: Registers,
-        ready: &mut VecDeque<u32>,
-    ) -> Result<Stop, SimError> {
-        let Some(template) = self.fabric.template(tile) else { return Ok(Stop::Done) };
-        let template_id = self.fabric.plan.regions[self.fabric.regions[tile] as usize].template.0;
-        let position = self.fabric.position(tile);
-        let attended = template.kv.map_or((0, 0), |kv| kv.tokens(position.1, registers.pos));
-        let mut cursor = self.cursors[tile];
-        cursor.waits = None;
-        while (cursor.phase as usize) < template.phases.len() {
-            let phase = cursor.phase as usize;
-            if cursor.instruction == 0 {
-                let (mem, layout) = self.memory.tile(tile, template_id as usize);
-                for &(from, to) in &layout.begins[phase] {
-                    mem[from..to].fill(f32::NAN);
-                }
+    fn unchecked(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
+        let map = PlanMap::new(plan);
+        for region in &plan.regions {
+            let known = plan.template_of(region).ok_or_else(|| no_template(region))?;
+            if (region.rect.w, region.rect.h) != (known.width, known.height) {
+                let what = format!("rectangle of region `{}`", region.name);
+                return Err(SimError::Illegal { what });
             }
-            let program = self.fabric.program(tile, phase);
-            while let Some(instr) = program.get(cursor.instruction as usize) {
-                if instr.communication().is_some() {
-                    if let Some(color) =
-                        self.communicate(tile, template_id as usize, instr, attended.1, ready)?
-                    {
-                        cursor.waits = Some(color);
-                        self.cursors[tile] = cursor;
-                        return Ok(Stop::Waits);
-                    }
-                } else {
-                    let (mem, layout) = self.memory.tile(tile, template_id as usize);
-                    let kv = template.kv;
-                    let cell = template.cell;
-                    let cx = Context { layout, position, cell, kv, registers, attended };
-                    kernels::execute(&cx, mem, instr, &mut self.scratch);
-                }
-                cursor.instruction += 1;
-            }
-            cursor.phase += 1;
-            cursor.instruction = 0;
         }
-        self.cursors[tile] = cursor;
-        Ok(Stop::Done)
+        let templates: Vec<(Layout, Schedule)> =
+            map.templates.iter().map(|t| (Layout::new(t.template), Schedule::new(t))).collect();
+        let links = links(&map, &templates);
+        let order = order(plan, &links)?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let weights = pin(plan, &templates, source, threads)?;
+        Ok(Machine { plan, templates, weights, order, links, threads })
     }
 
-    /// Executes a communicating instruction, or returns the color it waits for.
-    fn communicate(
-        &mut self,
-        tile: usize,
-        template: usize,
-        instr: &Instr,
-        tokens: u32,
-        ready: &mut VecDeque<u32>,
-    ) -> Result<Option<u8>, SimError> {
-        let mut values = std::mem::take(&mut self.scratch);
-        values.clear();
-        let waits = match *instr {
-            Instr::Send { color, src, wire } => {
-                let (mem, layout) = self.memory.tile(tile, template);
-                values.extend_from_slice(&mem[layout.range(src, tokens)]);
-                self.send(tile, color, &mut values, wire, ready)?;
-                None
-            }
-            Instr::Recv { color, dst, combine, .. } => {
-                let color = self.color(tile, color)?;
-                if self.take(tile, color, dst.len.elements(tokens) as usize, &mut values) {
-                    self.absorb(tile, template, dst, tokens, combine, &values);
-                    None
-                } else {
-                    Some(color as u8)
-                }
-            }
-            Instr::Relay { input, output, local, combine, store, wire } => {
-                let input = self.color(tile, input)?;
-                let n = local.len.elements(tokens) as usize;
-                if self.take(tile, input, n, &mut values) {
-                    let (mem, layout) = self.memory.tile(tile, template);
-                    let mut result = mem[layout.range(local, tokens)].to_vec();
-                    kernels::combine(combine, &mut result, &values);
-                    if store {
-                        self.absorb(tile, template, local, tokens, Combine::Store, &result);
-                    }
-                    self.send(tile, output, &mut result, wire, ready)?;
-                    None
-                } else {
-                    Some(input as u8)
-                }
-            }
-            _ => None,
+    /// A new sequence: empty caches.
+    pub fn sequence(&self) -> Sequence {
+        let caches = |r: &Region| {
+            let layout = &self.templates[r.template.0 as usize].0;
+            Mutex::new(layout.zeros(BufferRole::KvCache))
         };
-        self.scratch = values;
-        Ok(waits)
+        Sequence { caches: self.plan.regions.iter().map(caches).collect(), pos: 0 }
     }
 
-    /// Combines received values into a slice, rounding to its storage.
-    fn absorb(
-        &mut self,
-        tile: usize,
-        template: usize,
-        dst: Slice,
-        tokens: u32,
-        combine: Combine,
-        values: &[f32],
-    ) {
-        let (mem, layout) = self.memory.tile(tile, template);
-        let storage = layout.storage(dst.buffer);
-        let local = &mut mem[layout.range(dst, tokens)];
-        kernels::combine(combine, local, values);
-        local.iter_mut().for_each(|v| *v = round(storage, *v));
+    /// Feeds tokens to sequences, in order where they go to the same one; one output per feed.
+    ///
+    /// # Errors
+    /// A token or position out of range, a deadlock, wavelets left over; then no token counts as
+    /// fed, and the caches of the sequences are undefined.
+    pub fn run(
+        &self,
+        sequences: &mut [Sequence],
+        feeds: &[Feed],
+    ) -> Result<Vec<StepOutput>, SimError> {
+        let mut positions: Vec<u32> = sequences.iter().map(|s| s.pos).collect();
+        let mut last: Vec<Option<usize>> = vec![None; sequences.len()];
+        let mut after = Vec::new();
+        let mut jobs = Vec::new();
+        for (i, feed) in feeds.iter().enumerate() {
+            let pos = positions[feed.sequence];
+            jobs.push(Mutex::new(self.job(feed, pos)?));
+            positions[feed.sequence] += 1;
+            after.push(last[feed.sequence].replace(i));
+        }
+        let progress = Mutex::new(Progress {
+            done: vec![0; jobs.len()],
+            running: vec![false; jobs.len()],
+            failed: None,
+        });
+        let changed = Condvar::new();
+        let work = Work { machine: self, sequences, jobs: &jobs, after: &after };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads.min(jobs.len()) {
+                scope.spawn(|| work.run(&progress, &changed));
+            }
+            work.run(&progress, &changed);
+        });
+        if let Some(error) = lock(&progress).failed.take() {
+            return Err(error);
+        }
+        for (sequence, pos) in sequences.iter_mut().zip(positions) {
+            sequence.pos = pos;
+        }
+        let output = |job: Mutex<Job>| job.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(jobs.into_iter().map(|job| output(job).output).collect())
     }
 
-    fn color(&self, tile: usize, color: plan::Color) -> Result<usize, SimError> {
-        self.fabric.color(tile, color).ok_or_else(|| SimError::Illegal {
-            what: format!("color {} is outside of the target's colors", color.0),
+    /// A token before its first region.
+    fn job(&self, feed: &Feed, pos: u32) -> Result<Job, SimError> {
+        let model = &self.plan.model;
+        if feed.token >= model.vocab {
+            return Err(SimError::Token { token: feed.token, vocab: model.vocab });
+        }
+        if pos >= model.context {
+            return Err(SimError::Context { pos, context: model.context });
+        }
+        let inbox = |r: &Region| {
+            let imports = self.templates[r.template.0 as usize].1.imports.len();
+            vec![VecDeque::new(); imports]
+        };
+        let wanted = feed.logits && !self.plan.outputs.logits.is_empty();
+        let vocab = if wanted { model.vocab as usize } else { 0 };
+        Ok(Job {
+            registers: Registers { token: feed.token, pos, length: feed.prompt.max(pos + 1) },
+            sequence: feed.sequence,
+            inboxes: self.plan.regions.iter().map(inbox).collect(),
+            output: StepOutput { logits: vec![f32::NAN; vocab], token: None },
         })
     }
 
-    /// Moves `n` elements that wait on a color to `values`; false when there are fewer.
-    fn take(&mut self, tile: usize, color: usize, n: usize, values: &mut Vec<f32>) -> bool {
-        let queue = &mut self.queues[tile * self.fabric.colors + color];
-        if queue.len() < n {
-            return false;
-        }
-        values.extend(queue.drain(..n));
-        true
-    }
-
-    fn send(
-        &mut self,
-        tile: usize,
-        color: plan::Color,
-        values: &mut [f32],
-        wire: WireFormat,
-        ready: &mut VecDeque<u32>,
+    /// Runs one region for one token.
+    fn run_region(
+        &self,
+        region: usize,
+        job: &mut Job,
+        caches: &mut [Array],
+        worker: &mut Worker,
     ) -> Result<(), SimError> {
-        let color = self.color(tile, color)?;
-        let storage = match wire {
-            WireFormat::F32 => plan::Storage::F32,
-            WireFormat::F16 => plan::Storage::F16,
-            WireFormat::BF16 => plan::Storage::BF16,
+        let r = &self.plan.regions[region];
+        let id = r.template.0 as usize;
+        let template = &self.plan.templates[id];
+        let (layout, schedule) = &self.templates[id];
+        worker.arenas.resize_with(self.templates.len(), || None);
+        let mut arena = worker.arenas[id].take().unwrap_or_else(|| layout.arena());
+        let pos = job.registers.pos;
+        let attended = |y| template.kv.map_or((0, 0), |kv| kv.tokens(y, pos));
+        let attended: Vec<(u32, u32)> = (0..template.height).map(attended).collect();
+        let mut run = RegionRun {
+            machine: self,
+            region,
+            template,
+            schedule,
+            frame: Frame {
+                layout,
+                weights: &self.weights[region],
+                caches,
+                values: &mut arena,
+                width: template.width,
+                cell: template.cell,
+                kv: template.kv,
+                attended: &attended,
+                registers: job.registers,
+            },
+            inboxes: &mut job.inboxes,
+            messages: &mut worker.messages,
+            scratch: &mut worker.scratch,
+            buffer: &mut worker.values,
         };
-        if storage != plan::Storage::F32 {
-            values.iter_mut().for_each(|v| *v = round(storage, *v));
+        for (phase, steps) in schedule.phases.iter().enumerate() {
+            run.phase(phase, steps)?;
         }
-        let slot = tile * self.fabric.colors + color;
-        let receivers = match &self.receivers[slot] {
-            Some(list) => Rc::clone(list),
-            None => {
-                let list: Rc<[u32]> = self.fabric.receivers(tile, color)?.into();
-                self.receivers[slot] = Some(Rc::clone(&list));
-                list
-            }
-        };
-        for &receiver in receivers.iter() {
-            self.queues[receiver as usize * self.fabric.colors + color].extend(&*values);
-            let waits = &mut self.cursors[receiver as usize].waits;
-            if *waits == Some(color as u8) {
-                // It is queued once; when it still lacks elements it will wait again.
-                *waits = None;
-                ready.push_back(receiver);
-            }
-        }
+        run.unreceived()?;
+        self.outputs(region, layout, &arena, &mut job.output);
+        worker.arenas[id] = Some(arena);
         Ok(())
     }
 
-    fn deadlock(&self, registers: Registers) -> SimError {
-        let waiting: Vec<Waiting> =
-            (0..self.fabric.len()).filter_map(|tile| self.waiting(tile, registers)).collect();
-        SimError::Deadlock {
-            waiting: waiting.len(),
-            tiles: waiting.into_iter().take(LISTED_TILES).collect(),
-        }
-    }
-
-    fn waiting(&self, tile: usize, registers: Registers) -> Option<Waiting> {
-        let cursor = self.cursors[tile];
-        let color = cursor.waits?;
-        let template = self.fabric.template(tile)?;
-        let phase = cursor.phase as usize;
-        let instr = self.fabric.program(tile, phase).get(cursor.instruction as usize)?;
-        let y = self.fabric.position(tile).1;
-        let tokens = template.kv.map_or(0, |kv| kv.tokens(y, registers.pos).1);
-        let queue = &self.queues[tile * self.fabric.colors + color as usize];
-        Some(Waiting {
-            region: self.fabric.plan.regions[self.fabric.regions[tile] as usize].name.clone(),
-            at: self.fabric.points[tile],
-            phase: template.phases[phase].name.clone(),
-            instruction: cursor.instruction as usize,
-            color,
-            found: queue.len() as u64,
-            needed: instr.communication()?.len.elements(tokens),
-        })
-    }
-
-    /// The logits of the last token; empty when the plan declares none.
-    fn logits(&mut self) -> Result<Vec<f32>, SimError> {
-        let plan = self.fabric.plan;
-        let vocab = if plan.outputs.logits.is_empty() { 0 } else { plan.model.vocab as usize };
-        let mut logits = vec![f32::NAN; vocab];
-        for piece in &plan.outputs.logits {
-            let region = plan.regions.get(piece.region.0 as usize);
-            let (region, template) = region
-                .and_then(|r| Some((r, plan.template_of(r)?)))
-                .ok_or_else(|| SimError::Illegal { what: "logits in no region".into() })?;
+    /// Collects the pieces of a token's results that lie in a region.
+    fn outputs(&self, region: usize, layout: &Layout, arena: &[Vec<f32>], out: &mut StepOutput) {
+        let plan = self.plan;
+        let Some(template) = plan.template_of(&plan.regions[region]) else { return };
+        let here = |id: plan::RegionId| id.0 as usize == region;
+        let vocab = out.logits.len();
+        for piece in plan.outputs.logits.iter().filter(|p| here(p.region) && vocab > 0) {
+            let elements = layout.buffers[piece.buffer.0 as usize].elements;
             for y in 0..template.height {
                 for x in (0..template.width).filter(|&x| piece.predicate.holds(x, y)) {
                     let start = piece.start.at((x, y), template.cell).unwrap_or(-1);
                     let Ok(start) = usize::try_from(start) else { continue };
                     let end = (start + piece.len as usize).min(vocab);
-                    let tile = self.fabric.tile_in(piece.region.0 as usize, (x, y));
-                    let (mem, layout) = self.memory.tile(tile, region.template.0 as usize);
-                    let from = layout.start(piece.buffer);
+                    let from = (y * template.width + x) as usize * elements;
                     if start < end {
-                        logits[start..end].copy_from_slice(&mem[from..from + end - start]);
+                        let values = &arena[piece.buffer.0 as usize][from..from + end - start];
+                        out.logits[start..end].copy_from_slice(values);
                     }
                 }
             }
         }
-        Ok(logits)
+        if let Some(token) = plan.outputs.token.filter(|t| here(t.region)) {
+            let elements = layout.buffers[token.buffer.0 as usize].elements;
+            let tile = (token.position.1 * template.width + token.position.0) as usize;
+            let at = tile * elements + token.element as usize;
+            out.token = Some(arena[token.buffer.0 as usize][at] as u32);
+        }
+    }
+}
+
+/// What all threads of a run share.
+struct Work<'m, 'a> {
+    machine: &'m Machine<'a>,
+    sequences: &'m [Sequence],
+    jobs: &'m [Mutex<Job>],
+    /// Per job: the one before it in its sequence.
+    after: &'m [Option<usize>],
+}
+
+impl Work<'_, '_> {
+    /// Runs regions until none is left or one has failed. A token enters a region when it has left
+    /// the one before and the sequence's previous token has left this one.
+    fn run(&self, progress: &Mutex<Progress>, changed: &Condvar) {
+        let regions = self.machine.order.len();
+        let mut worker = Worker::default();
+        let mut state = lock(progress);
+        loop {
+            if state.failed.is_some() || state.done.iter().all(|&d| d == regions) {
+                changed.notify_all();
+                return;
+            }
+            let free = |&j: &usize| {
+                let at = state.done[j];
+                let behind = self.after[j].is_some_and(|p| state.done[p] <= at);
+                at < regions && !state.running[j] && !behind
+            };
+            let Some(j) = (0..self.jobs.len()).find(free) else {
+                state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.running[j] = true;
+            let region = self.machine.order[state.done[j]];
+            drop(state);
+            let job = &mut lock(&self.jobs[j]);
+            let caches = &mut lock(&self.sequences[job.sequence].caches[region]);
+            let result = self.machine.run_region(region, job, caches, &mut worker);
+            state = lock(progress);
+            state.running[j] = false;
+            state.done[j] += 1;
+            if let Err(error) = result {
+                state.failed.get_or_insert(error);
+            }
+            changed.notify_all();
+        }
+    }
+}
+
+/// One region while it computes one token.
+struct RegionRun<'r, 'a> {
+    machine: &'r Machine<'a>,
+    region: usize,
+    template: &'r Template,
+    schedule: &'r Schedule,
+    frame: Frame<'r>,
+    inboxes: &'r mut [Inbox],
+    /// Per lane and slot: the messages of a group.
+    messages: &'r mut Vec<f32>,
+    scratch: &'r mut Scratch,
+    buffer: &'r mut Vec<f32>,
+}
+
+impl RegionRun<'_, '_> {
+    fn phase(&mut self, phase: usize, steps: &PhaseSchedule) -> Result<(), SimError> {
+        for &buffer in &self.frame.layout.begins[phase] {
+            self.frame.values[buffer].fill(f32::NAN);
+        }
+        if let Some(left) = steps.unreceived.first() {
+            let region = &self.machine.plan.regions[self.region];
+            let tokens = self.frame.tokens(left.tile).1;
+            return Err(SimError::Unreceived {
+                color: region.color(Color(left.color)).0,
+                at: region.point(self.frame.position(left.tile)),
+                elements: left.len.elements(tokens) as usize,
+            });
+        }
+        for group in &steps.groups {
+            self.group(phase, group)?;
+        }
+        if steps.groups.iter().any(|g| !g.stuck.is_empty()) {
+            return Err(self.stuck(phase, &steps.groups));
+        }
+        Ok(())
     }
 
-    fn token(&mut self) -> Option<u32> {
-        let plan = self.fabric.plan;
-        let out = plan.outputs.token?;
-        let region = plan.regions.get(out.region.0 as usize)?;
-        let tile = self.fabric.tile_in(out.region.0 as usize, out.position);
-        let (mem, layout) = self.memory.tile(tile, region.template.0 as usize);
-        Some(mem[layout.start(out.buffer) + out.element as usize] as u32)
+    fn group(&mut self, phase: usize, group: &Group) -> Result<(), SimError> {
+        // A slot takes the longest message of any lane.
+        let most = self.frame.attended.iter().map(|a| a.1).max().unwrap_or(0);
+        let mut size = 0;
+        let mut slots = Vec::with_capacity(group.slots.len());
+        for len in &group.slots {
+            slots.push(size);
+            size += len.elements(most) as usize;
+        }
+        self.messages.resize(self.messages.len().max(size * group.lanes.len()), 0.0);
+        let roles = &self.template.phases[phase].roles;
+        for step in &group.steps {
+            let instr = &roles[usize::from(step.role)].program[step.instruction as usize];
+            for (lane, &first) in group.lanes.iter().enumerate() {
+                let tile = first + step.tile;
+                if step.input == Input::None && step.output.is_none() {
+                    kernels::execute(&mut self.frame, instr, tile, self.scratch);
+                } else {
+                    let base = lane * size;
+                    self.communicate(phase, instr, step, tile, |slot| base + slots[slot as usize])?;
+                }
+            }
+        }
+        Ok(())
     }
+
+    /// Receives, combines, sends.
+    fn communicate(
+        &mut self,
+        phase: usize,
+        instr: &Instr,
+        step: &Step,
+        tile: u32,
+        at: impl Fn(u32) -> usize,
+    ) -> Result<(), SimError> {
+        let Some(communication) = instr.communication() else { return Ok(()) };
+        let n = communication.len.elements(self.frame.tokens(tile).1) as usize;
+        let imported = match step.input {
+            Input::Import(color) => Some(self.import(phase, step, tile, color, n)?),
+            _ => None,
+        };
+        let received = match (step.input, &imported) {
+            (Input::Slot(slot), _) => &self.messages[at(slot)..at(slot) + n],
+            (_, Some(values)) => values.as_slice(),
+            _ => &[],
+        };
+        self.buffer.clear();
+        match *instr {
+            Instr::Send { src, .. } => {
+                let values = self.frame.read(src, tile, self.scratch.spare());
+                self.buffer.extend_from_slice(values);
+            }
+            Instr::Recv { dst, combine, .. } => self.frame.absorb(dst, tile, combine, received),
+            Instr::Relay { local, combine, store, .. } => {
+                let values = self.frame.read(local, tile, self.scratch.spare());
+                self.buffer.extend_from_slice(values);
+                kernels::combine(combine, self.buffer, received);
+                if store {
+                    self.frame.absorb(local, tile, Combine::Store, self.buffer);
+                }
+            }
+            _ => {}
+        }
+        let Some(output) = step.output else { return Ok(()) };
+        let storage = match communication.wire {
+            WireFormat::F32 => plan::Storage::F32,
+            WireFormat::F16 => plan::Storage::F16,
+            WireFormat::BF16 => plan::Storage::BF16,
+        };
+        if storage != plan::Storage::F32 {
+            self.buffer.iter_mut().for_each(|v| *v = round(storage, *v));
+        }
+        let start = at(output.slot);
+        self.messages[start..start + n].copy_from_slice(self.buffer);
+        if let Some(color) = output.export
+            && let Ok(export) = self.schedule.exports.binary_search(&(tile, color))
+        {
+            for &(region, import) in &self.machine.links[self.region][export] {
+                self.inboxes[region][import].push_back(self.buffer.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message of an import.
+    fn import(
+        &mut self,
+        phase: usize,
+        step: &Step,
+        tile: u32,
+        color: u8,
+        needed: usize,
+    ) -> Result<Vec<f32>, SimError> {
+        let import = self.schedule.imports.binary_search(&(tile, color));
+        let inbox = &mut self.inboxes[self.region];
+        let message = import.ok().and_then(|i| inbox[i].pop_front()).unwrap_or_default();
+        if message.len() == needed {
+            return Ok(message);
+        }
+        let at = (phase, step.instruction as usize);
+        let waiting = self.waiting(at, tile, color, (message.len(), needed));
+        Err(SimError::Deadlock { waiting: 1, tiles: vec![waiting] })
+    }
+
+    fn waiting(
+        &self,
+        (phase, instruction): (usize, usize),
+        tile: u32,
+        color: u8,
+        (found, needed): (usize, usize),
+    ) -> Waiting {
+        let region = &self.machine.plan.regions[self.region];
+        Waiting {
+            region: region.name.clone(),
+            at: region.point(self.frame.position(tile)),
+            phase: self.template.phases[phase].name.clone(),
+            instruction,
+            color: region.color(Color(color)).0,
+            found: found as u64,
+            needed: needed as u64,
+        }
+    }
+
+    /// The tiles that wait for ever, in all lanes of all groups.
+    fn stuck(&self, phase: usize, groups: &[Group]) -> SimError {
+        let roles = &self.template.phases[phase].roles;
+        let lanes = groups.iter().flat_map(|g| g.lanes.iter().map(move |&lane| (lane, &g.stuck)));
+        let tiles = lanes.flat_map(|(lane, stuck)| stuck.iter().map(move |s| (lane + s.tile, s)));
+        let waiting = |(tile, s): (u32, &Stuck)| {
+            let at = s.instruction as usize;
+            let instr = roles.get(usize::from(s.role)).and_then(|r| r.program.get(at));
+            let len = instr.and_then(Instr::communication).map_or_else(Default::default, |c| c.len);
+            let needed = len.elements(self.frame.tokens(tile).1) as usize;
+            self.waiting((phase, at), tile, s.color, (0, needed))
+        };
+        SimError::Deadlock {
+            waiting: groups.iter().map(|g| g.stuck.len() * g.lanes.len()).sum(),
+            tiles: tiles.take(LISTED_TILES).map(waiting).collect(),
+        }
+    }
+
+    /// Refuses messages from other regions that nobody took.
+    fn unreceived(&self) -> Result<(), SimError> {
+        let region = &self.machine.plan.regions[self.region];
+        let inbox = self.inboxes[self.region].iter().zip(&self.schedule.imports);
+        for (messages, &(tile, color)) in inbox {
+            if let Some(message) = messages.front() {
+                let at = region.point(self.frame.position(tile));
+                let color = region.color(Color(color)).0;
+                return Err(SimError::Unreceived { color, at, elements: message.len() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_template(region: &Region) -> SimError {
+    SimError::Illegal { what: format!("region `{}` has no template", region.name) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere ends the whole run: nobody looks at what it left.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Per region and export: the imports of other regions that it reaches.
+fn links(map: &PlanMap<'_>, templates: &[(Layout, Schedule)]) -> Vec<Vec<Vec<(usize, usize)>>> {
+    let regions = &map.plan.regions;
+    let reached = |from: usize, region: &Region, &(tile, color): &(u32, u8)| {
+        let position = (tile % region.rect.w, tile / region.rect.w);
+        let wafer = region.color(Color(color));
+        let flow = map.trace(region.point(position), wafer);
+        let import = |(p, _): (plan::Point, u32)| {
+            let (to, other) = map.region_at(p)?;
+            let (x, y) = other.position(p)?;
+            let schedule = &templates[other.template.0 as usize].1;
+            let at = y * other.rect.w + x;
+            // The imports of one tile lie side by side.
+            let first = schedule.imports.partition_point(|i| i.0 < at);
+            let here = schedule.imports[first..].iter().take_while(|i| i.0 == at);
+            let index = here.clone().position(|i| other.color(Color(i.1)) == wafer)?;
+            Some((to.0 as usize, first + index))
+        };
+        flow.receivers.into_iter().filter_map(import).filter(|(to, _)| *to != from).collect()
+    };
+    let of_region = |(i, r): (usize, &Region)| {
+        let schedule = &templates[r.template.0 as usize].1;
+        schedule.exports.iter().map(|e| reached(i, r, e)).collect()
+    };
+    regions.iter().enumerate().map(of_region).collect()
+}
+
+/// Regions such that whoever sends comes before whoever receives.
+fn order(plan: &Plan, links: &[Vec<Vec<(usize, usize)>>]) -> Result<Vec<usize>, SimError> {
+    let mut waits = vec![0usize; links.len()];
+    let edges = |r: usize| links[r].iter().flatten().map(|l| l.0);
+    (0..links.len()).flat_map(edges).for_each(|to| waits[to] += 1);
+    let mut order: Vec<usize> = Vec::new();
+    let mut ready: VecDeque<usize> = (0..links.len()).filter(|&r| waits[r] == 0).collect();
+    while let Some(r) = ready.pop_front() {
+        order.push(r);
+        for to in edges(r) {
+            waits[to] -= 1;
+            if waits[to] == 0 {
+                ready.push_back(to);
+            }
+        }
+    }
+    match (0..links.len()).find(|&r| waits[r] > 0) {
+        None => Ok(order),
+        Some(r) => Err(SimError::RegionCycle { region: plan.regions[r].name.clone() }),
+    }
+}
+
+/// The weights of all regions, pinned on `threads` threads.
+fn pin(
+    plan: &Plan,
+    templates: &[(Layout, Schedule)],
+    source: &dyn WeightSource,
+    threads: usize,
+) -> Result<Vec<Vec<Array>>, SimError> {
+    let next = Mutex::new(0);
+    let pinned: Vec<Mutex<Option<Result<Vec<Array>, SimError>>>> =
+        plan.regions.iter().map(|_| Mutex::new(None)).collect();
+    let work = || loop {
+        let region = {
+            let mut next = lock(&next);
+            *next += 1;
+            *next - 1
+        };
+        let Some(r) = plan.regions.get(region) else { return };
+        let layout = &templates[r.template.0 as usize].0;
+        let result = memory::pin_region(plan, region, layout, source);
+        *lock(&pinned[region]) = Some(result);
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(plan.regions.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let take = |m: Mutex<Option<_>>| m.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pinned.into_iter().filter_map(take).collect()
 }

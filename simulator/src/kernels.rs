@@ -1,14 +1,16 @@
 //! The meaning of the local instructions on one tile's values, exactly as `plan::program` documents:
 //! f32, one rounding per operation, in the documented order.
 //!
-//! Does not communicate and does not count time.
+//! Reads and writes through a [`Frame`]: a region's arrays while one token is computed. Does not
+//! communicate and does not count time.
 
+use half::slice::HalfFloatSliceExt;
 use plan::{
-    AttentionShape, BinaryOp, Combine, DynamicRope, Instr, KvLayout, Matrix, Operand, PartOp,
-    ReduceOp, Slice, Storage, TableAxis, UnaryOp,
+    AttentionShape, BinaryOp, BufferId, Combine, DynamicRope, Instr, KvLayout, Matrix, Operand,
+    PartOp, ReduceOp, Slice, Storage, TableAxis, UnaryOp,
 };
 
-use crate::memory::{Layout, round};
+use crate::memory::{Array, Layout, round};
 
 /// The control registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,108 +23,182 @@ pub struct Registers {
     pub length: u32,
 }
 
-/// What a local instruction can see besides its operands.
-pub struct Context<'a> {
-    /// Where buffers lie.
+/// The arrays of a region while one token is computed, and what else local instructions see.
+pub struct Frame<'a> {
+    /// Where buffers lie in their arrays.
     pub layout: &'a Layout,
-    /// Template position.
-    pub position: (u32, u32),
+    /// Per buffer: pinned weights.
+    pub weights: &'a [Array],
+    /// Per buffer: caches of the sequence.
+    pub caches: &'a mut [Array],
+    /// Per buffer: everything else.
+    pub values: &'a mut [Vec<f32>],
+    /// Columns of the region.
+    pub width: u32,
     /// The template's cell.
     pub cell: (u32, u32),
     /// The template's cache distribution.
     pub kv: Option<KvLayout>,
+    /// Per row: the attended tokens, first and count T.
+    pub attended: &'a [(u32, u32)],
     /// Control registers.
     pub registers: Registers,
-    /// The attended tokens of this tile's row: first token and count T.
-    pub attended: (u32, u32),
 }
 
-impl Context<'_> {
-    fn range(&self, slice: Slice) -> std::ops::Range<usize> {
-        self.layout.range(slice, self.attended.1)
+/// Space for operands and results of one instruction.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl Scratch {
+    /// Space for one operand.
+    pub fn spare(&mut self) -> &mut Vec<f32> {
+        &mut self.a
+    }
+}
+
+impl Frame<'_> {
+    /// The template position of a tile.
+    pub fn position(&self, tile: u32) -> (u32, u32) {
+        (tile % self.width, tile / self.width)
+    }
+
+    /// The attended tokens of a tile's row: first and count.
+    pub fn tokens(&self, tile: u32) -> (u32, u32) {
+        self.attended.get((tile / self.width) as usize).copied().unwrap_or((0, 0))
+    }
+
+    /// The values of a slice on a tile; `spare` holds them when they are stored narrower.
+    pub fn read<'b>(&'b self, slice: Slice, tile: u32, spare: &'b mut Vec<f32>) -> &'b [f32] {
+        let tokens = if slice.len.per_kv_token > 0 { self.tokens(tile).1 } else { 0 };
+        let range = self.layout.range(slice, tile as usize, tokens);
+        let buffer = slice.buffer.0 as usize;
+        match self.layout.buffers[buffer].role {
+            plan::BufferRole::Weights => self.weights[buffer].read(range, spare),
+            plan::BufferRole::KvCache => self.caches[buffer].read(range, spare),
+            _ => &self.values[buffer][range],
+        }
+    }
+
+    /// The values of a slice on a tile, to be written; nothing for weights and caches.
+    pub fn values(&mut self, slice: Slice, tile: u32) -> &mut [f32] {
+        let tokens = if slice.len.per_kv_token > 0 { self.tokens(tile).1 } else { 0 };
+        let range = self.layout.range(slice, tile as usize, tokens);
+        self.values[slice.buffer.0 as usize].get_mut(range).unwrap_or(&mut [])
     }
 
     /// Writes values to a slice, rounded to its storage.
-    fn write(&self, mem: &mut [f32], slice: Slice, values: &[f32]) {
-        let range = self.range(slice);
-        let storage = self.layout.storage(slice.buffer);
-        let out = &mut mem[range];
+    fn write(&mut self, slice: Slice, tile: u32, values: &[f32]) {
+        let storage = self.layout.buffers[slice.buffer.0 as usize].storage;
+        let out = self.values(slice, tile);
         if storage == Storage::F32 {
             out.copy_from_slice(values);
         } else {
             out.iter_mut().zip(values).for_each(|(o, &v)| *o = round(storage, v));
         }
     }
+
+    /// Combines received values into a slice, rounding to its storage.
+    pub fn absorb(&mut self, slice: Slice, tile: u32, op: Combine, received: &[f32]) {
+        let storage = self.layout.buffers[slice.buffer.0 as usize].storage;
+        let local = self.values(slice, tile);
+        combine(op, local, received);
+        if storage != Storage::F32 {
+            local.iter_mut().for_each(|v| *v = round(storage, *v));
+        }
+    }
+
+    /// Elements of a slice on a tile.
+    fn len(&self, slice: Slice, tile: u32) -> usize {
+        slice.len.elements(self.tokens(tile).1) as usize
+    }
 }
 
-/// Executes a local instruction; communicating ones do nothing here. `out` is scratch space.
-pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f32>) {
+/// Executes a local instruction on a tile; communicating ones do nothing here.
+pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) {
+    let Scratch { a: spare, b: second, out } = scratch;
     out.clear();
     let dst = match *instr {
         Instr::Fill { dst, value } => {
-            out.resize(cx.range(dst).len(), value);
+            out.resize(frame.len(dst, tile), value);
             dst
         }
         Instr::Copy { dst, src } => {
-            out.extend_from_slice(&mem[cx.range(src)]);
+            out.extend_from_slice(frame.read(src, tile, spare));
             dst
         }
         Instr::Unary { op, dst, src } => {
-            out.extend(mem[cx.range(src)].iter().map(|&x| unary(op, x)));
+            out.extend(frame.read(src, tile, spare).iter().map(|&x| unary(op, x)));
             dst
         }
         Instr::Binary { op, dst, a, b } => {
-            binary_slices(cx, mem, op, a, b, out);
+            binary_slices(op, frame.read(a, tile, spare), b, |b| frame.read(b, tile, second), out);
             dst
         }
         Instr::Part { op, dst, a, b, part, parts } => {
-            let part = part.at(cx.position, cx.cell).unwrap_or(0);
-            piece(cx, mem, (op, a, b), (part, parts), (dst, out));
+            let part = part.at(frame.position(tile), frame.cell).unwrap_or(0);
+            out.extend_from_slice(frame.read(dst, tile, spare));
+            let operands = (op, frame.read(a, tile, spare), b);
+            piece(operands, |b| frame.read(b, tile, second), (part, parts), out);
             dst
         }
         Instr::Reduce { op, dst, src } => {
-            reduce(op, &mem[cx.range(src)], cx.range(dst).len(), out);
+            reduce(op, frame.read(src, tile, spare), frame.len(dst, tile), out);
             dst
         }
         Instr::Gemv { y, x, w, accumulate } => {
-            gemv(cx, mem, (y, x, w), accumulate, out);
+            if accumulate {
+                out.extend_from_slice(frame.read(y, tile, spare));
+            } else {
+                out.resize(w.cols as usize, 0.0);
+            }
+            gemv(frame, tile, frame.read(x, tile, spare), w, (out, second));
             y
         }
         Instr::Gemm { m, c, a, b, accumulate, .. } => {
-            out.extend_from_slice(&mem[cx.range(c)]);
-            gemm(m as usize, (&mem[cx.range(a)], &mem[cx.range(b)]), accumulate, out);
+            out.extend_from_slice(frame.read(c, tile, spare));
+            let operands = (frame.read(a, tile, spare), frame.read(b, tile, second));
+            gemm(m as usize, operands, accumulate, out);
             c
         }
         Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
-            let freq = frequencies(cx, &mem[cx.range(inv_freq)], dynamic);
+            let freq = frequencies(frame, tile, frame.read(inv_freq, tile, spare), dynamic);
             let heads = (heads as usize, half as usize);
-            rope(&mem[cx.range(data)], heads, &freq, cx.registers.pos, scale, out);
+            let pos = frame.registers.pos;
+            rope(frame.read(data, tile, second), heads, &freq, pos, scale, out);
             data
         }
         Instr::Gather { dst, table, axis, base, limit } => {
-            let base = base.at(cx.position, cx.cell);
-            gather(cx, mem, cx.range(dst).len(), (table, axis), (base, limit), out);
+            let base = base.at(frame.position(tile), frame.cell);
+            let n = frame.len(dst, tile);
+            gather(frame, tile, n, (table, axis), (base, limit), (out, spare));
             dst
         }
         Instr::KvAppend { cache, src } => {
-            let Some(kv) = cx.kv.filter(|kv| kv.owns(cx.position.1, cx.registers.pos)) else {
+            let (pos, row) = (frame.registers.pos, frame.position(tile).1);
+            let Some(kv) = frame.kv.filter(|kv| kv.owns(row, pos)) else {
                 return;
             };
-            out.extend_from_slice(&mem[cx.range(src)]);
-            let offset = kv.slot(cx.registers.pos) * src.len.constant;
-            Slice { buffer: cache, offset, len: src.len }
+            out.extend_from_slice(frame.read(src, tile, spare));
+            let elements = frame.layout.buffers[cache.0 as usize].elements;
+            let at = tile as usize * elements + (kv.slot(pos) * src.len.constant) as usize;
+            frame.caches[cache.0 as usize].write(at, out);
+            return;
         }
         Instr::Scores { shape, dst, q, k } => {
-            scores(cx, mem, shape, q, k, out);
+            scores(frame, tile, shape, frame.read(q, tile, spare), k, (out, second));
             dst
         }
         Instr::AttendValues { shape, dst, p, v } => {
-            attend_values(cx, mem, shape, p, v, out);
+            attend_values(frame, tile, shape, frame.read(p, tile, spare), v, (out, second));
             dst
         }
         Instr::ArgMax { dst, src, base, limit } => {
-            let base = base.at(cx.position, cx.cell).unwrap_or(i64::MAX);
-            out.extend(arg_max(&mem[cx.range(src)], base, limit));
+            let base = base.at(frame.position(tile), frame.cell).unwrap_or(i64::MAX);
+            out.extend(arg_max(frame.read(src, tile, spare), base, limit));
             dst
         }
         Instr::Send { .. }
@@ -132,7 +208,7 @@ pub fn execute(cx: &Context<'_>, mem: &mut [f32], instr: &Instr, out: &mut Vec<f
         | Instr::Join { .. }
         | Instr::Repeat { .. } => return,
     };
-    cx.write(mem, dst, out);
+    frame.write(dst, tile, out);
 }
 
 /// An element-wise function of one operand.
@@ -183,22 +259,21 @@ fn binary(op: BinaryOp, a: f32, b: f32) -> f32 {
     }
 }
 
-fn binary_slices(
-    cx: &Context<'_>,
-    mem: &[f32],
+/// `read` gives the values of the second operand when it is a slice.
+fn binary_slices<'a>(
     op: BinaryOp,
-    a: Slice,
+    a: &[f32],
     b: Operand,
+    read: impl FnOnce(Slice) -> &'a [f32],
     out: &mut Vec<f32>,
 ) {
-    let a = &mem[cx.range(a)];
     match b {
         Operand::Slice(b) => {
-            out.extend(a.iter().zip(&mem[cx.range(b)]).map(|(&a, &b)| binary(op, a, b)));
+            out.extend(a.iter().zip(read(b)).map(|(&a, &b)| binary(op, a, b)));
         }
         Operand::Scalar(b) => out.extend(a.iter().map(|&a| binary(op, a, b))),
         Operand::PerSegment(b) => {
-            let b = &mem[cx.range(b)];
+            let b = read(b);
             let size = (a.len() / b.len().max(1)).max(1);
             for (segment, &b) in a.chunks(size).zip(b) {
                 out.extend(segment.iter().map(|&a| binary(op, a, b)));
@@ -207,24 +282,22 @@ fn binary_slices(
     }
 }
 
-/// All of `dst` after one piece of it was computed.
-fn piece(
-    cx: &Context<'_>,
-    mem: &[f32],
-    (op, a, b): (PartOp, Slice, Operand),
+/// Computes one piece of `out`, which holds the destination's values.
+fn piece<'a>(
+    (op, a, b): (PartOp, &[f32], Operand),
+    read: impl FnOnce(Slice) -> &'a [f32],
     (part, parts): (i64, u32),
-    (dst, out): (Slice, &mut Vec<f32>),
+    out: &mut [f32],
 ) {
-    let a = &mem[cx.range(a)];
-    let second = |i: usize| match b {
-        Operand::Slice(b) => mem[cx.range(b)][i],
-        Operand::Scalar(b) => b,
-        Operand::PerSegment(b) => {
-            let b = &mem[cx.range(b)];
-            b[i / (a.len() / b.len().max(1)).max(1)]
-        }
+    let (values, scalar) = match b {
+        Operand::Slice(b) | Operand::PerSegment(b) => (read(b), 0.0),
+        Operand::Scalar(b) => (&[][..], b),
     };
-    out.extend_from_slice(&mem[cx.range(dst)]);
+    let second = |i: usize| match b {
+        Operand::Slice(_) => values[i],
+        Operand::Scalar(_) => scalar,
+        Operand::PerSegment(_) => values[i / (a.len() / values.len().max(1)).max(1)],
+    };
     let parts = parts.max(1);
     let size = out.len().div_ceil(parts as usize);
     let first = part.rem_euclid(i64::from(parts)) as usize * size;
@@ -265,40 +338,63 @@ fn gemm(m: usize, (a, b): (&[f32], &[f32]), accumulate: bool, c: &mut [f32]) {
     }
 }
 
+/// `acc` += `x` times a matrix of weights, row by row.
 fn gemv(
-    cx: &Context<'_>,
-    mem: &[f32],
-    (y, x, w): (Slice, Slice, Matrix),
-    accumulate: bool,
-    acc: &mut Vec<f32>,
+    frame: &Frame<'_>,
+    tile: u32,
+    x: &[f32],
+    w: Matrix,
+    (acc, row): (&mut [f32], &mut Vec<f32>),
 ) {
+    let (start, stride) = matrix(frame, tile, w);
     let cols = w.cols as usize;
-    if accumulate {
-        acc.extend_from_slice(&mem[cx.range(y)]);
-    } else {
-        acc.resize(cols, 0.0);
-    }
-    let (start, stride) = matrix(cx, w);
-    for (k, &xk) in mem[cx.range(x)].iter().enumerate() {
-        let row = &mem[start + k * stride..][..cols];
+    let rows = x.iter().enumerate().map(|(k, &xk)| (start + k * stride, xk));
+    let axpy = |acc: &mut [f32], xk: f32, row: &[f32]| {
         acc.iter_mut().zip(row).for_each(|(a, &wk)| *a += xk * wk);
+    };
+    let buffer = w.buffer.0 as usize;
+    if frame.layout.buffers[buffer].role != plan::BufferRole::Weights {
+        rows.for_each(|(at, xk)| axpy(acc, xk, &frame.values[buffer][at..at + cols]));
+        return;
+    }
+    match &frame.weights[buffer] {
+        Array::F32(values) => rows.for_each(|(at, xk)| axpy(acc, xk, &values[at..at + cols])),
+        Array::BF16(values) => rows.for_each(|(at, xk)| {
+            let row = &values[at..at + cols];
+            let widened = |w: half::bf16| f32::from_bits(u32::from(w.to_bits()) << 16);
+            acc.iter_mut().zip(row).for_each(|(a, &wk)| *a += xk * widened(wk));
+        }),
+        Array::F16(values) => {
+            row.resize(cols, 0.0);
+            rows.for_each(|(at, xk)| {
+                values[at..at + cols].convert_to_f32_slice(row);
+                axpy(acc, xk, row);
+            });
+        }
     }
 }
 
-/// First value and row stride of a sub-matrix.
-fn matrix(cx: &Context<'_>, m: Matrix) -> (usize, usize) {
-    let stride = cx.layout.cols(m.buffer);
-    (cx.layout.start(m.buffer) + m.row as usize * stride + m.col as usize, stride)
+/// Index of the first value of a sub-matrix on a tile, and its row stride.
+fn matrix(frame: &Frame<'_>, tile: u32, m: Matrix) -> (usize, usize) {
+    let buffer = &frame.layout.buffers[m.buffer.0 as usize];
+    let first = tile as usize * buffer.elements;
+    (first + m.row as usize * buffer.cols + m.col as usize, buffer.cols)
 }
 
-fn frequencies(cx: &Context<'_>, table: &[f32], dynamic: Option<DynamicRope>) -> Vec<f32> {
-    let Some(d) = dynamic.filter(|d| cx.registers.length > d.original) else {
+fn frequencies(
+    frame: &Frame<'_>,
+    tile: u32,
+    table: &[f32],
+    dynamic: Option<DynamicRope>,
+) -> Vec<f32> {
+    let length = frame.registers.length;
+    let Some(d) = dynamic.filter(|d| length > d.original) else {
         return table.to_vec();
     };
-    let (dim, length) = (f64::from(d.dim), f64::from(cx.registers.length));
+    let (dim, length) = (f64::from(d.dim), f64::from(length));
     let stretch = d.factor * length / f64::from(d.original) - (d.factor - 1.0);
     let base = d.theta * stretch.powf(dim / (dim - 2.0));
-    let first = d.first_pair.at(cx.position, cx.cell).unwrap_or(0) as f64;
+    let first = d.first_pair.at(frame.position(tile), frame.cell).unwrap_or(0) as f64;
     let freq = |i: usize| (1.0 / base.powf(2.0 * (first + i as f64) / dim)) as f32;
     (0..table.len()).map(freq).collect()
 }
@@ -325,14 +421,14 @@ fn rope(
 }
 
 fn gather(
-    cx: &Context<'_>,
-    mem: &[f32],
+    frame: &Frame<'_>,
+    tile: u32,
     n: usize,
     (table, axis): (Matrix, TableAxis),
     (base, limit): (Option<i64>, u32),
-    out: &mut Vec<f32>,
+    (out, spare): (&mut Vec<f32>, &mut Vec<f32>),
 ) {
-    let token = cx.registers.token;
+    let token = frame.registers.token;
     let extent = match axis {
         TableAxis::Rows => table.rows,
         TableAxis::Cols => table.cols,
@@ -342,64 +438,75 @@ fn gather(
         out.resize(n, 0.0);
         return;
     };
-    let (start, stride) = matrix(cx, table);
-    let at = |j: usize| match axis {
-        TableAxis::Rows => start + i as usize * stride + j,
-        TableAxis::Cols => start + j * stride + i as usize,
-    };
-    out.extend((0..n).map(|j| mem[at(j)]));
+    let (start, stride) = matrix(frame, tile, table);
+    let array = &frame.weights[table.buffer.0 as usize];
+    match axis {
+        TableAxis::Rows => {
+            let from = start + i as usize * stride;
+            out.extend_from_slice(array.read(from..from + n, spare));
+        }
+        TableAxis::Cols => {
+            for j in 0..n {
+                let at = start + j * stride + i as usize;
+                out.extend_from_slice(array.read(at..at + 1, spare));
+            }
+        }
+    }
 }
 
-/// Start of each attended token's entry in a cache, ascending by token.
-fn entries<'a>(
-    cx: &'a Context<'_>,
-    cache: plan::BufferId,
+/// Index of the first value of each attended token's entry in a cache, ascending by token.
+fn entries(
+    frame: &Frame<'_>,
+    tile: u32,
+    cache: BufferId,
     per_token: usize,
-) -> impl Iterator<Item = usize> + 'a {
-    let (first, count) = cx.attended;
-    let start = cx.layout.start(cache);
-    cx.kv.into_iter().flat_map(move |kv| {
+) -> impl Iterator<Item = usize> {
+    let (first, count) = frame.tokens(tile);
+    let start = tile as usize * frame.layout.buffers[cache.0 as usize].elements;
+    frame.kv.into_iter().flat_map(move |kv| {
         (0..count).map(move |i| start + kv.slot(first + i * kv.rows) as usize * per_token)
     })
 }
 
 fn scores(
-    cx: &Context<'_>,
-    mem: &[f32],
+    frame: &Frame<'_>,
+    tile: u32,
     shape: AttentionShape,
-    q: Slice,
-    k: plan::BufferId,
-    out: &mut Vec<f32>,
+    q: &[f32],
+    k: BufferId,
+    (out, spare): (&mut Vec<f32>, &mut Vec<f32>),
 ) {
     let (dim, q_per_kv) = (shape.dim as usize, shape.q_per_kv as usize);
-    let q = &mem[cx.range(q)];
+    let cache = &frame.caches[k.0 as usize];
     for (h, query) in q.chunks_exact(dim.max(1)).enumerate() {
         let g = h / q_per_kv;
-        for entry in entries(cx, k, shape.kv_heads as usize * dim) {
-            let key = &mem[entry + g * dim..][..dim];
+        for entry in entries(frame, tile, k, shape.kv_heads as usize * dim) {
+            let from = entry + g * dim;
+            let key = cache.read(from..from + dim, spare);
             out.push(query.iter().zip(key).fold(0.0, |s, (&a, &b)| s + a * b));
         }
     }
 }
 
 fn attend_values(
-    cx: &Context<'_>,
-    mem: &[f32],
+    frame: &Frame<'_>,
+    tile: u32,
     shape: AttentionShape,
-    p: Slice,
-    v: plan::BufferId,
-    out: &mut Vec<f32>,
+    p: &[f32],
+    v: BufferId,
+    (out, spare): (&mut Vec<f32>, &mut Vec<f32>),
 ) {
     let (dim, q_per_kv) = (shape.dim as usize, shape.q_per_kv as usize);
     let heads = shape.kv_heads as usize * q_per_kv;
-    let p = &mem[cx.range(p)];
-    let tokens = cx.attended.1 as usize;
+    let tokens = frame.tokens(tile).1 as usize;
+    let cache = &frame.caches[v.0 as usize];
     out.resize(heads * dim, 0.0);
     for (h, acc) in out.chunks_exact_mut(dim.max(1)).enumerate() {
         let g = h / q_per_kv;
-        for (i, entry) in entries(cx, v, shape.kv_heads as usize * dim).enumerate() {
+        for (i, entry) in entries(frame, tile, v, shape.kv_heads as usize * dim).enumerate() {
             let weight = p[h * tokens + i];
-            let value = &mem[entry + g * dim..][..dim];
+            let from = entry + g * dim;
+            let value = cache.read(from..from + dim, spare);
             acc.iter_mut().zip(value).for_each(|(a, &b)| *a += weight * b);
         }
     }
@@ -447,16 +554,7 @@ mod tests {
 
     #[test]
     fn dynamic_rope_stretches_the_base_beyond_the_original_length() {
-        let layout = Layout::new(
-            &plan::samples::line(
-                plan::samples::Collective::Chain,
-                plan::Axis::X,
-                2,
-                2,
-                plan::Target::preset("tiny").expect("preset"),
-            )
-            .templates[0],
-        );
+        let layout = Layout { buffers: Vec::new(), begins: Vec::new(), tiles: 1 };
         let d = DynamicRope {
             theta: 10_000.0,
             factor: 2.0,
@@ -465,11 +563,18 @@ mod tests {
             first_pair: plan::Affine::constant(1),
         };
         let at = |length| {
-            let registers = Registers { token: 0, pos: 0, length };
-            let (position, cell) = ((0, 0), (1, 1));
-            let cx =
-                Context { layout: &layout, position, cell, kv: None, registers, attended: (0, 0) };
-            frequencies(&cx, &[0.25], Some(d))
+            let frame = Frame {
+                layout: &layout,
+                weights: &[],
+                caches: &mut [],
+                values: &mut [],
+                width: 1,
+                cell: (1, 1),
+                kv: None,
+                attended: &[],
+                registers: Registers { token: 0, pos: 0, length },
+            };
+            frequencies(&frame, 0, &[0.25], Some(d))
         };
         assert_eq!(at(8), [0.25]);
         // base = 1e4 * (2 * 12 / 8 - 1)^(4 / 2) = 4e4; pair 1 of 2: 1 / base^(2 / 4).

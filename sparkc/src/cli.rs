@@ -288,6 +288,15 @@ pub struct SimulateArgs {
     /// Time only, no numbers: needs no weights
     #[arg(long, conflicts_with = "logits")]
     pub timing_only: bool,
+    /// Requests in flight: throughput, latencies, KV capacity and energy under load, in time only.
+    /// Each has the prompt of --tokens (or --prompt-length) and generates -n tokens [default of -n: 64]
+    #[arg(long, value_name = "N", conflicts_with_all = ["logits", "trace", "kernel"],
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub requests: Option<u32>,
+    /// Prompt tokens of each request [default: as many as --tokens has, else 64]
+    #[arg(long, value_name = "N", requires = "requests", conflicts_with = "tokens",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_length: Option<u32>,
     /// Write a trace that ui.perfetto.dev opens
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

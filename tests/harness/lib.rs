@@ -5,6 +5,7 @@
 
 pub mod case;
 pub mod fixture;
+pub mod random_model;
 pub mod run;
 
 use std::path::{Path, PathBuf};

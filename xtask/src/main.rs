@@ -1,4 +1,5 @@
-//! Project automation: `cargo xtask tidy` checks the structure, `cargo xtask ci` runs what CI runs.
+//! Project automation: `cargo xtask tidy` checks the structure, `cargo xtask ci` runs what CI runs,
+//! `cargo xtask bench` measures what is promised.
 //!
 //! Each check is a function from the checkout to a list of findings; all findings are shown.
 //! Knows nothing of what sparkc computes and depends on none of its crates.
@@ -15,7 +16,9 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask tidy                 check the structure of the workspace
        cargo xtask tidy --update        let the list of long functions shrink
-       cargo xtask ci                   everything CI runs, in its order";
+       cargo xtask ci                   everything CI runs, in its order
+       cargo xtask bench [NAME...] [--json FILE]
+                                        measure what the project promises";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,8 +38,20 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["tidy"] => tidy::run(&root, tidy::Ratchet::Check),
         ["tidy", "--update"] => tidy::run(&root, tidy::Ratchet::Update),
         ["ci"] => ci::run(&root),
+        ["bench", options @ ..] => bench(&root, options),
         _ => bail!("{USAGE}"),
     }
+}
+
+/// Builds and runs the benches.
+fn bench(root: &Path, options: &[&str]) -> Result<()> {
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["bench", "--package", "sparkc-tests", "--bench", "reach", "--"])
+        .args(options)
+        .current_dir(root)
+        .status()
+        .context("cannot start cargo bench")?;
+    if status.success() { Ok(()) } else { bail!("a figure could not be measured") }
 }
 
 /// The checkout this program was built from.

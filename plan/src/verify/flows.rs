@@ -10,6 +10,7 @@ use super::{LISTED, Violation};
 use crate::expand::{PlanMap, TemplateMap};
 use crate::geometry::{Port, Ports};
 use crate::index::Affine;
+use crate::parallel;
 use crate::plan::{Plan, Region};
 use crate::program::{Instr, Len, WireFormat, in_loops};
 use crate::route::Color;
@@ -86,16 +87,19 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(plan: &Plan, map: &PlanMap<'_>, found: &mut Vec<Violation>) -> Self {
-        let templates = map
-            .templates
-            .iter()
-            .map(|t| {
-                queues(plan, t, found);
-                let mut flows = TemplateFlows::new(t);
-                flows.follow(t, found);
-                flows
-            })
-            .collect();
+        let follow = |t: &TemplateMap<'_>| {
+            let mut found = Vec::new();
+            queues(plan, t, &mut found);
+            let mut flows = TemplateFlows::new(t);
+            flows.follow(t, &mut found);
+            (flows, found)
+        };
+        let followed = parallel::map(&map.templates, follow);
+        let mut templates = Vec::new();
+        for (flows, violations) in followed {
+            templates.push(flows);
+            found.extend(violations);
+        }
         let mut flows = Flows { templates, links: BTreeSet::new() };
         if found.is_empty() {
             flows.connect(plan, map, found);
@@ -287,26 +291,29 @@ impl TemplateFlows {
         let used = used.flat_map(|c| [c.input, c.output]).flatten().chain(map.colors());
         let colors = used.map(|c| usize::from(c.0) + 1).max().unwrap_or(0);
         let mut classes = Vec::new();
-        let mut known: BTreeMap<Vec<usize>, u32> = BTreeMap::new();
-        let mut class_of = Vec::with_capacity(tiles);
-        let mut routes = vec![(0, 0); tiles * colors];
-        for y in 0..t.height {
-            for x in 0..t.width {
-                let phases = 0..t.phases.len();
-                let key: Vec<usize> = phases.filter_map(|p| map.role_index(p, x, y)).collect();
-                let next = classes.len() as u32;
-                let class = *known.entry(key).or_insert_with_key(|key| {
-                    classes.push(class(map, key));
-                    next
-                });
-                let base = class_of.len() * colors;
-                class_of.push(class);
-                for color in map.colors() {
-                    if let Some(r) = map.route(color, x, y) {
-                        routes[base + usize::from(color.0)] = (1 << r.input as u8, r.outputs.0);
-                    }
-                }
+        let mut known: BTreeMap<Vec<u16>, u32> = BTreeMap::new();
+        let mut class_of: Vec<u32> = Vec::with_capacity(tiles);
+        let roles: Vec<Vec<u16>> = (0..t.phases.len()).map(|p| map.role_table(p)).collect();
+        let mut key = Vec::new();
+        for tile in 0..tiles {
+            // Neighbours in a row mostly have the same roles.
+            if tile > 0 && roles.iter().all(|r| r[tile] == r[tile - 1]) {
+                class_of.push(class_of[tile - 1]);
+                continue;
             }
+            key.clear();
+            key.extend(roles.iter().map(|r| r[tile]));
+            let class = known.get(&key).copied().unwrap_or_else(|| {
+                classes.push(class(map, &key));
+                known.insert(key.clone(), classes.len() as u32 - 1);
+                classes.len() as u32 - 1
+            });
+            class_of.push(class);
+        }
+        let (routed, table) = (map.color_count(), map.route_table());
+        let mut routes = vec![(0, 0); tiles * colors];
+        for tile in 0..tiles {
+            routes[tile * colors..][..routed].copy_from_slice(&table[tile * routed..][..routed]);
         }
         let source = vec![NOWHERE; tiles * colors];
         let (exports, imports) = (Vec::new(), Vec::new());
@@ -434,12 +441,12 @@ struct Reach {
 }
 
 /// The events of positions with role `key[p]` in phase p.
-fn class(map: &TemplateMap<'_>, key: &[usize]) -> Class {
+fn class(map: &TemplateMap<'_>, key: &[u16]) -> Class {
     let mut class = Class::default();
     let mut loops: BTreeMap<(bool, u8), Vec<u32>> = BTreeMap::new();
     let mut loop_base = 0;
     for (phase, (p, &role)) in map.template.phases.iter().zip(key).enumerate() {
-        let (phase, program) = (phase as u32, &p.roles[role].program);
+        let (phase, program) = (phase as u32, &p.roles[usize::from(role)].program);
         let mut thread = None;
         for (_, instr, inside) in in_loops(program) {
             let repeat = inside.map(|at| loop_base + at as u32);

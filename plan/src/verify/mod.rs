@@ -37,7 +37,8 @@ mod waits;
 
 pub use violation::Violation;
 
-use crate::expand::PlanMap;
+use crate::expand::{PlanMap, TemplateMap};
+use crate::parallel;
 use crate::plan::Plan;
 
 /// Most violations of one check of one template that are listed.
@@ -57,14 +58,17 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
         return Err(found);
     }
     let map = PlanMap::new(plan);
-    for template in &map.templates {
+    let of_template = |template: &TemplateMap<'_>| {
+        let mut found = Vec::new();
         layout::check_roles(template, &mut found);
         memory::check(plan, template.template, &mut found);
         pins::check_template(plan, template, &mut found);
         operands::check(plan, template, &mut found);
         control::check(plan, template, &mut found);
         routes::check_template(template, &mut found);
-    }
+        found
+    };
+    found.extend(parallel::map(&map.templates, of_template).into_iter().flatten());
     pins::check_coverage(plan, &map, &mut found);
     routes::check_plan(plan, &map, &mut found);
     outputs::check(plan, &mut found);

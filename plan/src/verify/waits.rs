@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Violation;
 use super::flows::{Event, Flows, IMPORT, TemplateFlows};
 use crate::expand::PlanMap;
+use crate::parallel;
 use crate::plan::Plan;
 use crate::program::MICROTHREADS;
 use crate::template::Template;
@@ -27,17 +28,12 @@ const NAMED: usize = 8;
 type Border = (bool, u8, u32);
 
 pub(super) fn check(plan: &Plan, map: &PlanMap<'_>, flows: &Flows, found: &mut Vec<Violation>) {
-    let mut orders = Vec::new();
-    for (t, template) in flows.templates.iter().zip(&map.templates) {
-        match Graph::new(t).order(t, template.template) {
-            Ok(order) => orders.push(order),
-            Err(cycle) => {
-                found.push(Violation::CyclicWait { cycle });
-                return;
-            }
-        }
+    let templates: Vec<_> = flows.templates.iter().zip(&map.templates).collect();
+    let ordered = parallel::map(&templates, |(t, m)| Graph::new(t).order(t, m.template));
+    match ordered.into_iter().collect::<Result<Vec<BorderOrder>, String>>() {
+        Ok(orders) => regions(plan, flows, &orders, found),
+        Err(cycle) => found.push(Violation::CyclicWait { cycle }),
     }
-    regions(plan, flows, &orders, found);
 }
 
 /// What must happen before what, among the border nodes of a template.

@@ -52,6 +52,7 @@ Examples:
   sparkc simulate tinypy.sparkc --tokens 1,2,3 --timing-only --level 2 --json
   sparkc simulate model.wplan --model models/tinypy --tokens 1 --logits out.safetensors
   sparkc simulate tinypy.sparkc --tokens 1,2 --trace trace.json
+  sparkc simulate tinypy.sparkc --requests 32 --prompt-length 128 -n 256
   sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --cols 4096";
 
 /// `eval`.

@@ -1,6 +1,7 @@
 //! `sparkc simulate`: executes a plan, in numbers and in time.
 
 mod kernel;
+mod serving;
 mod timing;
 
 use anyhow::Result;
@@ -24,6 +25,9 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
         return kernel::run(args);
     };
     let file = plan_file::read(path)?;
+    if let Some(requests) = args.requests {
+        return serving::run(args, requests, &file.plan);
+    }
     if args.timing_only {
         return timing_only(args, &file);
     }
@@ -86,16 +90,10 @@ fn execute(args: &SimulateArgs, file: &PlanFile, progress: &Progress) -> Result<
     let generation = progress.stage("simulate", |bar| {
         let mut fed = 0;
         let mut step = |tokens: &[u32], rows: usize| {
-            let mut logits = Vec::new();
-            for (i, &token) in tokens.iter().enumerate() {
-                fed += 1;
-                bar.set_message(format!("simulate token {fed}"));
-                let step = simulator.step(token)?;
-                if i + rows >= tokens.len() {
-                    logits.extend(step.logits);
-                }
-            }
-            Ok(logits)
+            fed += tokens.len();
+            bar.set_message(format!("simulate token {fed}"));
+            let outputs = simulator.feed(tokens, rows)?;
+            Ok(outputs.into_iter().flat_map(|o| o.logits).collect())
         };
         generate::generate(&request, &mut step, &mut |logits| sampler.choose(logits))
     })?;

@@ -27,8 +27,9 @@ pub(super) fn data(plan: &Plan) -> Value {
         "target": {
             "name": target.name, "w": target.width, "h": target.height, "wafers": target.wafers,
             "ghz": target.clock_ghz, "sram": target.sram.bytes,
-            "reserved": target.sram.reserved_bytes,
+            "reserved": target.sram.reserved_bytes, "colors": target.usable_colors(),
             "dead": target.dead.iter().take(DEAD_MAX).collect::<Vec<_>>(),
+            "dead_more": target.dead.len() > DEAD_MAX,
         },
         "templates": list(plan.templates.iter().enumerate().map(|(i, t)| template(plan, i, t))),
         "regions": list(plan.regions.iter().map(region)),

@@ -78,6 +78,10 @@ function legend() {
   let parts;
   if (S.q) parts = [h("b", {}, "Holds the weight"), ...gradient([amount(0.22), amount(0.42), amount(0.62)], "less", "more"), chip(dark() ? "#343a40" : "#d8d4cc", "nothing of it")];
   else if (S.mode === "sram") parts = [h("b", {}, "SRAM used per tile"), ...gradient(amountStops(), "0", `${bytes(amountMax)} (${Math.round(100 * amountMax / USABLE)} % of the usable ${bytes(USABLE)})`)];
+  else if (S.mode === "kv") {
+    const kv = P.templates.map(t => t.kv).find(Boolean);
+    parts = [h("b", {}, "KV cache per tile"), ...gradient(amountStops(), "0", bytes(kvMax)), kv ? h("span", {}, `token t lies on row t mod ${kv.rows}, ${kv.slots} a row`) : "this plan caches nothing"];
+  } else if (S.mode === "links") parts = [h("b", {}, "Colors routed through a tile"), ...gradient(amountStops(), "0", `${COLORS}, all there are`)];
   else if (S.mode === "role") {
     const step = STEPS[stepAt(S.cycle)], phase = step && templateOf(P.regions[step.region]).phases[step.phase];
     const names = phase ? [...new Set(phase.roles.map(r => r.name))] : [];
@@ -86,12 +90,13 @@ function legend() {
     const rest = P.regions.filter(r => r.layer === null).slice(0, 4);
     parts = [h("b", {}, "Layer"), ...(layers.length ? gradient(VIRIDIS, `${layers[0].layer}`, `${layers[layers.length - 1].layer}`) : []), ...rest.map(r => chip(rgb(regionColor(r)), r.name))];
   }
-  const flow = [chip("var(--accent)", "where the token is now"), h("span", {class: "chip"}, "→ activation to the next region"),
+  const flow = [chip("var(--accent)", "where the token is now"), ...(P.target.dead.length ? [chip("var(--dead)", `dead tiles (${number(P.target.dead.length)}${P.target.dead_more ? "+" : ""})`)] : []), h("span", {class: "chip"}, "→ activation to the next region"),
     ...(CLAIMED ? [h("span", {class: "chip"}, "time bar:"), chip("var(--activation)", "compute"), chip("var(--scratch)", "communication")] : [])];
   $("legend").replaceChildren(h("div", {class: "row"}, parts), h("div", {class: "row soft"}, flow));
 }
+const MODES = [["layer", "Layer"], ["sram", "SRAM use"], ["kv", "KV cache"], ["role", "Role in phase"], ["links", "Link colors"]];
 function modes() {
-  $("modes").replaceChildren(...[["layer", "Layer"], ["sram", "SRAM use"], ["role", "Role in phase"]].map(([id, text], i) =>
+  $("modes").replaceChildren(...MODES.map(([id, text], i) =>
     h("button", {role: "radio", "aria-checked": S.mode === id && !S.q, title: `Colour by ${text} (${i + 1})`, on: () => setMode(id)}, text)));
 }
 function refresh() { modes(); legend(); panel(); clock(); draw(); drawTime(); }
@@ -104,14 +109,14 @@ function search(text) {
 }
 function zoomTo(r) { fitTo(r.x, r.y, r.w, r.h, 50); draw(); save(); }
 function selectTile(x, y) {
-  S.tile = x >= 0 && y >= 0 && x < W && y < H ? {x, y} : null;
+  S.tile = toMachine(x, y) ? {x, y} : null;
   if (S.tile && S.tab === "model") S.tab = "tile";
   draw(); panel(); save();
 }
 const tileAt = e => {
   const b = canvas.getBoundingClientRect();
   const x = Math.floor((e.clientX - b.left - S.view.x) / S.view.s), y = Math.floor((e.clientY - b.top - S.view.y) / S.view.s);
-  return x >= 0 && y >= 0 && x < W && y < H ? {x, y} : null;
+  return toMachine(x, y) ? {x, y} : null;
 };
 function tip(e, p) {
   const r = p && regionAt(p.x, p.y), box = $("tip");
@@ -121,9 +126,9 @@ function tip(e, p) {
   if (r) {
     const [x, y] = position(r, p.x, p.y), step = STEPS[stepAt(S.cycle)];
     const role = step && step.region === r.id && roleAt(t, step.phase, x, y);
-    lines.push(h("b", {}, r.name), `tile ${p.x}, ${p.y} · SRAM ${bytes(usedBytes(t)[y * t.w + x] || 0)}`, role ? h("div", {}, `${role.name} in ${t.phases[step.phase].name}`) : "");
+    lines.push(h("b", {}, r.name), `tile ${place(p.x, p.y)} · SRAM ${bytes(usedBytes(t)[y * t.w + x] || 0)}`, S.mode === "links" ? h("div", {}, `${routedColors(t)[y * t.w + x]} colors routed`) : "", role ? h("div", {}, `${role.name} in ${t.phases[step.phase].name}`) : "");
     if (S.q) for (const {pin, a0, a1} of pinsAt(t, x, y).filter(({pin}) => matches(t, r)(pin)).slice(0, 3)) lines.push(h("div", {class: "code"}, `${weightName(t, pin.w, r)} [${range(a0)}, ${range(a1)}]`));
-  } else lines.push(`tile ${p.x}, ${p.y}: free`);
+  } else lines.push(`tile ${place(p.x, p.y)}: ${P.target.dead.some(([x, y]) => x === p.x && y === p.y) ? "dead" : "free"}`);
   box.replaceChildren(...lines);
   const stage = canvas.getBoundingClientRect(), x = e.clientX - stage.left, y = e.clientY - stage.top;
   box.style.left = `${Math.min(x + 14, stage.width - box.offsetWidth - 6)}px`;
@@ -178,7 +183,7 @@ $("fit-model").addEventListener("click", () => { fitModel(); draw(); save(); });
 $("fit-wafer").addEventListener("click", () => { fitTo(0, 0, W, H, 20); draw(); save(); });
 $("theme").addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; refresh(); save(); });
 $("help").addEventListener("click", () => { const k = $("keys"); k.hidden = !k.hidden; $("help").setAttribute("aria-expanded", !k.hidden); });
-const KEYS = [["1 2 3", "colour by layer, SRAM, role"], ["/", "find a weight"], ["space", "play or pause"], ["[ ]", "previous, next phase"], ["{ }", "previous, next region"], ["arrows", "move the tile (map focused)"], ["+ -", "zoom"], ["0 9", "fit model, wafer"], ["T", "light or dark"], ["Esc", "let go of tile and search"]];
+const KEYS = [["1 … 5", "colour by layer, SRAM, KV, role, links"], ["/", "find a weight"], ["space", "play or pause"], ["[ ]", "previous, next phase"], ["{ }", "previous, next region"], ["arrows", "move the tile (map focused)"], ["+ -", "zoom"], ["0 9", "fit model, wafer"], ["T", "light or dark"], ["Esc", "let go of tile and search"]];
 $("keys").append(h("table", {}, KEYS.map(([k, what]) => h("tr", {}, h("td", {}, h("kbd", {}, k)), h("td", {}, what)))));
 function keepInView() {
   const p = S.tile, m = 40, w = canvas.clientWidth, hgt = canvas.clientHeight;
@@ -203,7 +208,7 @@ document.addEventListener("keydown", e => {
     return;
   }
   const middle = f => zoom(f, canvas.clientWidth / 2, canvas.clientHeight / 2);
-  const act = {"1": () => setMode("layer"), "2": () => setMode("sram"), "3": () => setMode("role"), "/": () => $("find").focus(), "[": () => move(-1), "]": () => move(1), "{": () => region(-1), "}": () => region(1),
+  const act = {"1": () => setMode("layer"), "2": () => setMode("sram"), "3": () => setMode("kv"), "4": () => setMode("role"), "5": () => setMode("links"), "/": () => $("find").focus(), "[": () => move(-1), "]": () => move(1), "{": () => region(-1), "}": () => region(1),
     "+": () => middle(1.4), "=": () => middle(1.4), "-": () => middle(1 / 1.4), "0": () => $("fit-model").click(), "9": () => $("fit-wafer").click(), "t": () => $("theme").click(), "?": () => $("help").click(),
     " ": e.target.tagName === "BUTTON" ? null : play}[e.key];
   if (act) { act(); e.preventDefault(); }
@@ -215,7 +220,8 @@ function save() {
   clearTimeout(saving);
   saving = setTimeout(() => {
     const q = new URLSearchParams({mode: S.mode, cycle: Math.round(S.cycle), tab: S.tab, view: [S.view.s, S.view.x, S.view.y].map(v => +v.toFixed(3)).join(",")});
-    if (S.tile) q.set("tile", `${S.tile.x},${S.tile.y}`);
+    const tile = S.tile && toMachine(S.tile.x, S.tile.y);
+    if (tile) q.set("tile", `${tile.x},${tile.y}`);
     if (S.q) q.set("q", S.q);
     if (root.dataset.chosen || dark() !== matchMedia("(prefers-color-scheme: dark)").matches) q.set("theme", root.dataset.theme);
     try { history.replaceState(null, "", "#" + q); } catch { /* some viewers forbid it: nothing is lost but the address */ }
@@ -225,12 +231,12 @@ function load() {
   const q = new URLSearchParams(location.hash.slice(1)), numbers = key => (q.get(key) || "").split(",").map(Number);
   const theme = q.get("theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   root.dataset.theme = theme === "dark" ? "dark" : "light";
-  if (["layer", "sram", "role"].includes(q.get("mode"))) S.mode = q.get("mode");
+  if (MODES.some(([id]) => id === q.get("mode"))) S.mode = q.get("mode");
   if (["model", "tile", "weights"].includes(q.get("tab"))) S.tab = q.get("tab");
   S.q = (q.get("q") || "").toLowerCase(); $("find").value = S.q;
   legend();
   const [x, y] = numbers("tile");
-  if (q.has("tile") && x >= 0 && y >= 0 && x < W && y < H) S.tile = {x: Math.floor(x), y: Math.floor(y)};
+  if (q.has("tile") && x >= 0 && y >= 0 && x < P.target.w * P.target.wafers && y < P.target.h) S.tile = toPlane(Math.floor(x), Math.floor(y));
   const [scale, vx, vy] = numbers("view");
   fitModel();
   if (q.has("region")) { const r = P.regions.find(r => r.name === q.get("region")); if (r) fitTo(r.x, r.y, r.w, r.h, 50); }
@@ -246,7 +252,8 @@ function stats() {
     add(time(c.token), "per token");
   }
   if (c.prefill) add(short(rate(c.prefill)), "tokens/s of prompt");
-  add(number(used), `of ${number(W * H)} PEs (${(100 * used / (W * H)).toFixed(used * 10 < W * H ? 1 : 0)} %)`);
+  const all = P.target.w * P.target.h * P.target.wafers;
+  add(number(used), `of ${number(all)} PEs (${(100 * used / all).toFixed(used * 10 < all ? 1 : 0)} %)`);
   add(bytes(P.regions.reduce((a, r) => a + r.w * r.h * sramUsed(templateOf(r)), 0)), "of SRAM");
   add(number(P.model.context), "tokens of context");
   const t = P.target, wafers = t.wafers > 1 ? `${t.wafers} wafers of ` : "";
@@ -259,4 +266,23 @@ refresh();
 addEventListener("resize", () => { draw(); drawTime(); });
 addEventListener("hashchange", () => { load(); refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", e => { root.dataset.theme = e.matches ? "dark" : "light"; refresh(); });
+// What scripts/map_frames.py looks at: a colour mode, and the wafer, a region or single tiles.
+window.mapBench = (mode, where) => {
+  const r = P.regions[P.regions.length >> 1];
+  setMode(mode);
+  if (r) setCycle((r.start + r.end) / 2);
+  if (where === "wafer" || !r) fitTo(0, 0, W, H, 20); else if (where === "region") fitTo(r.x, r.y, r.w, r.h, 20);
+  else { fitTo(r.x, r.y, r.w, r.h, 20); S.view = {s: 24, x: -(r.x + r.w / 2) * 24 + canvas.clientWidth / 2, y: -(r.y + r.h / 2) * 24 + canvas.clientHeight / 2}; }
+  draw();
+};
+root.dataset.ready = "true";
+// What scripts/map_frames.py looks at: a colour mode, and the wafer, a region or single tiles.
+window.mapBench = (mode, where) => {
+  const r = P.regions[P.regions.length >> 1];
+  setMode(mode);
+  if (r) setCycle((r.start + r.end) / 2);
+  if (where === "wafer" || !r) fitTo(0, 0, W, H, 20); else if (where === "region") fitTo(r.x, r.y, r.w, r.h, 20);
+  else { fitTo(r.x, r.y, r.w, r.h, 20); S.view = {s: 24, x: -(r.x + r.w / 2) * 24 + canvas.clientWidth / 2, y: -(r.y + r.h / 2) * 24 + canvas.clientHeight / 2}; }
+  draw();
+};
 root.dataset.ready = "true";

@@ -6,7 +6,13 @@ const AMOUNT = [[247, 240, 218], [250, 214, 138], [243, 166, 66], [214, 112, 24]
 const ROLE_COLORS = {root: "#d55e00", "group-root": "#e69f00", relay: "#56b4e9", end: "#0072b2", leaf: "#0072b2", sender: "#0072b2", all: "#009e73", member: "#009e73", arrival: "#cc79a7"};
 const SPARE = ["#cc79a7", "#8c8c1f", "#6a51a3", "#7f5539", "#4d9078"];
 const dark = () => root.dataset.theme === "dark";
-const css = name => getComputedStyle(root).getPropertyValue("--" + name).trim();
+// Asked for hundreds of times in a frame: looked up once per theme.
+const named = new Map();
+function css(name) {
+  const key = `${root.dataset.theme} ${name}`;
+  if (!named.has(key)) named.set(key, getComputedStyle(root).getPropertyValue("--" + name).trim());
+  return named.get(key);
+}
 const rgb = c => `rgb(${c[0]},${c[1]},${c[2]})`;
 function ramp(stops, v) {
   const at = Math.min(Math.max(v, 0), 1) * (stops.length - 1), i = Math.min(Math.floor(at), stops.length - 2), f = at - i;

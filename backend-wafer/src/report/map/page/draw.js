@@ -4,6 +4,7 @@ const canvas = $("map"), g = canvas.getContext("2d"), mini = $("mini"), gm = min
 const S = {mode: "layer", cycle: 0, tile: null, hover: null, q: "", tab: "model", view: {x: 0, y: 0, s: 1}, playing: false};
 const pictures = new Map();
 let amountMax = 1;
+const COLORS = P.target.colors || 24, kvMax = Math.max(1, ...P.templates.map(t => sramOf(t, "kv-cache")));
 
 function picture(key, t, paint) {
   if (!pictures.has(key)) {
@@ -41,6 +42,19 @@ function sramPicture(t) {
     return (x, y, i) => amount(used[i] / amountMax);
   });
 }
+function kvPicture(t) {
+  return picture(`kv ${P.templates.indexOf(t)} ${dark()}`, t, () => {
+    const none = dark() ? [52, 58, 64] : [216, 212, 204], size = sramOf(t, "kv-cache");
+    const holdsKv = y => t.kv && y >= t.kv.first && y < t.kv.first + t.kv.rows;
+    return (x, y) => size && holdsKv(y) ? amount(size / kvMax) : none;
+  });
+}
+function linkPicture(t) {
+  return picture(`links ${P.templates.indexOf(t)} ${dark()}`, t, () => {
+    const routed = routedColors(t);
+    return (x, y, i) => amount(routed[i] / COLORS);
+  });
+}
 function matches(t, r) {
   return pin => weightName(t, pin.w, r).toLowerCase().includes(S.q);
 }
@@ -59,6 +73,8 @@ function regionPicture(r, step) {
   const t = templateOf(r);
   if (S.q) return weightPicture(t, r);
   if (S.mode === "sram") return sramPicture(t);
+  if (S.mode === "kv") return kvPicture(t);
+  if (S.mode === "links") return linkPicture(t);
   if (S.mode === "role" && t.phases.length) {
     const active = STEPS[step], name = active && templateOf(P.regions[active.region]).phases[active.phase].name;
     const same = t.phases.findIndex(p => p.name === name);
@@ -169,6 +185,17 @@ function drawHost() {
   g.lineWidth = 2.4; g.strokeStyle = css("ink"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
   if (region.h * S.view.s > 40) sign("token out", px + ring + 6, py, "left");
 }
+// Dead tiles: a square with a rim, never smaller than can be seen.
+function drawDead() {
+  const side = Math.max(S.view.s, 2.5);
+  const seen = ([x, y]) => X(x) > -side && Y(y) > -side && X(x) < canvas.clientWidth && Y(y) < canvas.clientHeight;
+  const shown = P.target.dead.filter(seen);
+  for (const [ink, rim] of [[css("page"), 1], [css("dead"), 0]]) {
+    g.fillStyle = ink; g.beginPath();
+    for (const [x, y] of shown) g.rect(X(x + 0.5) - side / 2 - rim, Y(y + 0.5) - side / 2 - rim, side + 2 * rim, side + 2 * rim);
+    g.fill();
+  }
+}
 function drawGrid() {
   if (S.view.s < 9) return;
   const x0 = Math.max(0, Math.floor(-S.view.x / S.view.s)), x1 = Math.min(W, Math.ceil((canvas.clientWidth - S.view.x) / S.view.s));
@@ -177,7 +204,7 @@ function drawGrid() {
   for (let x = x0; x <= x1; x++) { g.moveTo(X(x), Y(y0)); g.lineTo(X(x), Y(y1)); }
   for (let y = y0; y <= y1; y++) { g.moveTo(X(x0), Y(y)); g.lineTo(X(x1), Y(y)); }
   g.stroke(); g.globalAlpha = 1;
-  if (S.view.s >= 15) for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) drawTile(x, y);
+  if (S.view.s >= 20) for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) drawTile(x, y);
 }
 // Zoomed in: the router of a tile, for the colors that its region uses in the current phase.
 function drawTile(x, y) {
@@ -186,11 +213,9 @@ function drawTile(x, y) {
   const t = templateOf(r), active = STEPS[stepAt(S.cycle)], phase = active && active.region === r.id ? t.phases[active.phase] : null;
   const [px, py] = position(r, x, y), cx = X(x + 0.5), cy = Y(y + 0.5), half = S.view.s * 0.5;
   if (phase) {
-    const used = phase.colors || (phase.colors = new Set(phase.roles.flatMap(role => t.programs[role.program].flatMap(([, i, o]) => [i, o]))));
     const step = port => [[0, -1], [1, 0], [0, 1], [-1, 0], [0, 0]][mirrorPort(r, port)];
     const lines = new Path2D(), tips = new Path2D(), e = S.view.s * 0.085;
-    for (const [color, p, input, outputs] of t.routes) {
-      if (!used.has(color) || !holds(t, p, px, py)) continue;
+    for (const [color, , input, outputs] of routesIn(t, active.phase, px, py)) {
       const [ix, iy] = step(input), side = ((color % 5) - 2) * S.view.s * 0.08;
       for (const port of outputs) {
         const [ox, oy] = step(port), x = cx + (iy || oy ? side : 0), y = cy + (ix || ox ? side : 0);
@@ -220,17 +245,30 @@ function size(c, context) {
   context.setTransform(d, 0, 0, d, 0, 0);
   context.clearRect(0, 0, c.clientWidth, c.clientHeight);
 }
+// Draws before the next frame, however often it is asked to.
+let asked = false;
 function draw() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    const begin = performance.now();
+    asked = false;
+    paint();
+    // Whoever measures listens: scripts/map_frames.py.
+    dispatchEvent(new CustomEvent("mapframe", {detail: performance.now() - begin}));
+  });
+}
+function paint() {
   size(canvas, g);
   const step = stepAt(S.cycle);
-  g.fillStyle = css("wafer");
-  for (let k = 0; k < P.target.wafers; k++) {
-    g.fillRect(X(k * P.target.w), Y(0), P.target.w * S.view.s, H * S.view.s);
-    g.strokeStyle = css("line"); g.lineWidth = 1; g.strokeRect(X(k * P.target.w), Y(0), P.target.w * S.view.s, H * S.view.s);
-  }
+  wafers.forEach((at, k) => {
+    const box = [X(at.x), Y(at.y), P.target.w * S.view.s, P.target.h * S.view.s];
+    g.fillStyle = css("wafer"); g.fillRect(...box);
+    g.strokeStyle = css("line"); g.lineWidth = 1; g.strokeRect(...box);
+    if (wafers.length > 1 && PLANE.gap * S.view.s > 11) sign(`wafer ${k}`, X(at.x), Y(at.y) - 8, "left");
+  });
   for (const r of P.regions) drawRegion(r, step);
-  g.fillStyle = css("ink");
-  for (const [x, y] of P.target.dead) g.fillRect(X(x), Y(y), Math.max(S.view.s, 1), Math.max(S.view.s, 1));
+  drawDead();
   drawGrid();
   const active = STEPS[step] && P.regions[STEPS[step].region];
   if (active) {
@@ -257,7 +295,8 @@ function drawMini() {
   mini.hidden = shown[0] <= 0 && shown[1] <= 0 && shown[0] + shown[2] >= W && shown[1] + shown[3] >= H;
   if (mini.hidden) return;
   size(mini, gm);
-  gm.fillStyle = css("wafer"); gm.fillRect(0, 0, w, h);
+  gm.fillStyle = css("wafer");
+  for (const at of wafers) gm.fillRect(at.x * s, at.y * s, P.target.w * s, P.target.h * s);
   for (const r of P.regions) { gm.fillStyle = rgb(regionColor(r)); gm.fillRect(r.x * s, r.y * s, Math.max(r.w * s, 0.6), Math.max(r.h * s, 0.6)); }
   const x = Math.max(shown[0] * s, 1), y = Math.max(shown[1] * s, 1);
   gm.strokeStyle = css("accent"); gm.lineWidth = 2;

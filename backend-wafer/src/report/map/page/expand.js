@@ -1,6 +1,26 @@
 // The plan, and what any tile holds: predicates, spans and roles evaluated where somebody looks.
 const P = JSON.parse(document.getElementById("plan").textContent);
-const W = P.target.w * P.target.wafers, H = P.target.h;
+// Wafers stand in rows on the plane that the map shows; regions and dead tiles are kept in its coordinates.
+const PLANE = (() => {
+  const {w, h, wafers} = P.target, gap = wafers > 1 ? Math.ceil(w * 0.08) : 0;
+  const columns = Math.min(wafers, Math.max(1, Math.round(Math.sqrt(wafers * 1.7 * h / w)))), rows = Math.ceil(wafers / columns);
+  return {gap, columns, rows, dx: w + gap, dy: h + gap, w: columns * (w + gap) - gap, h: rows * (h + gap) - gap};
+})();
+const W = PLANE.w, H = PLANE.h;
+const wafers = Array.from({length: P.target.wafers}, (_, k) => ({x: k % PLANE.columns * PLANE.dx, y: Math.floor(k / PLANE.columns) * PLANE.dy}));
+function toPlane(x, y) {
+  const k = Math.min(Math.floor(x / P.target.w), P.target.wafers - 1);
+  return {x: x - k * P.target.w + wafers[k].x, y: y + wafers[k].y};
+}
+// Back to the machine's coordinates; null between wafers.
+function toMachine(x, y) {
+  const column = Math.floor(x / PLANE.dx), row = Math.floor(y / PLANE.dy), k = row * PLANE.columns + column;
+  const mx = x - column * PLANE.dx, my = y - row * PLANE.dy;
+  return mx < 0 || my < 0 || mx >= P.target.w || my >= P.target.h || column >= PLANE.columns || k >= P.target.wafers ? null : {x: mx + k * P.target.w, y: my, wafer: k};
+}
+const place = (x, y) => { const p = toMachine(x, y); return p ? `${p.x}, ${p.y}` : ""; };
+for (const r of P.regions) Object.assign(r, toPlane(r.x, r.y));
+P.target.dead = P.target.dead.map(([x, y]) => { const p = toPlane(x, y); return [p.x, p.y]; });
 const USABLE = P.target.sram - P.target.reserved;
 const PORTS = ["north", "east", "south", "west", "core"];
 const CONTRIBUTORS = ["weights", "kv-cache", "activation", "receive", "scratch"];
@@ -79,6 +99,24 @@ function pinnedBytes(t, wanted) {
     }
   }
   return out;
+}
+// Colors that the router of each tile is set for, row by row.
+function routedColors(t) {
+  if (t.routed) return t.routed;
+  const sets = new Uint32Array(t.w * t.h);
+  for (const [color, p] of t.routes) {
+    const m = mask(t, p);
+    for (let y = 0; y < t.h; y++) if (m.y[y]) for (let x = 0; x < t.w; x++) if (covers(m, x, y)) sets[y * t.w + x] |= 1 << color;
+  }
+  return t.routed = Uint8Array.from(sets, v => { let n = 0; for (; v; v &= v - 1) n++; return n; });
+}
+// Routes of one tile in the colors of a phase, found when somebody looks.
+function routesIn(t, phase, x, y) {
+  const p = t.phases[phase];
+  const used = p.colors || (p.colors = new Set(p.roles.flatMap(role => t.programs[role.program].flatMap(([, i, o]) => [i, o]))));
+  const seen = p.routes || (p.routes = new Map()), key = y * t.w + x;
+  if (!seen.has(key)) seen.set(key, t.routes.filter(([color, q]) => used.has(color) && holds(t, q, x, y)));
+  return seen.get(key);
 }
 const sramOf = (t, role) => { const s = t.sram.find(([name]) => name === role); return s ? s[1] : 0; };
 const sramUsed = t => t.sram.reduce((sum, [, bytes]) => sum + bytes, 0);

@@ -68,7 +68,7 @@ function modelPanel() {
   });
   out.push(heading("Regions, in the order of the activation", CLAIMED ? "cycles per token" : ""));
   out.push(h("table", {}, P.regions.map(r => row(
-    [h("span", {class: "chip"}, dot(rgb(regionColor(r))), r.name), `${r.w} × ${r.h} at ${r.x}, ${r.y}`, {n: CLAIMED ? number(r.end - r.start) : ""}],
+    [h("span", {class: "chip"}, dot(rgb(regionColor(r))), r.name), `${r.w} × ${r.h} at ${place(r.x, r.y)}`, {n: CLAIMED ? number(r.end - r.start) : ""}],
     {class: "go", on: () => { zoomTo(r); selectTile(r.x + (r.w >> 1), r.y + (r.h >> 1)); }}))));
   if (P.claims.bounds.length) out.push(heading("Lower bounds", "cycles per token"), h("table", {}, P.claims.bounds.map(([name, c]) => row([name, {n: number(c)}])), row(["claimed", {n: number(P.claims.token)}])));
   return out;
@@ -78,10 +78,10 @@ function tilePanel() {
   const p = S.tile || S.hover;
   if (!p) return [h("p", {}, "Point at a tile to see what it holds; click to keep it. Arrow keys move the kept tile.")];
   const r = regionAt(p.x, p.y);
-  if (!r) return [h("h2", {}, `Tile ${p.x}, ${p.y}`), h("p", {class: "soft"}, P.target.dead.some(([x, y]) => x === p.x && y === p.y) ? "A dead tile: nothing is placed here." : "In no region: nothing is placed here.")];
+  if (!r) return [h("h2", {}, `Tile ${place(p.x, p.y)}`), h("p", {class: "soft"}, P.target.dead.some(([x, y]) => x === p.x && y === p.y) ? "A dead tile: nothing is placed here." : "In no region: nothing is placed here.")];
   const t = templateOf(r), [x, y] = position(r, p.x, p.y);
   const cell = t.cell[0] > 1 ? `, column group ${Math.floor(x / t.cell[0])}` : "";
-  return [h("h2", {}, `Tile ${p.x}, ${p.y}`),
+  return [h("h2", {}, `Tile ${place(p.x, p.y)}`),
     h("p", {}, h("span", {class: "chip"}, dot(rgb(regionColor(r))), `${r.name}`), h("span", {class: "soft"}, `  position ${x}, ${y} of ${r.w} × ${r.h}${cell}${r.mx || r.my ? ", mirrored" : ""}`)),
     ...sramBars(t), ...programNow(r, t, x, y), ...pinsOf(r, t, x, y), ...cacheOf(t, y), ...outputOf(r, t, x, y), ...phasesOf(r, t, x, y), ...memoryOf(t, r), ...routerOf(r, t, x, y)];
 }
@@ -209,7 +209,7 @@ function weightsPanel() {
     const p = S.tile || S.hover, r = p && regionAt(p.x, p.y);
     if (r) {
       const t = templateOf(r), [x, y] = position(r, p.x, p.y), rows = pinsAt(t, x, y).filter(({pin}) => matches(t, r)(pin));
-      out.push(heading(`On tile ${p.x}, ${p.y} (${r.name})`, rows.length ? "" : "none of it"), h("table", {}, weightRows(r, t, rows)));
+      out.push(heading(`On tile ${place(p.x, p.y)} (${r.name})`, rows.length ? "" : "none of it"), h("table", {}, weightRows(r, t, rows)));
     }
   }
   out.push(heading("All weights", `${P.weights.length} tensors`), h("table", {}, head(["name", "shape", ">copies"]), [...families].map(([key, list]) => {

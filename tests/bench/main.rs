@@ -1,0 +1,105 @@
+//! Every figure that the project promises, measured: `cargo xtask bench [NAME...] [--json FILE]`.
+//!
+//! A bench is a function that measures something a user can do and states its figures, each with the
+//! reach it is held against; one file per subject, listed in `BENCHES`. A figure that misses its reach
+//! is shown as missed; the exit code is 1 only when something could not be measured. `NAME` keeps
+//! the benches whose names contain it. To add one: a function, and a row in `BENCHES`.
+//!
+//! Figures are those of the machine at hand: compare interleaved runs on one machine.
+
+mod figures;
+mod function;
+mod map;
+mod programs;
+mod serving;
+mod verify;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+pub(crate) use figures::Figures;
+
+/// A named measurement.
+struct Bench {
+    name: &'static str,
+    /// One line for people.
+    what: &'static str,
+    run: fn(&mut Figures) -> Result<()>,
+}
+
+/// All of them, in the order in which they run.
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "verify",
+        what: "a plan of 900,000 tiles is proven legal and expanded (8B on one wse3)",
+        run: verify::llama_8b,
+    },
+    Bench {
+        name: "function",
+        what: "one decode token of a 135M-parameter Llama in numbers on the whole wse3",
+        run: function::llama_135m,
+    },
+    Bench {
+        name: "serving",
+        what: "requests in flight through the pipeline of regions (8B on one wse3)",
+        run: serving::llama_8b,
+    },
+    Bench {
+        name: "map",
+        what: "size of the page, first paint and frame times in headless Chromium (8B on one wse3)",
+        run: map::llama_8b,
+    },
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// False when a bench could not be measured.
+fn run() -> Result<bool> {
+    let mut names = Vec::new();
+    let mut json = None;
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            // Cargo says so to every bench.
+            "--bench" => {}
+            "--json" => json = Some(args.next().context("--json needs a file")?),
+            _ => names.push(arg),
+        }
+    }
+    let chosen = |b: &&Bench| names.is_empty() || names.iter().any(|n| b.name.contains(n.as_str()));
+    let mut figures = Figures::default();
+    let mut all = true;
+    for bench in BENCHES.iter().filter(chosen) {
+        let begin = Instant::now();
+        figures.begin(bench.name);
+        say(&format!("{}: {}", bench.name, bench.what));
+        if let Err(error) = (bench.run)(&mut figures) {
+            all = false;
+            say(&format!("  not measured: {error:#}"));
+        }
+        figures.since_begin().for_each(|f| say(&format!("  {f}")));
+        say(&format!("  ({:.1} s in all)", begin.elapsed().as_secs_f64()));
+    }
+    if let Some(file) = json {
+        std::fs::write(&file, figures.json()).with_context(|| format!("cannot write `{file}`"))?;
+    }
+    Ok(all)
+}
+
+/// A line on standard output.
+fn say(line: &str) {
+    // Nobody reads when standard output is closed.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
