@@ -141,6 +141,17 @@ def drag_and_wheel(browser, size, seconds):
         time.sleep(0.01)
 
 
+def state(plan, mode, place):
+    """The page's address for a colour mode, on the wafer, a region or 24 pixels a tile in its middle."""
+    if place == "wafer" or not plan["regions"]:
+        return f"mode={mode}"
+    region = plan["regions"][len(plan["regions"]) // 4]
+    if place == "region":
+        return f"mode={mode}&region={region['name']}"
+    left, top = (24 * (region[a] + region[b] // 2) - 300 for a, b in ["xw", "yh"])
+    return f"mode={mode}&view=24,{-left},{-top}&cycle={plan['claims']['token'] * 0.25}"
+
+
 def measure(browser, page, size):
     first = []
     for _ in range(5):
@@ -155,10 +166,11 @@ def measure(browser, page, size):
     views = {}
     gaps, scripts = [], []
     browser.open(page, "")
-    for mode in ["layer", "sram", "role", "links"]:
-        for place, key in [("wafer", "9"), ("region", "r"), ("tiles", "e")]:
-            browser.run(f"mapBench('{mode}', '{place}')")
-            time.sleep(0.2)
+    plan = json.loads(browser.run("document.getElementById('plan').textContent"))
+    for mode in ["layer", "sram", "kv", "role", "links"]:
+        for place in ["wafer", "region", "tiles"]:
+            browser.run(f"location.hash = {json.dumps(state(plan, mode, place))}")
+            time.sleep(0.3)
             browser.run(WATCH)
             drag_and_wheel(browser, size, 1.0)
             seen = browser.run("(watch.on = false, {gaps: watch.gaps, scripts: watch.scripts})")

@@ -242,9 +242,8 @@ impl Flows {
         for tile in 0..tiles {
             for color in bits(colors_of(tile, false)) {
                 let source = &mut flows.source[tile * colors + usize::from(color)];
-                let (input, outputs) = route(tile, color);
-                let enters = Ports(outputs).contains(Port::Ramp) && input != 1 << Port::Ramp as u8;
-                if *source == NOWHERE && enters {
+                let receives = Ports(route(tile, color).1).contains(Port::Ramp);
+                if *source == NOWHERE && receives && enters((w, h), tile, |at| route(at, color)) {
                     *source = IMPORT;
                     flows.imports.push((tile as u32, color));
                 }
@@ -260,6 +259,28 @@ impl Flows {
     fn exported(&self, tile: u32, color: u8) -> bool {
         self.exports.binary_search(&(tile, color)).is_ok()
     }
+}
+
+/// Whether what arrives at `tile` comes from outside of the template's rectangle: follows the routes of
+/// one color (input and output bits) against their direction.
+fn enters((w, h): (u32, u32), tile: usize, route: impl Fn(usize) -> (u8, u8)) -> bool {
+    let mut at = tile;
+    for _ in 0..w as usize * h as usize {
+        let (input, _) = route(at);
+        let port = Port::ALL.into_iter().find(|&p| input == 1 << p as u8 && p != Port::Ramp);
+        let Some(port) = port else { return false };
+        let (dx, dy) = port.step();
+        let x = i64::from(at as u32 % w) + dx;
+        let y = i64::from(at as u32 / w) + dy;
+        if x < 0 || y < 0 || x >= w.into() || y >= h.into() {
+            return true;
+        }
+        at = (y * i64::from(w) + x) as usize;
+        if !Ports(route(at).1).contains(port.opposite()) {
+            return false;
+        }
+    }
+    false
 }
 
 fn bits(set: u64) -> impl Iterator<Item = u8> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use plan::samples::{Collective, LanguageModel, language_model, line};
 use plan::{Axis, Combine, Gain, Instr, Plan, Storage, Target, WeightData, WireFormat};
-use sparkc_simulator::{Level, SimError, Simulator, time};
+use sparkc_simulator::{Feed, Level, Machine, Sequence, SimError, Simulator, time};
 use tensor::{Rng, Tensor, Tolerance, compare};
 
 fn tiny() -> Target {
@@ -121,6 +121,41 @@ fn collectives_move_and_add_values() {
             assert_eq!(found, expected, "{collective:?} {axis:?}");
         }
     }
+}
+
+#[test]
+fn requests_in_flight_give_the_bits_of_each_alone() {
+    let m = LanguageModel { window: Some(5), ..LanguageModel::RAGGED };
+    let plan = language_model(m, tiny());
+    let w = weights(m, 3);
+    let prompts: Vec<Vec<u32>> =
+        (0..3).map(|s| (0..6 + s).map(|i| (i * 7 + s * 5) % m.vocab).collect()).collect();
+    let alone: Vec<Vec<Vec<f32>>> = prompts
+        .iter()
+        .map(|p| {
+            let mut sim = Simulator::new(&plan, &w).unwrap();
+            p.iter().map(|&t| sim.step(t).unwrap().logits).collect()
+        })
+        .collect();
+    // A prompt fed whole, in the pipeline, and only the rows that are wanted.
+    let whole = Simulator::new(&plan, &w).unwrap().feed(&prompts[0], 2).unwrap();
+    let rows: Vec<Vec<f32>> = whole.into_iter().map(|o| o.logits).collect();
+    assert!(rows[..4].iter().all(Vec::is_empty));
+    assert_eq!(rows[4..], alone[0][4..]);
+    // All sequences at once, one token of each after the other.
+    let machine = Machine::new(&plan, &w).unwrap();
+    let mut sequences: Vec<Sequence> = prompts.iter().map(|_| machine.sequence()).collect();
+    let feed = |i: usize| {
+        prompts.iter().enumerate().filter_map(move |(sequence, p)| {
+            Some(Feed { sequence, token: *p.get(i)?, prompt: 0, logits: true })
+        })
+    };
+    let feeds: Vec<Feed> = (0..8).flat_map(feed).collect();
+    let mut found: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 3];
+    for (feed, out) in feeds.iter().zip(machine.run(&mut sequences, &feeds).unwrap()) {
+        found[feed.sequence].push(out.logits);
+    }
+    assert_eq!(found, alone);
 }
 
 #[test]

@@ -386,6 +386,12 @@ pub struct InspectArgs {
     /// Write the map as one offline HTML file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write the map as a PNG picture, one pixel per tile
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// A second plan: --html shows both side by side
+    #[arg(long, value_name = "DIR|PLAN", requires = "html")]
+    pub compare: Option<PathBuf>,
     /// Wafer, numerics, quantisation and context when PATH is a model.
     #[command(flatten)]
     pub build: BuildArgs,

@@ -56,8 +56,10 @@ fn inside(figures: &mut Figures, built: &programs::Built, model: &std::path::Pat
     let model = frontend::open(model, &OpenOptions::default())?;
     let weights = model.weights.as_ref().context("the model has weights")?;
     let names = plan.weights.iter().filter(|w| w.data == plan::WeightData::Model);
-    let source: BTreeMap<String, Tensor> =
-        names.map(|w| Ok((w.name.clone(), weights.load(&w.name)?))).collect::<Result<_>>()?;
+    let load = |w: &plan::WeightDecl| {
+        Ok((w.name.clone(), weights.load(&w.name).map_err(anyhow::Error::msg)?))
+    };
+    let source: BTreeMap<String, Tensor> = names.map(load).collect::<Result<_>>()?;
     ensure!(source.values().all(|t| t.dtype() == DType::BF16), "weights are bf16");
     let begin = std::time::Instant::now();
     let mut simulator = simulator::Simulator::new(&plan, &source)?;

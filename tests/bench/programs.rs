@@ -15,7 +15,6 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     /// Most memory resident, in MB; `None` where the system does not say.
     pub(crate) peak_mb: Option<f64>,
-    pub(crate) stdout: String,
 }
 
 /// Runs `sparkc` with these arguments in `folder`.
@@ -37,8 +36,7 @@ pub(crate) fn sparkc(folder: &Path, args: &[&str]) -> Result<Measured> {
         bail!("sparkc {}: {stderr}", args.join(" "));
     }
     let peak = stderr.lines().filter_map(|l| l.strip_prefix("peak ")?.parse::<f64>().ok()).last();
-    let stdout = String::from_utf8_lossy(&run.stdout).into_owned();
-    Ok(Measured { seconds, peak_mb: peak.map(|kb| kb / 1e3), stdout })
+    Ok(Measured { seconds, peak_mb: peak.map(|kb| kb / 1e3) })
 }
 
 /// What `sparkc compile` wrote, in a folder that goes with this value.

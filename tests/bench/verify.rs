@@ -18,6 +18,11 @@ pub(crate) fn llama_8b(figures: &mut Figures) -> Result<()> {
     let built = programs::compile_config("llama-3.1-8b", &["--context", "4096"])?;
     let plan = built.plan()?;
     let tiles: u64 = plan.regions.iter().map(|r| r.rect.area()).sum();
+    figures.at_most("compile from config.json", built.compile.seconds, "s", 2.0);
+    if let Some(peak) = built.compile.peak_mb {
+        figures.at_most("compile, peak memory", peak, "MB", 300.0);
+    }
+    figures.at_most("plan", plan::codec::encode(&plan).len() as f64 / 1024.0, "KB", 256.0);
     figures.free("tiles", tiles as f64, "tiles");
     let seconds = best_of(5, || plan::verify(&plan).map_err(|v| v.len()));
     ensure!(plan::verify(&plan).is_ok(), "the plan is illegal");

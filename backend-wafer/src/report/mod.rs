@@ -1,7 +1,7 @@
 //! What a plan looks like to people: figures per template, and maps.
 //!
 //! Everything here is computed from `plan::Plan` alone, so it serves plans read from files too.
-//! [`Report`] is data for tables; [`html`], [`svg`] and [`terminal`] draw the wafer. Does not
+//! [`Report`] is data for tables; [`html`], [`compare`], [`svg`], [`png`] and [`terminal`] draw the wafer. Does not
 //! measure: cycles are the plan's claims.
 
 pub mod map;
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use plan::{BufferRole, Plan, Template};
 
-pub use map::{html, svg, terminal};
+pub use map::{compare, html, png, svg, terminal};
 
 /// Figures of a plan.
 #[derive(Clone, Debug, PartialEq)]

@@ -71,7 +71,8 @@ Examples:
   sparkc inspect models/tinypy --rewrites  what the optimiser does, per target
   sparkc inspect tinypy.sparkc --map       the wafer in the terminal
   sparkc inspect tinypy.sparkc --tile 3,7  what one tile holds and does
-  sparkc inspect tinypy.sparkc/model.wplan --svg map.svg --html map.html
+  sparkc inspect tinypy.sparkc/model.wplan --svg map.svg --html map.html --png map.png
+  sparkc inspect 4k.sparkc --compare 16k.sparkc --html both.html
   sparkc inspect tinypy.sparkc/model       the executable";
 
 /// `verify`.

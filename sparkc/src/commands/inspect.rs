@@ -37,7 +37,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         || args.tile.is_some()
         || args.region.is_some()
         || args.svg.is_some()
-        || args.html.is_some();
+        || args.html.is_some()
+        || args.png.is_some();
     match kind(&args.path) {
         Kind::Model if args.rewrites => rewrites::run(args),
         Kind::Model if asks_for_plan => plan::run_compiled(args),

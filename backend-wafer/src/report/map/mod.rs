@@ -1,6 +1,7 @@
-//! Maps of a wafer: an offline HTML page, an SVG picture, a picture for terminals.
+//! Maps of a wafer: an offline HTML page (of one plan, or of two side by side), an SVG
+//! picture, a PNG picture of one pixel per PE, a picture for terminals.
 //!
-//! All three show where the model lives: regions to scale, coloured by layer in the order of the
+//! All show where the model lives: regions to scale, coloured by layer in the order of the
 //! activation's visit, the way from one to the next, and what fills the SRAM. One palette serves
 //! them (`palette`), and one choice of what part of the wafer to show (`figures`).
 //!
@@ -8,17 +9,21 @@
 //! whoever looks, see `data`); names of the plan are text and can be nothing else. Does not judge:
 //! an illegal plan is drawn as far as it makes sense, without a panic.
 
+mod compare;
 mod data;
 mod figures;
 mod html;
 mod instruction;
 mod palette;
+mod png;
 mod svg;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
+pub use compare::compare;
 pub use html::html;
+pub use png::png;
 pub use svg::svg;
 pub use terminal::terminal;
 

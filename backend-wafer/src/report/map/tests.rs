@@ -3,7 +3,7 @@
 use plan::samples::{Collective, LanguageModel, language_model, line};
 use plan::{Plan, PlanMap, Point, Target};
 
-use super::{data, escape, html, svg, terminal};
+use super::{compare, data, escape, html, png, svg, terminal};
 
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)>\"'&\u{1b}[31m<!--";
 
@@ -105,6 +105,20 @@ fn maps_load_nothing() {
 }
 
 #[test]
+fn two_plans_are_one_page_that_holds_both() {
+    for (a, b) in [(&samples()[0], &samples()[1]), (&hostile(), &samples()[2])] {
+        let page = compare(a, b);
+        assert_eq!(unbalanced(&page), [""; 0]);
+        assert_eq!(page.matches("<img").count() + page.matches("</script").count(), 1);
+        assert!(page.contains("default-src 'none'") && !page.contains("<!--FIRST"));
+        let start = page.find("const pages = ").expect("pages") + "const pages = ".len();
+        let end = start + page[start..].find(";\n").expect("end");
+        let pages: Vec<String> = serde_json::from_str(&page[start..end]).expect("JSON");
+        assert_eq!(pages, [html(a), html(b)]);
+    }
+}
+
+#[test]
 fn names_are_text_and_nothing_else() {
     let plan = hostile();
     let page = html(&plan);
@@ -175,6 +189,7 @@ fn a_bad_plan_is_drawn_without_a_panic() {
     assert_eq!(unbalanced(&html(&plan)), [""; 0]);
     assert_eq!(unbalanced(&svg(&plan)), [""; 0]);
     assert!(terminal(&plan, 0, true).contains("regions"));
+    assert!(png(&plan).starts_with(b"\x89PNG"));
     plan.regions.clear();
     plan.templates.clear();
     plan.target.width = 0;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::tile;
 use crate::cli::{InspectArgs, ModelArgs};
-use crate::driver::{self, wafer};
+use crate::driver::{self, plan_file, wafer};
 use crate::exit::Fault;
 use crate::output;
 use crate::report::progress::Progress;
@@ -32,7 +32,14 @@ pub(super) fn run(args: &InspectArgs, plan: &Plan) -> Result<()> {
         output::write_file(path, backend_wafer::report::svg(plan).as_bytes())?;
     }
     if let Some(path) = &args.html {
-        output::write_file(path, backend_wafer::report::html(plan).as_bytes())?;
+        let page = match &args.compare {
+            Some(other) => backend_wafer::report::compare(plan, &plan_file::read(other)?.plan),
+            None => backend_wafer::report::html(plan),
+        };
+        output::write_file(path, page.as_bytes())?;
+    }
+    if let Some(path) = &args.png {
+        output::write_file(path, &backend_wafer::report::png(plan))?;
     }
     if let Some(at) = args.tile {
         return tile::run(args, plan, at);
@@ -48,7 +55,7 @@ pub(super) fn run(args: &InspectArgs, plan: &Plan) -> Result<()> {
         let map = backend_wafer::report::terminal(plan, columns, report::stdout_colored());
         return output::print(&map);
     }
-    if args.svg.is_some() || args.html.is_some() {
+    if args.svg.is_some() || args.html.is_some() || args.png.is_some() {
         return Ok(());
     }
     output::print(&render(plan, report::stdout_colored()))

@@ -55,11 +55,11 @@ function setCycle(cycle, quiet) {
   if (!quiet) save();
 }
 function move(steps) { const i = Math.min(Math.max(stepAt(S.cycle) + steps, 0), STEPS.length - 1); if (STEPS[i]) setCycle(STEPS[i].start); }
-let before = 0;
+let shownAt = 0;
 function frame(now) {
   if (!S.playing) return;
-  const seconds = Math.min((now - before) / 1000, 0.1), long = Math.max(15, Math.min(STEPS.length * 0.2, 40));
-  before = now;
+  const seconds = Math.min((now - shownAt) / 1000, 0.1), long = Math.max(15, Math.min(STEPS.length * 0.2, 40));
+  shownAt = now;
   const next = S.cycle + TOTAL / long * seconds;
   setCycle(next >= TOTAL - 1 ? 0 : next, true);
   requestAnimationFrame(frame);
@@ -68,7 +68,7 @@ function play() {
   S.playing = !S.playing;
   $("play").textContent = S.playing ? "❚❚" : "▶\uFE0E";
   $("play").setAttribute("aria-label", S.playing ? "Pause" : "Play");
-  before = performance.now();
+  shownAt = performance.now();
   if (S.playing) requestAnimationFrame(frame); else save();
 }
 
@@ -80,7 +80,7 @@ function legend() {
   else if (S.mode === "sram") parts = [h("b", {}, "SRAM used per tile"), ...gradient(amountStops(), "0", `${bytes(amountMax)} (${Math.round(100 * amountMax / USABLE)} % of the usable ${bytes(USABLE)})`)];
   else if (S.mode === "kv") {
     const kv = P.templates.map(t => t.kv).find(Boolean);
-    parts = [h("b", {}, "KV cache per tile"), ...gradient(amountStops(), "0", bytes(kvMax)), kv ? h("span", {}, `token t lies on row t mod ${kv.rows}, ${kv.slots} a row`) : "this plan caches nothing"];
+    parts = [h("b", {}, "KV cache per tile"), ...gradient(amountStops(), "0", `${bytes(USABLE)}, all there is`), ...(kv ? [h("span", {}, `here ${bytes(kvMax)}; token t lies on row t mod ${number(kv.rows)}`), chip("var(--accent)", `row of token ${number(P.claims.pos)}`)] : ["this plan caches nothing"])];
   } else if (S.mode === "links") parts = [h("b", {}, "Colors routed through a tile"), ...gradient(amountStops(), "0", `${COLORS}, all there are`)];
   else if (S.mode === "role") {
     const step = STEPS[stepAt(S.cycle)], phase = step && templateOf(P.regions[step.region]).phases[step.phase];
@@ -219,6 +219,7 @@ let saving = 0;
 function save() {
   clearTimeout(saving);
   saving = setTimeout(() => {
+    tell();
     const q = new URLSearchParams({mode: S.mode, cycle: Math.round(S.cycle), tab: S.tab, view: [S.view.s, S.view.x, S.view.y].map(v => +v.toFixed(3)).join(",")});
     const tile = S.tile && toMachine(S.tile.x, S.tile.y);
     if (tile) q.set("tile", `${tile.x},${tile.y}`);
@@ -238,7 +239,7 @@ function load() {
   const [x, y] = numbers("tile");
   if (q.has("tile") && x >= 0 && y >= 0 && x < P.target.w * P.target.wafers && y < P.target.h) S.tile = toPlane(Math.floor(x), Math.floor(y));
   const [scale, vx, vy] = numbers("view");
-  fitModel();
+  if (parent === window) fitModel(); else fitTo(0, 0, W, H, 20);
   if (q.has("region")) { const r = P.regions.find(r => r.name === q.get("region")); if (r) fitTo(r.x, r.y, r.w, r.h, 50); }
   if (q.has("view") && scale > 0 && Number.isFinite(vx + vy)) S.view = {s: scale, x: vx, y: vy};
   $("slide").max = TOTAL - 1;
@@ -266,23 +267,23 @@ refresh();
 addEventListener("resize", () => { draw(); drawTime(); });
 addEventListener("hashchange", () => { load(); refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", e => { root.dataset.theme = e.matches ? "dark" : "light"; refresh(); });
-// What scripts/map_frames.py looks at: a colour mode, and the wafer, a region or single tiles.
-window.mapBench = (mode, where) => {
-  const r = P.regions[P.regions.length >> 1];
-  setMode(mode);
-  if (r) setCycle((r.start + r.end) / 2);
-  if (where === "wafer" || !r) fitTo(0, 0, W, H, 20); else if (where === "region") fitTo(r.x, r.y, r.w, r.h, 20);
-  else { fitTo(r.x, r.y, r.w, r.h, 20); S.view = {s: 24, x: -(r.x + r.w / 2) * 24 + canvas.clientWidth / 2, y: -(r.y + r.h / 2) * 24 + canvas.clientHeight / 2}; }
-  draw();
-};
-root.dataset.ready = "true";
-// What scripts/map_frames.py looks at: a colour mode, and the wafer, a region or single tiles.
-window.mapBench = (mode, where) => {
-  const r = P.regions[P.regions.length >> 1];
-  setMode(mode);
-  if (r) setCycle((r.start + r.end) / 2);
-  if (where === "wafer" || !r) fitTo(0, 0, W, H, 20); else if (where === "region") fitTo(r.x, r.y, r.w, r.h, 20);
-  else { fitTo(r.x, r.y, r.w, r.h, 20); S.view = {s: 24, x: -(r.x + r.w / 2) * 24 + canvas.clientWidth / 2, y: -(r.y + r.h / 2) * 24 + canvas.clientHeight / 2}; }
-  draw();
-};
+// Beside another map, both show the same: the view around its middle, mode, search and share of the time.
+let told = "";
+function tell() {
+  if (parent === window) return;
+  const {x, y, s} = S.view, w = canvas.clientWidth / 2, hgt = canvas.clientHeight / 2;
+  const state = {mode: S.mode, q: S.q, time: S.cycle / TOTAL, s, x: (w - x) / s, y: (hgt - y) / s};
+  const text = JSON.stringify(state);
+  if (text !== told) { told = text; parent.postMessage({map: "state", state}, "*"); }
+}
+addEventListener("message", e => {
+  if (parent === window || e.source !== parent || !e.data || e.data.map !== "state") return;
+  const {mode, q, time, s, x, y} = e.data.state;
+  if (MODES.some(([id]) => id === mode)) S.mode = mode;
+  S.q = String(q); $("find").value = S.q;
+  S.view = {s, x: canvas.clientWidth / 2 - x * s, y: canvas.clientHeight / 2 - y * s};
+  refresh(); setCycle(time * TOTAL, true);
+  told = JSON.stringify(e.data.state);
+});
+if (parent !== window) parent.postMessage({map: "ready"}, "*");
 root.dataset.ready = "true";

@@ -46,7 +46,8 @@ function kvPicture(t) {
   return picture(`kv ${P.templates.indexOf(t)} ${dark()}`, t, () => {
     const none = dark() ? [52, 58, 64] : [216, 212, 204], size = sramOf(t, "kv-cache");
     const holdsKv = y => t.kv && y >= t.kv.first && y < t.kv.first + t.kv.rows;
-    return (x, y) => size && holdsKv(y) ? amount(size / kvMax) : none;
+    const now = t.kv && t.kv.first + P.claims.pos % t.kv.rows, accent = hex(css("accent"));
+    return (x, y) => !size || !holdsKv(y) ? none : y === now ? accent : amount(0.1 + 0.9 * size / USABLE);
   });
 }
 function linkPicture(t) {
@@ -69,17 +70,19 @@ function weightPicture(t, r) {
 }
 const X = x => S.view.x + x * S.view.s, Y = y => S.view.y + y * S.view.s;
 
+// The phase to show in a region: its own when the token is there, else the one of the same name.
+function phaseOf(r, active) {
+  if (!active || active.region === r.id) return active ? active.phase : 0;
+  const {name} = templateOf(P.regions[active.region]).phases[active.phase];
+  return Math.max(templateOf(r).phases.findIndex(p => p.name === name), 0);
+}
 function regionPicture(r, step) {
   const t = templateOf(r);
   if (S.q) return weightPicture(t, r);
   if (S.mode === "sram") return sramPicture(t);
   if (S.mode === "kv") return kvPicture(t);
   if (S.mode === "links") return linkPicture(t);
-  if (S.mode === "role" && t.phases.length) {
-    const active = STEPS[step], name = active && templateOf(P.regions[active.region]).phases[active.phase].name;
-    const same = t.phases.findIndex(p => p.name === name);
-    return rolePicture(t, active && active.region === r.id ? active.phase : Math.max(same, 0));
-  }
+  if (S.mode === "role" && t.phases.length) return rolePicture(t, phaseOf(r, STEPS[step]));
   return null;
 }
 function drawRegion(r, step) {
@@ -204,18 +207,46 @@ function drawGrid() {
   for (let x = x0; x <= x1; x++) { g.moveTo(X(x), Y(y0)); g.lineTo(X(x), Y(y1)); }
   for (let y = y0; y <= y1; y++) { g.moveTo(X(x0), Y(y)); g.lineTo(X(x1), Y(y)); }
   g.stroke(); g.globalAlpha = 1;
-  if (S.view.s >= 20) for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) drawTile(x, y);
+  if (S.view.s >= 20) drawRouters(x0, y0, x1, y1);
+}
+// Routers are drawn once per view, when it rests; while it moves, the picture moves along.
+const routers = document.createElement("canvas"), gr = routers.getContext("2d");
+let drawn = null, resting = 0;
+function drawRouters(x0, y0, x1, y1) {
+  const {x, y, s} = S.view, what = [stepAt(S.cycle), root.dataset.theme, canvas.clientWidth, canvas.clientHeight].join(" ");
+  const fresh = drawn && drawn.what === what, same = fresh && drawn.x === x && drawn.y === y && drawn.s === s;
+  if (!same && moving()) {
+    clearTimeout(resting);
+    resting = setTimeout(draw, REST + 20);
+    if (!fresh) return;
+  } else if (!same) {
+    const d = window.devicePixelRatio || 1;
+    routers.width = canvas.width; routers.height = canvas.height;
+    gr.setTransform(d, 0, 0, d, 0, 0);
+    for (let ty = y0; ty < y1; ty++) for (let tx = x0; tx < x1; tx++) drawTile(gr, tx, ty);
+    drawn = {what, x, y, s};
+  }
+  const k = s / drawn.s;
+  g.drawImage(routers, x - drawn.x * k, y - drawn.y * k, canvas.clientWidth * k, canvas.clientHeight * k);
+}
+// Whether the view has changed a moment ago.
+const REST = 90;
+let movedAt = -1e9, before = "";
+function moving() {
+  const view = `${S.view.x} ${S.view.y} ${S.view.s}`, now = performance.now();
+  if (view !== before) { if (before) movedAt = now; before = view; }
+  return now - movedAt < REST;
 }
 // Zoomed in: the router of a tile, for the colors that its region uses in the current phase.
-function drawTile(x, y) {
+function drawTile(g, x, y) {
   const r = regionAt(x, y);
   if (!r) return;
-  const t = templateOf(r), active = STEPS[stepAt(S.cycle)], phase = active && active.region === r.id ? t.phases[active.phase] : null;
+  const t = templateOf(r), index = phaseOf(r, STEPS[stepAt(S.cycle)]), phase = t.phases[index];
   const [px, py] = position(r, x, y), cx = X(x + 0.5), cy = Y(y + 0.5), half = S.view.s * 0.5;
   if (phase) {
     const step = port => [[0, -1], [1, 0], [0, 1], [-1, 0], [0, 0]][mirrorPort(r, port)];
     const lines = new Path2D(), tips = new Path2D(), e = S.view.s * 0.085;
-    for (const [color, , input, outputs] of routesIn(t, active.phase, px, py)) {
+    for (const [color, , input, outputs] of routesIn(t, index, px, py)) {
       const [ix, iy] = step(input), side = ((color % 5) - 2) * S.view.s * 0.08;
       for (const port of outputs) {
         const [ox, oy] = step(port), x = cx + (iy || oy ? side : 0), y = cy + (ix || ox ? side : 0);
@@ -231,7 +262,7 @@ function drawTile(x, y) {
     g.strokeStyle = g.fillStyle = css("ink"); g.lineWidth = thin; g.stroke(lines); g.fill(tips);
   }
   if (S.view.s >= 50) {
-    const role = S.view.s >= 80 && phase && roleAt(t, active.phase, px, py);
+    const role = S.view.s >= 80 && phase && roleAt(t, index, px, py);
     g.font = "10.5px system-ui, sans-serif"; g.textAlign = "left"; g.textBaseline = "top";
     g.strokeStyle = css("page"); g.lineWidth = 3; g.fillStyle = css("ink");
     const text = `${px}, ${py}`;
