@@ -66,6 +66,16 @@ pub enum SimError {
         /// `logits` or `token`.
         what: &'static str,
     },
+    /// More sequences at once than the wafer caches.
+    #[error(
+        "SIM0209: {asked} requests in flight, the caches hold {held}; a smaller --context makes room for more"
+    )]
+    Requests {
+        /// Sequences asked for.
+        asked: usize,
+        /// Sequences whose caches are resident.
+        held: usize,
+    },
     /// Values flow from a region back to itself within one token.
     #[error(
         "SIM0208: within one token values flow from region `{region}` back to itself; function is simulated for plans whose regions form no cycle, timing for any (--timing-only)"

@@ -218,6 +218,12 @@ impl<'a> Machine<'a> {
         Ok(Machine { plan, templates, weights, order, links, threads })
     }
 
+    /// Sequences that can be in flight: whose caches the wafer holds.
+    pub fn requests(&self) -> usize {
+        let of = |r: &Region| Some(self.plan.template_of(r)?.kv?.requests as usize);
+        self.plan.regions.iter().filter_map(of).min().unwrap_or(usize::MAX)
+    }
+
     /// A new sequence: empty caches.
     pub fn sequence(&self) -> Sequence {
         let caches = |r: &Region| {
@@ -230,13 +236,16 @@ impl<'a> Machine<'a> {
     /// Feeds tokens to sequences, in order where they go to the same one; one output per feed.
     ///
     /// # Errors
-    /// A token or position out of range, a deadlock, wavelets left over; then no token counts as
-    /// fed, and the caches of the sequences are undefined.
+    /// More sequences than [`Machine::requests`], a token or position out of range, a deadlock, wavelets
+    /// left over; then no token counts as fed, and the caches of the sequences are undefined.
     pub fn run(
         &self,
         sequences: &mut [Sequence],
         feeds: &[Feed],
     ) -> Result<Vec<StepOutput>, SimError> {
+        if sequences.len() > self.requests() {
+            return Err(SimError::Requests { asked: sequences.len(), held: self.requests() });
+        }
         let mut positions: Vec<u32> = sequences.iter().map(|s| s.pos).collect();
         let mut last: Vec<Option<usize>> = vec![None; sequences.len()];
         let mut after = Vec::new();

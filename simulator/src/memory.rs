@@ -87,7 +87,7 @@ impl Array {
 /// Facts about a buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferLayout {
-    /// Values per tile.
+    /// Values per tile; of a cache those of one request.
     pub elements: usize,
     /// Values in a row.
     pub cols: usize,
@@ -112,7 +112,11 @@ impl Layout {
     /// One entry per buffer, in the template's order.
     pub fn new(template: &Template) -> Self {
         let buffer = |b: &Buffer| BufferLayout {
-            elements: b.elements() as usize,
+            elements: match template.kv {
+                // One sequence: whoever runs several has the arrays of each.
+                Some(kv) if b.role == BufferRole::KvCache => kv.slots as usize * b.cols as usize,
+                _ => b.elements() as usize,
+            },
             cols: b.cols as usize,
             storage: b.storage,
             role: b.role,

@@ -53,7 +53,7 @@ pub struct Percentiles {
 pub struct KvCapacity {
     /// Tokens that every layer can cache, all sequences together.
     pub tokens: u64,
-    /// Requests of the load whose tokens fit at once.
+    /// Requests of the plan's context whose caches are resident.
     pub requests: u64,
 }
 
@@ -115,7 +115,7 @@ pub fn serve(plan: &Plan, level: Level, load: Load) -> Result<ServingReport, Sim
     let ends = [0, last as u32 - 1].map(|pos| time_unchecked(plan, level, pos));
     let [first, second] = ends;
     let reports = [first?, second?];
-    let kv = kv_capacity(plan, load);
+    let kv = kv_capacity(plan);
     let fit = kv.map_or(u64::MAX, |kv| kv.requests.max(1));
     let in_flight = u64::from(load.requests).min(fit) as u32;
     let pipeline = Pipeline::new(plan, &reports, last);
@@ -148,17 +148,11 @@ pub fn serve(plan: &Plan, level: Level, load: Load) -> Result<ServingReport, Sim
     })
 }
 
-/// Tokens that every layer can hold, and how many requests of the load that is.
-fn kv_capacity(plan: &Plan, load: Load) -> Option<KvCapacity> {
-    let each = plan.regions.iter().filter_map(|r| plan.template_of(r)?.kv);
-    let needed = |kv: &plan::KvLayout| {
-        let tokens = u64::from(load.prompt) + u64::from(load.generated);
-        kv.window.map_or(tokens, |w| tokens.min(w.into())).max(1)
-    };
-    let held = |kv: &plan::KvLayout| u64::from(kv.rows) * u64::from(kv.slots);
-    let each: Vec<plan::KvLayout> = each.collect();
-    let requests = each.iter().map(|kv| held(kv) / needed(kv)).min()?;
-    Some(KvCapacity { tokens: each.iter().map(held).min()?, requests })
+/// What every layer can hold.
+fn kv_capacity(plan: &Plan) -> Option<KvCapacity> {
+    let each = || plan.regions.iter().filter_map(|r| plan.template_of(r)?.kv);
+    let requests = each().map(|kv| u64::from(kv.requests)).min()?;
+    Some(KvCapacity { tokens: each().map(|kv| kv.capacity()).min()?, requests })
 }
 
 /// Every core of a region at its peak for the region's interval, averaged over both ends.

@@ -126,8 +126,19 @@ fn collectives_move_and_add_values() {
 #[test]
 fn requests_in_flight_give_the_bits_of_each_alone() {
     let m = LanguageModel { window: Some(5), ..LanguageModel::RAGGED };
-    let plan = language_model(m, tiny());
+    let mut plan = language_model(m, tiny());
     let w = weights(m, 3);
+    // Caches of three requests, behind everything else.
+    for t in plan.templates.iter_mut().filter(|t| t.kv.is_some()) {
+        t.kv.as_mut().unwrap().requests = 3;
+        for i in 0..t.buffers.len() {
+            let end = t.buffers.iter().map(|b| b.offset + b.bytes).max().unwrap();
+            let b = &mut t.buffers[i];
+            if b.role == plan::BufferRole::KvCache {
+                (b.rows, b.bytes, b.offset) = (b.rows * 3, b.bytes * 3, end.next_multiple_of(4));
+            }
+        }
+    }
     let prompts: Vec<Vec<u32>> =
         (0..3).map(|s| (0..6 + s).map(|i| (i * 7 + s * 5) % m.vocab).collect()).collect();
     let alone: Vec<Vec<Vec<f32>>> = prompts
@@ -156,6 +167,9 @@ fn requests_in_flight_give_the_bits_of_each_alone() {
         found[feed.sequence].push(out.logits);
     }
     assert_eq!(found, alone);
+    assert_eq!(machine.requests(), 3);
+    let mut four: Vec<Sequence> = (0..4).map(|_| machine.sequence()).collect();
+    assert_eq!(machine.run(&mut four, &[]), Err(SimError::Requests { asked: 4, held: 3 }));
 }
 
 #[test]

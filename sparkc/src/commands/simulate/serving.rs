@@ -55,12 +55,14 @@ fn render(plan: &Plan, report: &ServingReport) -> String {
     );
     if let Some(kv) = report.kv {
         text += &format!(
-            "  KV caches hold {} tokens: {} requests of this length\n",
+            "  KV caches hold {} tokens: {} requests of {} tokens\n",
             report::grouped(kv.tokens),
-            report::grouped(kv.requests)
+            report::grouped(kv.requests),
+            report::grouped(plan.model.context.into())
         );
         if u64::from(load.requests) > kv.requests {
-            text += "  the caches limit what is in flight: a larger --context makes room\n";
+            text +=
+                "  the caches limit what is in flight: compile with a smaller --context for more\n";
         }
     }
     text += &format!(
