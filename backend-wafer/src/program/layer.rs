@@ -13,8 +13,8 @@
 use plan::target::cost::instruction_cycles;
 use plan::{
     Affine, AttentionShape, Axis, BinaryOp, BufferId, BufferRole, Clause, Combine, CommShape,
-    DynamicRope, Instr, KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Slice, Span,
-    Storage, Target, UnaryOp,
+    DynamicRope, Instr, KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Role, Slice,
+    Span, Storage, Target, UnaryOp,
 };
 
 use super::builder::{Columns, Program, TemplateBuilder, Vector, reduce_roles, roles};
@@ -25,7 +25,7 @@ use super::linear::{
 };
 use super::pins::{Tiling, only_piece, vector_buffer};
 use crate::WaferError;
-use crate::partition::{LayerSpec, Norm, WeightRef};
+use crate::partition::{LayerSpec, Linear, Norm, WeightRef};
 use crate::place::shape::LayerShape;
 use crate::route::palette;
 use crate::route::stream::{Entry, Exit, enter, leave_row, leave_turn};
@@ -366,36 +366,48 @@ impl Layer<'_> {
     ) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let k = self.heads(self.shape.heads.q_heads());
-        let y = self.b.vector("attention-out", self.shape.hidden_tile);
-        let blocks = [(&spec.o, self.hidden_rows())];
-        let bias = pin_biases(&mut self.b, "o", &blocks, None)?;
-        let mut program = divide;
-        program.extend(mat_vec(&mut self.b, "o", &blocks, (k, o), (y, bias))?);
+        let work = self.residual_mat_vec("o", &spec.o, (k, o))?;
+        let y = work.y;
+        let after = |program: Vec<Instr>| divide.iter().cloned().chain(program).collect();
+        // Columns without heads take part in the reduction with zeros.
+        let (used, width) = (self.shape.heads.columns(), self.shape.width);
+        let zero = vec![Instr::Fill { dst: y.all(), value: 0.0 }];
+        let columns =
+            [(0, 1, after(work.first)), (1, used, after(work.others)), (used, width, zero)];
         let tree = self.trees.rows;
         let message = Message { data: y.all(), combine: Combine::Add };
-        let columns = self.all_columns();
-        // Columns without heads take part in the reduction with zeros.
-        let used = self.shape.heads.columns();
-        let with = reduce_roles(&program, (&tree, message, Reach::All), columns);
-        let zero = [Instr::Fill { dst: y.all(), value: 0.0 }];
-        let without = reduce_roles(&zero, (&tree, message, Reach::All), columns);
-        let roles = if used == self.shape.width {
-            with
-        } else {
-            let cut = |roles: Vec<plan::Role>, from, to| {
-                roles.into_iter().map(move |mut role| {
-                    role.predicate.x.push(Clause::range(from, to));
-                    role
-                })
-            };
-            let roles = cut(with, 0, used).chain(cut(without, used, self.shape.width));
-            roles.filter(|r| (0..self.shape.width).any(|x| r.predicate.holds_x(x))).collect()
-        };
+        let roles = column_roles(&columns, (&tree, message, Reach::All), width);
         let comm = tree.comm_skewed(Reach::All, message.data.len, (self.skew(), self.target));
         self.b.phase("attention-out", (comm.depth > 0).then_some(comm), roles);
-        let mut after = scales(&[(&spec.o, y.all())]);
-        after.push(add_to(self.x.all(), y.all()));
-        Ok(after)
+        Ok(work.after)
+    }
+
+    /// x += W input, reduced along rows: partial sums gather in x itself, to which the first column
+    /// adds its own and the others do not, unless a bias or a factor stands in between.
+    fn residual_mat_vec(
+        &mut self,
+        name: &str,
+        linear: &Linear,
+        (k, input): (Tiling, Slice),
+    ) -> Result<ResidualMatVec, WaferError> {
+        let blocks = [(linear, self.hidden_rows())];
+        let plain = linear.bias.is_none() && linear.scale == 1.0;
+        let x = self.x;
+        let y = if plain { x } else { self.b.vector(&format!("{name}-out"), x.len.constant) };
+        let bias = pin_biases(&mut self.b, name, &blocks, None)?;
+        let others = mat_vec(&mut self.b, name, &blocks, (k, input), (y, bias))?;
+        let mut first = others.clone();
+        for instr in &mut first {
+            if let Instr::Gemv { accumulate, .. } = instr {
+                *accumulate = true;
+            }
+        }
+        if plain {
+            return Ok(ResidualMatVec { y, first, others, after: Vec::new() });
+        }
+        let mut after = scales(&[(linear, y.all())]);
+        after.push(add_to(x.all(), y.all()));
+        Ok(ResidualMatVec { y, first: others.clone(), others, after })
     }
 
     /// Phases: gate and up, activation, down projection and the way out. `before` completes x.
@@ -417,16 +429,14 @@ impl Layer<'_> {
         let program: Vec<Instr> = before.into_iter().chain(work.before.iter().cloned()).collect();
         self.b.reduce_phase("gate-up", &program, (&tree, message, Reach::All), columns);
 
-        let (h, mut program) = self.activate(&work, gate, up);
-        let y = self.b.vector("mlp-out", self.shape.hidden_tile);
-        let blocks = [(&spec.down, self.hidden_rows())];
-        let bias = pin_biases(&mut self.b, "down", &blocks, None)?;
-        program.extend(mat_vec(&mut self.b, "down", &blocks, (n, h), (y, bias))?);
-        let mut after = scales(&[(&spec.down, y.all())]);
-        after.push(add_to(self.x.all(), y.all()));
-        let size = (self.shape.width, self.shape.height);
+        let (h, program) = self.activate(&work, gate, up);
+        let work = self.residual_mat_vec("down", &spec.down, (n, h))?;
+        let with = |rest: Vec<Instr>| program.iter().cloned().chain(rest).collect();
+        let (width, height) = (self.shape.width, self.shape.height);
+        let columns = [(0, 1, with(work.first)), (1, width, with(work.others))];
         let tree = self.trees.rows;
-        leave(&mut self.b, ("down", &program, y, after), &tree, (self.x, entry, exit), size);
+        let step = ("down", columns.as_slice(), work.y, work.after);
+        leave(&mut self.b, step, &tree, (self.x, entry, exit), (width, height));
         Ok(())
     }
 
@@ -475,24 +485,59 @@ impl Layer<'_> {
     }
 }
 
-/// Phase `name`: `before`, a reduction of `y` along rows, `after`, and the way out of x.
+/// A mat-vec whose results are added to x.
+struct ResidualMatVec {
+    /// Where the results gather.
+    y: Vector,
+    /// The local work of the first column.
+    first: Vec<Instr>,
+    /// The local work of the other columns.
+    others: Vec<Instr>,
+    /// What completes x after the reduction.
+    after: Vec<Instr>,
+}
+
+/// What the columns `from..to` of a region do before a reduction.
+pub(crate) type ColumnWork = (u32, u32, Vec<Instr>);
+
+/// The roles of a reduction along rows of `width` columns whose work before it differs by column.
+fn column_roles(
+    columns: &[ColumnWork],
+    (tree, message, reach): (&Tree, Message, Reach),
+    width: u32,
+) -> Vec<Role> {
+    let all = Columns { used: width, width };
+    let mut roles = Vec::new();
+    for (from, to, work) in columns.iter().filter(|(from, to, _)| from < to) {
+        let mut some = reduce_roles(work, (tree, message, reach), all);
+        if to - from < width {
+            some.iter_mut().for_each(|r| r.predicate.x.push(Clause::range(*from, *to)));
+            some.retain(|r| (*from..*to).any(|x| r.predicate.holds_x(x)));
+        }
+        roles.extend(some);
+    }
+    roles
+}
+
+/// Phase `name`: the work of the columns, a reduction of `y` along rows, `after`, and the way out of x.
 pub(crate) fn leave(
     b: &mut TemplateBuilder,
-    (name, before, y, after): (&str, &[Instr], Vector, Vec<Instr>),
+    (name, columns, y, after): (&str, &[ColumnWork], Vector, Vec<Instr>),
     tree: &Tree,
     (x, entry, exit): (Vector, Entry, Exit),
     (width, height): (u32, u32),
 ) {
     let message = Message { data: y.all(), combine: Combine::Add };
-    let columns = Columns { used: width, width };
     if let Exit::Turn(turn) = exit {
-        b.reduce_phase(name, before, (tree, message, Reach::All), columns);
+        let roles = column_roles(columns, (tree, message, Reach::All), width);
+        let comm = tree.comm(Reach::All, y.len);
+        b.phase(name, (comm.depth > 0).then_some(comm), roles);
         leave_turn(b, &after, x, (turn, entry.bands()), (width, height));
         return;
     }
     // Only the root goes on: it sends the sum straight into the next region.
     let send = leave_row(b, x, tree.root(), width);
-    let mut roles = reduce_roles(before, (tree, message, Reach::Root), columns);
+    let mut roles = column_roles(columns, (tree, message, Reach::Root), width);
     for role in roles.iter_mut().filter(|r| r.name == "root") {
         role.program.extend(after.iter().cloned());
         role.program.push(send.clone());

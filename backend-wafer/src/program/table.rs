@@ -63,7 +63,8 @@ pub fn embedding(
     }
     let tree = row_tree(shape, shape.hidden_tile, target);
     let size = (shape.width, shape.height);
-    leave(&mut b, ("embedding", &[gather], x, after), &tree, (x, Entry::Start, exit), size);
+    let columns = [(0, shape.width, vec![gather])];
+    leave(&mut b, ("embedding", &columns, x, after), &tree, (x, Entry::Start, exit), size);
     b.routes(tree.routes());
     Ok(b.finish())
 }
