@@ -42,10 +42,10 @@ pub struct Template {
 /// Without a window `rows * slots >= context`; with one `rows * slots >= min(window, context)`:
 /// older tokens are overwritten.
 ///
-/// The caches of `requests` sequences lie one after another: request r, counted from 0, has the
-/// `slots` rows of a cache buffer from `r * slots`. Which request a token belongs to is a control
-/// register of the PEs, like its position, so that tokens of different requests follow each other
-/// through the pipeline of regions.
+/// A cache buffer has `slots * requests` rows, a pool: a control register of the PEs, like the position,
+/// gives the first row of the request that a token belongs to, so that tokens of different requests
+/// follow each other through the pipeline of regions. The host deals the pool out: a request that
+/// will hold n tokens takes [`KvLayout::slots_for`] of them, `slots` at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KvLayout {
     /// First row of the region that caches tokens.
@@ -56,7 +56,7 @@ pub struct KvLayout {
     pub slots: u32,
     /// Sliding window: how many tokens, the current one included, are attended.
     pub window: Option<u32>,
-    /// Sequences whose caches are resident, at least 1.
+    /// Sequences of the whole context whose caches are resident, at least 1.
     pub requests: u32,
 }
 
@@ -83,9 +83,14 @@ impl KvLayout {
         t / self.rows % self.slots
     }
 
-    /// The row of a cache buffer that holds token `t` of a request.
-    pub fn buffer_row(&self, request: u32, t: u32) -> u32 {
-        request * self.slots + self.slot(t)
+    /// The slots that a request of `tokens` tokens takes.
+    pub fn slots_for(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.rows.max(1)).clamp(1, self.slots.max(1))
+    }
+
+    /// How many requests of `tokens` tokens are resident at once.
+    pub fn resident(&self, tokens: u32) -> u64 {
+        u64::from(self.slots) * u64::from(self.requests) / u64::from(self.slots_for(tokens))
     }
 
     /// Tokens that the caches hold, all requests together.
@@ -151,6 +156,13 @@ pub struct Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_requests_take_fewer_slots() {
+        let kv = KvLayout { first_row: 0, rows: 4, slots: 8, window: None, requests: 3 };
+        assert_eq!([1, 4, 5, 32, 99].map(|n| kv.slots_for(n)), [1, 1, 2, 8, 8]);
+        assert_eq!([4, 8, 32].map(|n| kv.resident(n)), [24, 12, 3]);
+    }
 
     #[test]
     fn kv_rows_partition_the_attended_tokens() {

@@ -53,7 +53,7 @@ pub struct Percentiles {
 pub struct KvCapacity {
     /// Tokens that every layer can cache, all sequences together.
     pub tokens: u64,
-    /// Requests of the plan's context whose caches are resident.
+    /// Requests as long as the load's whose caches are resident.
     pub requests: u64,
 }
 
@@ -115,7 +115,7 @@ pub fn serve(plan: &Plan, level: Level, load: Load) -> Result<ServingReport, Sim
     let ends = [0, last as u32 - 1].map(|pos| time_unchecked(plan, level, pos));
     let [first, second] = ends;
     let reports = [first?, second?];
-    let kv = kv_capacity(plan);
+    let kv = kv_capacity(plan, last as u32);
     let fit = kv.map_or(u64::MAX, |kv| kv.requests.max(1));
     let in_flight = u64::from(load.requests).min(fit) as u32;
     let pipeline = Pipeline::new(plan, &reports, last);
@@ -148,10 +148,10 @@ pub fn serve(plan: &Plan, level: Level, load: Load) -> Result<ServingReport, Sim
     })
 }
 
-/// What every layer can hold.
-fn kv_capacity(plan: &Plan) -> Option<KvCapacity> {
+/// What every layer can hold, with requests of `tokens` tokens.
+fn kv_capacity(plan: &Plan, tokens: u32) -> Option<KvCapacity> {
     let each = || plan.regions.iter().filter_map(|r| plan.template_of(r)?.kv);
-    let requests = each().map(|kv| u64::from(kv.requests)).min()?;
+    let requests = each().map(|kv| kv.resident(tokens)).min()?;
     Some(KvCapacity { tokens: each().map(|kv| kv.capacity()).min()?, requests })
 }
 

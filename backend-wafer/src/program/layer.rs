@@ -62,10 +62,10 @@ impl Trees {
         let rows = Line { axis: Axis::X, len: shape.width, per_cell: false, extent: shape.width };
         let groups =
             Line { axis: Axis::X, len: heads.width, per_cell: true, extent: heads.columns() };
-        // Six reductions run along columns: their average length.
-        let elements = 2 * shape.ffn_tile + 2 * (heads.q_heads() + heads.kv_heads) * heads.dim();
+        let candidates = Tree::candidates(columns, palette::column_tree());
+        let cost = |tree: &Tree| column_cycles(tree, shape, target);
         Trees {
-            columns: Tree::best(columns, palette::column_tree(), elements.div_ceil(6), target),
+            columns: candidates.into_iter().min_by_key(cost).expect("one group is always possible"),
             rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
             groups: Tree::best(
                 groups,
@@ -75,6 +75,23 @@ impl Trees {
             ),
         }
     }
+}
+
+/// What the phases of a layer spend on a tree along columns: its four reductions, and the activation
+/// alone or shared by the tree's groups.
+fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
+    let heads = shape.heads;
+    let q = heads.q_heads() * heads.dim();
+    let kv = heads.kv_heads * heads.dim();
+    let messages = [q + 2 * kv + 1, heads.q_heads(), q + heads.q_heads(), 2 * shape.ffn_tile + 1];
+    let reduce = |&n: &u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
+    // Two special functions per element, whatever the activation.
+    let special = target.core.special;
+    let activate = |n: u32| 2 * (special.setup + special.per_group * f64::from(n)).ceil() as u64;
+    let members = tree.group_kinds().iter().map(|kind| kind.1).min().unwrap_or(1);
+    let shared = activate(shape.ffn_tile.div_ceil(members))
+        + comm_cycles(target, &tree.group_comm(Len::of(shape.ffn_tile)), 0);
+    messages.iter().map(reduce).sum::<u64>() + shared.min(activate(shape.ffn_tile))
 }
 
 /// The program of `spec` in `shape`, entered and left as given.

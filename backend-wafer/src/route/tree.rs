@@ -153,6 +153,13 @@ impl Tree {
         Tree { line, group, offset: group / 2, root_group: groups / 2, colors }
     }
 
+    /// Every tree over `line`: one group, and groups of each size that leaves all roots in place.
+    pub fn candidates(line: Line, colors: TreeColors) -> Vec<Self> {
+        let sizes = std::iter::once(line.len).chain((2..line.len).step_by(2));
+        let trees = sizes.map(|s| Tree::with_group(line, s, colors));
+        trees.filter(|t| t.group >= line.len || t.is_regular()).collect()
+    }
+
     /// Whether the last group reaches its root, so that all groups have theirs at `offset`.
     fn is_regular(&self) -> bool {
         let rest = self.line.len % self.group;

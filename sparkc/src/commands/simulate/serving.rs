@@ -58,7 +58,7 @@ fn render(plan: &Plan, report: &ServingReport) -> String {
             "  KV caches hold {} tokens: {} requests of {} tokens\n",
             report::grouped(kv.tokens),
             report::grouped(kv.requests),
-            report::grouped(plan.model.context.into())
+            report::grouped(u64::from(load.prompt) + u64::from(load.generated))
         );
         if u64::from(load.requests) > kv.requests {
             text +=
