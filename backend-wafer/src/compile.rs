@@ -2,6 +2,7 @@
 
 use plan::{Plan, Target};
 
+use crate::place::Wafers;
 use crate::{Report, WaferError, emit, partition, place, route, schedule};
 
 /// What the caller can choose.
@@ -9,6 +10,8 @@ use crate::{Report, WaferError, emit, partition, place, route, schedule};
 pub struct Options {
     /// Positions to size the KV caches for; the module's context when absent.
     pub context: Option<usize>,
+    /// How many wafers of the target may be used.
+    pub wafers: Wafers,
     /// Hex digest that identifies the model in the plan.
     pub digest: String,
 }
@@ -63,7 +66,7 @@ pub fn compile(
     progress(Stage::Partition);
     let partition = partition::partition(module, context)?;
     progress(Stage::Place);
-    let placement = place::place(&partition, target)?;
+    let placement = place::place(&partition, target, options.wafers)?;
     progress(Stage::Route);
     let routing = route::route(&partition, placement, target)?;
     progress(Stage::Schedule);

@@ -39,11 +39,11 @@ pub(crate) fn emit(
     let regions = regions(&schedule);
     Ok(Plan {
         model,
-        target: target.clone(),
+        target: Target { wafers: schedule.routing.placement.wafers, ..target.clone() },
         weights,
         templates: schedule.programs.into_iter().map(|p| p.template).collect(),
         regions,
-        wires: Vec::new(),
+        wires: schedule.routing.wires,
         streams: schedule.routing.streams,
         outputs,
         claims: schedule.claims,
@@ -105,9 +105,9 @@ fn weights(schedule: &Schedule) -> Result<Vec<WeightDecl>, WaferError> {
 }
 
 fn outputs(schedule: &Schedule) -> Outputs {
-    let placement = &schedule.routing.placement;
-    let region = RegionId(placement.regions.len() as u32 - 1);
-    let tile = match placement.shape(Block::Head) {
+    let regions = &schedule.routing.placement.regions;
+    let region = RegionId(regions.len() as u32 - 1);
+    let tile = match regions.last().map(|head| head.shape) {
         Some(Shape::Table(shape)) => shape.vocab_tile,
         _ => 0,
     };

@@ -114,7 +114,7 @@ pub enum Hint {
     Quantize,
     /// A larger target.
     LargerTarget,
-    /// At least this many wafers of this kind; planning for several is not built yet.
+    /// At least this many wafers of this kind.
     Wafers(u64),
 }
 
@@ -125,7 +125,7 @@ impl std::fmt::Display for Hint {
             Hint::Quantize => f.write_str("--quant q8 or --quant q4"),
             Hint::LargerTarget => f.write_str("a larger --target"),
             Hint::Wafers(n) => {
-                write!(f, "about {n} such wafers (this version plans for one)")
+                write!(f, "--wafers {n}, or more of them")
             }
         }
     }

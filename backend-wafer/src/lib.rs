@@ -30,4 +30,5 @@ pub mod schedule;
 pub use compile::{Options, Stage, compile};
 pub use cost_model::WaferCost;
 pub use error::{Contributor, Hint, Shortfall, WaferError, WeightTrouble};
+pub use place::Wafers;
 pub use report::Report;

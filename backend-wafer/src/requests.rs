@@ -25,22 +25,20 @@ pub(crate) fn fill(
     let mut requests = u32::try_from(placement.regions.len()).unwrap_or(u32::MAX);
     let mut seen = Vec::new();
     for region in &placement.regions {
-        let (Block::Layer(i), Some(Shape::Layer(shape))) =
-            (region.block, placement.shape(region.block))
-        else {
+        let (Block::Layer(i), Shape::Layer(shape)) = (region.block, region.shape) else {
             continue;
         };
         let io = (region.entry, region.exit);
-        if seen.contains(&(i, io)) {
+        if seen.contains(&(i, shape, io)) {
             continue;
         }
-        seen.push((i, io));
+        seen.push((i, shape, io));
         let spec = &partition.layers[i];
         let program = layer::layer(spec, shape, io, spec.name.clone(), target)?;
         requests = requests.min(room(&program.template, target));
     }
-    for (_, shape) in &mut placement.shapes {
-        if let Shape::Layer(shape) = shape {
+    for region in &mut placement.regions {
+        if let Shape::Layer(shape) = &mut region.shape {
             shape.requests = requests.max(1);
         }
     }

@@ -41,17 +41,17 @@ pub fn schedule(
     target: &Target,
 ) -> Result<Schedule, WaferError> {
     requests::fill(partition, &mut routing.placement, target)?;
-    let mut keys: Vec<(Block, Entry, Exit)> = Vec::new();
+    let mut keys: Vec<(Block, Shape, Entry, Exit)> = Vec::new();
     let mut programs = Vec::new();
     let mut program_of = Vec::new();
     let mut head = None;
     for region in &routing.placement.regions {
-        let key = (region.block, region.entry, region.exit);
+        let key = (region.block, region.shape, region.entry, region.exit);
         if let Some(known) = keys.iter().position(|k| *k == key) {
             program_of.push(known);
             continue;
         }
-        let (mut program, outputs) = program(partition, &routing, region, target)?;
+        let (mut program, outputs) = program(partition, region, target)?;
         unique_name(&mut program, &programs, region);
         head = head.or(outputs);
         program_of.push(programs.len());
@@ -65,21 +65,19 @@ pub fn schedule(
 
 fn program(
     partition: &Partition,
-    routing: &Routing,
     region: &Placed,
     target: &Target,
 ) -> Result<(Program, Option<HeadOutputs>), WaferError> {
-    let shape = routing.placement.shape(region.block);
-    match (region.block, shape) {
-        (Block::Layer(i), Some(Shape::Layer(shape))) => {
+    match (region.block, region.shape) {
+        (Block::Layer(i), Shape::Layer(shape)) => {
             let spec = &partition.layers[i];
             let io = (region.entry, region.exit);
             Ok((layer::layer(spec, shape, io, spec.name.clone(), target)?, None))
         }
-        (Block::Embedding, Some(Shape::Table(shape))) => {
+        (Block::Embedding, Shape::Table(shape)) => {
             Ok((table::embedding(partition, shape, region.exit, target)?, None))
         }
-        (_, Some(Shape::Table(shape))) => {
+        (_, Shape::Table(shape)) => {
             let (program, outputs) = table::head(partition, shape, region.entry, target)?;
             Ok((program, Some(outputs)))
         }
@@ -125,10 +123,14 @@ fn claims(
             sram.push(SramClaim { template, role, bytes });
         }
     }
-    let token_cycles = program_of.iter().map(|&p| totals[p]).sum();
+    let hops: u64 = routing.gaps.iter().map(|&g| u64::from(g)).sum();
+    let crossings = u64::from(routing.placement.wafers - 1);
+    let between = crossings * crate::place::crossing_cycles(partition, target)
+        + hops * u64::from(target.fabric.hop_cycles);
+    let token_cycles = program_of.iter().map(|&p| totals[p]).sum::<u64>() + between;
     let prefill_interval_cycles = program_of.iter().map(|&p| totals[p]).max().unwrap_or(0);
-    let regions = routing.placement.regions.len() as u32;
-    let gaps = (1..regions).map(|i| (RegionId(i - 1), RegionId(i), 0)).collect();
+    let gap = |(i, &hops): (u32, &u32)| (RegionId(i), RegionId(i + 1), hops);
+    let gaps = (0..).zip(&routing.gaps).map(gap).collect();
     let bounds = bounds(partition, routing, target);
     Claims { at_pos, token_cycles, prefill_interval_cycles, phases, sram, bounds, gaps }
 }

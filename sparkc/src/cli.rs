@@ -129,6 +129,9 @@ pub struct BuildArgs {
     /// Wafer: a preset (see `sparkc targets`) or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
+    /// Wafers to spread the layers over: at most N, or auto for as few as hold the model
+    #[arg(long, default_value = "auto", value_name = "N|auto", value_parser = wafers)]
+    pub wafers: WaferCount,
     /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
     #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
     pub quant: Quant,
@@ -138,6 +141,15 @@ pub struct BuildArgs {
     /// What rewrites may do to the numbers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
+}
+
+/// How many wafers a plan may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaferCount {
+    /// As few as hold the model.
+    Auto,
+    /// At most this many.
+    UpTo(u32),
 }
 
 /// Weight-only quantisation.
@@ -473,6 +485,14 @@ fn probability(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
         _ => Err("a probability here is above 0 and at most 1".to_string()),
+    }
+}
+
+fn wafers(text: &str) -> Result<WaferCount, String> {
+    match text.parse::<u32>() {
+        Ok(n @ 1..=1024) => Ok(WaferCount::UpTo(n)),
+        _ if text == "auto" => Ok(WaferCount::Auto),
+        _ => Err("expected auto or a number from 1 to 1024".to_string()),
     }
 }
 

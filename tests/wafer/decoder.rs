@@ -267,13 +267,22 @@ pub(crate) fn weights(module: &Module, seed: u64) -> Weights {
 
 /// Compiles, verifies, simulates `tokens` one by one, and compares every position with `ir::eval`.
 pub(crate) fn check(d: &Decoder, target: &plan::Target, tokens: usize) -> plan::Plan {
+    check_with(d, target, tokens, &backend_wafer::Options::default())
+}
+
+/// As [`check`], with options.
+pub(crate) fn check_with(
+    d: &Decoder,
+    target: &plan::Target,
+    tokens: usize,
+    options: &backend_wafer::Options,
+) -> plan::Plan {
     let module = module(d);
     if let Err(errors) = ir::verify(&module) {
         panic!("test module: {errors:?}");
     }
     let weights = weights(&module, 7);
-    let options = backend_wafer::Options::default();
-    let (plan, _) = backend_wafer::compile(&module, target, &options, &|_| {})
+    let (plan, _) = backend_wafer::compile(&module, target, options, &|_| {})
         .unwrap_or_else(|e| panic!("{d:?}: {e}"));
     if let Err(violations) = plan::verify::verify(&plan) {
         let first: Vec<String> = violations.iter().take(8).map(|v| v.to_string()).collect();

@@ -9,3 +9,4 @@ mod kernels;
 mod levels;
 mod refusals;
 mod scale;
+mod wafers;

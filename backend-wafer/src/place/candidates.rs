@@ -57,26 +57,31 @@ impl Candidates {
         Ok(Candidates { blocks: blocks.iter().map(of).collect::<Result<_, _>>()? })
     }
 
-    /// Combinations to try: every pair of width limits for layers and for tables.
-    pub(super) fn choices(&self) -> Vec<Choice> {
+    /// Combinations to try for the blocks of `kinds`: every pair of width limits for layers and for
+    /// tables.
+    pub(super) fn choices(&self, kinds: &[Block]) -> Vec<Choice> {
         let widths = |layers: bool| -> BTreeSet<u32> {
-            let of_kind = |b: &&OfBlock| matches!(b.block, Block::Layer(_)) == layers;
+            let of_kind = |b: &&OfBlock| {
+                kinds.contains(&b.block) && matches!(b.block, Block::Layer(_)) == layers
+            };
             let kind = self.blocks.iter().filter(of_kind);
-            kind.flat_map(|b| b.list.iter().map(|c| c.shape.width())).collect()
+            let widths = kind.flat_map(|b| b.list.iter().map(|c| c.shape.width()));
+            // Without such a block its limit does not matter.
+            if widths.clone().next().is_none() { [0].into() } else { widths.collect() }
         };
         let (layers, tables) = (widths(true), widths(false));
         let pairs = layers.iter().flat_map(|&l| tables.iter().map(move |&t| (l, t)));
-        pairs.filter_map(|(l, t)| self.choice(l, t)).collect()
+        pairs.filter_map(|(l, t)| self.choice(kinds, l, t)).collect()
     }
 
     /// The fastest candidates no wider than the limits.
-    fn choice(&self, layer_width: u32, table_width: u32) -> Option<Choice> {
+    fn choice(&self, kinds: &[Block], layer_width: u32, table_width: u32) -> Option<Choice> {
         let pick = |b: &OfBlock| {
             let limit = if matches!(b.block, Block::Layer(_)) { layer_width } else { table_width };
             let fitting = b.list.iter().filter(|c| c.shape.width() <= limit);
             Some((b.block, *fitting.min_by_key(|c| (c.cycles, c.shape.width()))?))
         };
-        self.blocks.iter().map(pick).collect()
+        self.blocks.iter().filter(|b| kinds.contains(&b.block)).map(pick).collect()
     }
 
     /// The fewest PEs at this height, and what needs most of them.
@@ -86,12 +91,14 @@ impl Candidates {
         (target, height): (&Target, u32),
     ) -> Shortage {
         let mut needs: Vec<(u64, &OfBlock)> = Vec::new();
+        let mut widest = 0;
         for of in &self.blocks {
             let times = sequence(partition).filter(|(b, _)| *b == of.block).count() as u64;
             let width = match of.list.first() {
                 Some(narrowest) => u64::from(narrowest.shape.width()),
                 None => of.width_by_bytes(u64::from(target.usable_sram())),
             };
+            widest = widest.max(width);
             needs.push((width.saturating_mul(times * u64::from(height)), of));
         }
         let pes = needs.iter().map(|n| n.0).fold(0, u64::saturating_add);
@@ -103,6 +110,7 @@ impl Candidates {
         };
         Shortage {
             pes,
+            widest: u32::try_from(widest).unwrap_or(u32::MAX),
             block: worst.map_or_else(String::new, |b| name(b.block)),
             contributors: worst.map_or_else(Vec::new, |b| b.fullest.clone()),
         }
@@ -166,6 +174,16 @@ fn layer_candidates(
     for cell in LayerShape::cells(spec) {
         for &groups in &groups {
             add(groups * cell, groups, cell)?;
+        }
+    }
+    // Shapes of which a whole number fills a strip, heads on as many of their columns as can be.
+    let strips = target.height / height;
+    let regions = u32::try_from(sequence(partition).count()).unwrap_or(u32::MAX);
+    for n in 1..=regions.div_ceil(strips) + 1 {
+        let width = target.width / n;
+        let cells = LayerShape::cells(spec);
+        if let Some(cell) = cells.into_iter().rev().find(|c| kv_heads.saturating_mul(*c) <= width) {
+            add(width, kv_heads, cell)?;
         }
     }
     // Heads cannot use more columns than this; the MLP can.

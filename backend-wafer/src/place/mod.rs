@@ -5,13 +5,14 @@
 //! so that the activation vector always steps into the neighbour; at a turn the two regions share
 //! their outer edge.
 //! Method: strip heights are enumerated; per height and block the widths that fit SRAM are priced with
-//! the block's own program; the cheapest combination that packs wins, ties by fewer PEs. Everything is
-//! resident: no region is used by two layers.
-//! Does not choose colors (`route`) or final programs (`schedule`), and uses the first wafer only.
+//! the block's own program; the pipeline is cut into one part per wafer ([`wafers`]) and the shortest
+//! token wins. Everything is resident: no region is used by two layers.
+//! Does not choose colors (`route`) or final programs (`schedule`).
 
 mod candidates;
 mod pack;
 pub mod shape;
+mod wafers;
 
 use plan::{Rect, Target};
 
@@ -23,12 +24,18 @@ use crate::route::stream::{Entry, Exit};
 
 pub(crate) use candidates::costed_position;
 use candidates::{Candidate, Candidates};
+use pack::Floor;
 use shape::{LayerShape, TableShape};
+use wafers::{Cuts, Pipeline, Price};
 
 /// Strip heights below this are not tried on machines that are taller.
 const MIN_HEIGHT: u32 = 4;
 /// At most this many strip heights are tried, fewest strips first.
 const MAX_HEIGHTS: usize = 48;
+/// `Wafers::Fewest` tries no more than this: 405B parameters need 26.
+const MAX_FEWEST: u32 = 32;
+/// Share of a token's cycles given up for a faster slowest stage.
+const SLACK: (u64, u64) = (1, 100);
 
 /// Which block a region runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +74,9 @@ pub struct Placed {
     pub block: Block,
     /// Layer index.
     pub layer: Option<u32>,
-    /// Where.
+    /// Its shape.
+    pub shape: Shape,
+    /// Where, in columns of all wafers.
     pub rect: Rect,
     /// Whether the template is mirrored east-west: in strips that run west.
     pub mirrored: bool,
@@ -75,6 +84,8 @@ pub struct Placed {
     pub entry: Entry,
     /// How it goes out.
     pub exit: Exit,
+    /// Wafer, from the west.
+    pub wafer: u32,
     /// Strip, from the north.
     pub strip: u32,
 }
@@ -84,68 +95,117 @@ pub struct Placed {
 pub struct Placement {
     /// Rows of every strip.
     pub height: u32,
-    /// Shapes by block, in the order of `Block`.
-    pub shapes: Vec<(Block, Shape)>,
+    /// Wafers used; they stand side by side, each with the columns of the target.
+    pub wafers: u32,
     /// Regions in the order the activation visits them.
     pub regions: Vec<Placed>,
-    /// Predicted cycles of all regions for one token.
+    /// Predicted cycles of all regions, and between wafers, for one token.
     pub cycles: u64,
 }
 
-impl Placement {
-    /// The shape of a block.
-    pub fn shape(&self, block: Block) -> Option<Shape> {
-        self.shapes.iter().find(|(b, _)| *b == block).map(|(_, s)| *s)
+/// How many wafers a plan may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wafers {
+    /// As many as the target has.
+    #[default]
+    Target,
+    /// As few as hold the model.
+    Fewest,
+    /// At most this many.
+    UpTo(u32),
+}
+
+impl Wafers {
+    /// The most wafers that are considered.
+    fn limit(self, target: &Target) -> u32 {
+        match self {
+            Wafers::Target => target.wafers,
+            Wafers::Fewest => MAX_FEWEST.max(target.wafers),
+            Wafers::UpTo(n) => n,
+        }
     }
 }
 
-/// Places `partition` on `target`.
+/// Places `partition` on wafers like `target`.
 ///
 /// # Errors
 /// `DoesNotFit` with the numbers, or a weight that cannot be pinned.
-pub fn place(partition: &Partition, target: &Target) -> Result<Placement, WaferError> {
+pub fn place(
+    partition: &Partition,
+    target: &Target,
+    wafers: Wafers,
+) -> Result<Placement, WaferError> {
     if !target.dead.is_empty() {
         let count = target.dead.len();
         return Err(WaferError::DeadPes { target: target.name.clone(), count });
     }
-    let turn_colors = target.usable_colors().saturating_sub(u32::from(crate::route::palette::TURN));
-    if target.usable_colors() < u32::from(crate::route::palette::TURN) {
-        let needed = u32::from(crate::route::palette::TURN);
-        let available = target.usable_colors();
+    let needed = u32::from(crate::route::palette::TURN);
+    let available = target.usable_colors();
+    if available < needed {
         return Err(WaferError::Colors { target: target.name.clone(), needed, available });
     }
-    let blocks = blocks(partition);
-    let mut best: Option<(u64, u64, Placement)> = None;
+    let blocks: Vec<(Block, Option<u32>)> = sequence(partition).collect();
+    let kinds = kinds(partition);
+    let mut limit = wafers.limit(target);
     let mut least: Option<Shortage> = None;
+    let mut searched: Vec<(u32, Cuts<'_>)> = Vec::new();
     for height in heights(target) {
-        let found = Candidates::new(partition, target, height, &blocks)?;
-        let shortage = found.shortage(partition, (target, height));
+        let candidates = Candidates::new(partition, target, height, &kinds)?;
+        let shortage = candidates.shortage(partition, (target, height));
         if least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
             least = Some(shortage);
         }
-        for choice in found.choices() {
-            let area = area(partition, &choice, height);
-            let cycles = cycles(partition, &choice);
-            if best.as_ref().is_some_and(|(c, a, _)| (*c, *a) <= (cycles, area)) {
-                continue;
-            }
-            let packed = pack::pack(partition, &choice, target, height, turn_colors);
-            if let Some(regions) = packed {
-                let shapes = choice.iter().map(|(b, c)| (*b, c.shape)).collect();
-                best = Some((cycles, area, Placement { height, shapes, regions, cycles }));
-            }
+        let strips = target.height / height;
+        let floor = Floor { width: target.width, height, strips, turn_colors: available - needed };
+        let crossing = crossing_cycles(partition, target);
+        let pipeline = Pipeline { blocks: &blocks, floor, crossing, wafers: limit };
+        let cuts = Cuts::new(pipeline, &candidates, wafers == Wafers::Fewest);
+        let used = cuts.finals().map(|((wafers, ..), ..)| wafers).min();
+        let Some(used) = used else { continue };
+        if wafers == Wafers::Fewest && used < limit {
+            limit = used;
+            searched.clear();
         }
+        searched.push((height, cuts));
     }
-    match best {
-        Some((_, _, placement)) => Ok(placement),
-        None => Err(does_not_fit(partition, target, least)),
+    match best(&searched) {
+        Some((height, cuts, found, price)) => {
+            let regions = cuts.regions(found);
+            Ok(Placement { height, wafers: found.0.0, regions, cycles: price.cycles })
+        }
+        None => Err(does_not_fit(partition, target, (least, wafers.limit(target)))),
     }
+}
+
+/// The plan with the shortest token; among those that are as good within `SLACK`, the one with the
+/// fastest slowest stage, which decides how many tokens per second a full pipeline yields.
+fn best<'a, 'b>(searched: &'a [(u32, Cuts<'b>)]) -> Option<(u32, &'a Cuts<'b>, Found, Price)> {
+    let all = || {
+        let of = |(height, cuts): &'a (u32, Cuts<'b>)| {
+            cuts.finals().map(move |(state, i, price)| (*height, cuts, (state, i), price))
+        };
+        searched.iter().flat_map(of)
+    };
+    let shortest = all().map(|f| f.3.cycles).min()?;
+    let good = all().filter(|f| f.3.cycles <= shortest + shortest * SLACK.0 / SLACK.1);
+    good.min_by_key(|f| (f.3.stage, f.3.cycles, f.3.area))
+}
+
+/// A state of the search and an index in its front.
+type Found = ((u32, usize, u32), usize);
+
+/// Cycles from the last region of a wafer to the first of the next: the link's latency, and its
+/// bandwidth shared by all rows.
+pub(crate) fn crossing_cycles(partition: &Partition, target: &Target) -> u64 {
+    let fabric = &target.fabric;
+    let wavelets = partition.hidden as u64;
+    u64::from(fabric.wafer_hop_cycles) + wavelets.div_ceil(u64::from(fabric.wafer_link_wavelets))
 }
 
 /// One candidate per block.
 type Choice = Vec<(Block, Candidate)>;
 
-fn blocks(partition: &Partition) -> Vec<Block> {
+fn kinds(partition: &Partition) -> Vec<Block> {
     let layers = (0..partition.layers.len()).map(Block::Layer);
     std::iter::once(Block::Embedding).chain(layers).chain([Block::Head]).collect()
 }
@@ -170,32 +230,30 @@ fn chosen(choice: &Choice, block: Block) -> Option<&Candidate> {
     choice.iter().find(|(b, _)| *b == block).map(|(_, c)| c)
 }
 
-fn area(partition: &Partition, choice: &Choice, height: u32) -> u64 {
-    let width = |(block, _)| chosen(choice, block).map_or(0, |c| u64::from(c.shape.width()));
-    sequence(partition).map(width).sum::<u64>() * u64::from(height)
-}
-
-fn cycles(partition: &Partition, choice: &Choice) -> u64 {
-    sequence(partition).map(|(block, _)| chosen(choice, block).map_or(0, |c| c.cycles)).sum()
-}
-
 /// What is missing at one strip height.
 struct Shortage {
     /// PEs needed.
     pes: u64,
+    /// Columns of the widest region.
+    widest: u32,
     /// The block with the largest share, and its contributors in the widest shape tried.
     block: String,
     contributors: Vec<Contributor>,
 }
 
-fn does_not_fit(partition: &Partition, target: &Target, least: Option<Shortage>) -> WaferError {
+fn does_not_fit(
+    partition: &Partition,
+    target: &Target,
+    (least, wafers): (Option<Shortage>, u32),
+) -> WaferError {
     let least = least.unwrap_or(Shortage {
         pes: u64::MAX,
+        widest: 0,
         block: partition.name.clone(),
         contributors: Vec::new(),
     });
-    // One wafer: regions are not spread over several.
-    let available = u64::from(target.width) * u64::from(target.height);
+    let one = u64::from(target.width) * u64::from(target.height);
+    let available = one * u64::from(wafers);
     let usable = u64::from(target.usable_sram());
     let largest = least.contributors.iter().max_by_key(|c| c.bytes);
     let mut hints = Vec::new();
@@ -204,7 +262,11 @@ fn does_not_fit(partition: &Partition, target: &Target, least: Option<Shortage>)
     }
     hints.push(Hint::Quantize);
     hints.push(Hint::LargerTarget);
-    hints.push(Hint::Wafers(least.pes.div_ceil(available.max(1))));
+    // More wafers help only where one holds the largest block.
+    let at_least = least.pes.div_ceil(one.max(1)).max(u64::from(wafers) + 1);
+    if least.widest <= target.width {
+        hints.push(Hint::Wafers(at_least));
+    }
     WaferError::DoesNotFit(Box::new(Shortfall {
         model: partition.name.clone(),
         target: target.name.clone(),

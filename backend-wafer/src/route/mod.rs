@@ -10,11 +10,11 @@ pub mod palette;
 pub mod stream;
 pub mod tree;
 
-use plan::{Color, RegionId, Stream};
+use plan::{Color, Port, Ports, Rect, RegionId, Stream, Wire};
 
 use crate::WaferError;
 use crate::partition::Partition;
-use crate::place::Placement;
+use crate::place::{Placed, Placement};
 use palette::{STREAM_IN, STREAM_OUT, TURN};
 use stream::Exit;
 
@@ -27,6 +27,11 @@ pub struct Routing {
     pub colors: Vec<Vec<(Color, Color)>>,
     /// Streams in the order of regions.
     pub streams: Vec<Stream>,
+    /// From the last region of a wafer to its eastern edge, where they do not meet.
+    pub wires: Vec<Wire>,
+    /// Per pair of consecutive regions: hops from the exit of one to the entry of the next beyond the
+    /// one to a neighbour.
+    pub gaps: Vec<u32>,
 }
 
 /// Colors the regions of `placement`.
@@ -41,7 +46,7 @@ pub fn route(
     let regions = &placement.regions;
     let usable = target.usable_colors();
     let mut colors: Vec<Vec<(Color, Color)>> = Vec::new();
-    let mut streams = Vec::new();
+    let (mut streams, mut wires, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
     // Wafer color of the first band of the turn by which the current region is entered.
     let mut entered_at = u32::from(TURN);
     for (i, region) in regions.iter().enumerate() {
@@ -67,13 +72,33 @@ pub fn route(
             });
         }
         map.extend(permutation(&turns));
-        if i + 1 < regions.len() {
+        if let Some(next) = regions.get(i + 1) {
             streams.extend(leaving(i, region, &map, (partition, &placement)));
+            let gap = gap(region, next, &map);
+            gaps.push(gap.map_or(0, |wire| wire.rect.w));
+            wires.extend(gap);
         }
         colors.push(map);
         entered_at = left_at;
     }
-    Ok(Routing { placement, colors, streams })
+    Ok(Routing { placement, colors, streams, wires, gaps })
+}
+
+/// The color that a template color becomes.
+fn mapped(map: &[(Color, Color)], color: Color) -> Color {
+    map.iter().find(|(from, _)| *from == color).map_or(color, |&(_, to)| to)
+}
+
+/// The free columns between two regions of one strip, each row passed straight: at the edge of a
+/// wafer whose strip is not full.
+fn gap(region: &Placed, next: &Placed, map: &[(Color, Color)]) -> Option<Wire> {
+    let (a, b) = (region.rect, next.rect);
+    if region.exit != Exit::Row || region.mirrored || a.x + a.w >= b.x {
+        return None;
+    }
+    let rect = Rect { x: a.x + a.w, y: a.y, w: b.x - a.x - a.w, h: a.h };
+    let outputs = Ports::of(&[Port::East]);
+    Some(Wire { color: mapped(map, STREAM_OUT), rect, input: Port::West, outputs })
 }
 
 /// First of `bands` consecutive turn colors that avoid the block `(first, count)`.
@@ -99,11 +124,11 @@ fn permutation(turns: &[(u32, u32)]) -> Vec<(Color, Color)> {
 /// The streams from region `i` to the next, one per wafer color.
 fn leaving(
     i: usize,
-    region: &crate::place::Placed,
+    region: &Placed,
     map: &[(Color, Color)],
     (partition, placement): (&Partition, &Placement),
 ) -> Vec<Stream> {
-    let wafer = |c: Color| map.iter().find(|(from, _)| *from == c).map_or(c, |&(_, to)| to);
+    let wafer = |c: Color| mapped(map, c);
     let height = placement.height;
     let tile = u32::try_from(partition.hidden).unwrap_or(u32::MAX).div_ceil(height);
     let stream = |color: Color, rows: u32| Stream {

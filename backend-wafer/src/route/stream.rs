@@ -4,7 +4,8 @@
 //! row streams east by itself and is multicast in the next region. At the end of a strip row y
 //! leaves southward in a column of its own: column `W-1-(y - j*C)` for band j of C rows, on the color
 //! of band j; below it enters the mirrored region in template column `y - j*C`, is relayed by that PE
-//! and multicast along the row. No two rows of a band share a column, so nothing merges.
+//! and multicast along the row. No two rows of a band share a column, so nothing merges. On wafers
+//! that are ploughed upwards the same turn leads north.
 
 use plan::{
     Clause, Combine, CommShape, Instr, Len, Port, Ports, Predicate, Role, Route, WireFormat,
@@ -16,17 +17,24 @@ use crate::program::builder::{TemplateBuilder, Vector};
 /// The geometry of a strip turn, the same on both sides of the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    /// C: columns used for the legs south, and rows per band.
+    /// C: columns used for the legs, and rows per band.
     pub columns: u32,
     /// Bands of rows.
     pub bands: u32,
+    /// Leads to the strip above instead of the one below.
+    pub north: bool,
 }
 
 impl Turn {
     /// The turn between regions of these widths with `height` rows.
-    pub fn new(from_width: u32, to_width: u32, height: u32) -> Self {
+    pub fn new((from_width, to_width): (u32, u32), height: u32, north: bool) -> Self {
         let columns = from_width.min(to_width).min(height).max(1);
-        Turn { columns, bands: height.div_ceil(columns) }
+        Turn { columns, bands: height.div_ceil(columns), north }
+    }
+
+    /// The ports by which a leg enters and leaves a router.
+    fn ports(&self) -> (Port, Port) {
+        if self.north { (Port::South, Port::North) } else { (Port::North, Port::South) }
     }
 
     fn rows(&self, band: u32, height: u32) -> (u32, u32) {
@@ -41,7 +49,7 @@ pub enum Entry {
     Start,
     /// Along rows, from the west (in template coordinates).
     Row,
-    /// From the strip above.
+    /// From the strip above or below.
     Turn(Turn),
 }
 
@@ -52,7 +60,7 @@ pub enum Exit {
     End,
     /// Along rows, to the east (in template coordinates).
     Row,
-    /// To the strip below.
+    /// To the strip below or above.
     Turn(Turn),
 }
 
@@ -141,12 +149,14 @@ fn enter_band(
         store: true,
         wire: WireFormat::F32,
     };
-    // The leg south passes all rows above the one where it arrives.
+    // The leg passes all rows before the one where it arrives.
     let columns = end - first;
-    let pass = Predicate { diagonal: Some((diagonal + 1, far)), ..x_range(0, columns) };
+    let before = if turn.north { (-far, diagonal) } else { (diagonal + 1, far) };
+    let pass = Predicate { diagonal: Some(before), ..x_range(0, columns) };
+    let (input, onward) = turn.ports();
     b.routes(vec![
-        route(color, on(diagonal, diagonal + 1), Port::North, &[Port::Ramp]),
-        route(color, pass, Port::North, &[Port::South]),
+        route(color, on(diagonal, diagonal + 1), input, &[Port::Ramp]),
+        route(color, pass, input, &[onward]),
     ]);
     let sides = [
         (on(-far, diagonal), Port::East, Port::West, 0u32),
@@ -205,11 +215,12 @@ pub(crate) fn leave_turn(
         let rows = || Predicate::everywhere().and_y(Clause::range(first, end));
         let on = |from: i64, to: i64| Predicate { antidiagonal: Some((from, to)), ..rows() };
         let columns = end - first;
-        let pass =
-            Predicate { antidiagonal: Some((sum + 1, far)), ..x_range(width - columns, width) };
+        let after = if turn.north { (0, sum) } else { (sum + 1, far) };
+        let pass = Predicate { antidiagonal: Some(after), ..x_range(width - columns, width) };
+        let (input, onward) = turn.ports();
         b.routes(vec![
-            route(color, on(sum, sum + 1), Port::Ramp, &[Port::South]),
-            route(color, pass, Port::North, &[Port::South]),
+            route(color, on(sum, sum + 1), Port::Ramp, &[onward]),
+            route(color, pass, input, &[onward]),
         ]);
         let send = Instr::Send { color, src: x.all(), wire: WireFormat::F32 };
         let program = before.iter().cloned().chain([send]).collect();

@@ -66,8 +66,10 @@ pub struct Fabric {
     pub output_queues: u32,
     /// Of the input and of the output queues, kept for host transfer.
     pub reserved_queues: u32,
-    /// Cycles of the hop between two wafers.
+    /// Cycles of the hop between two wafers, for the first wavelet.
     pub wafer_hop_cycles: u32,
+    /// Wavelets per cycle that the link between two wafers carries in each direction, over all rows.
+    pub wafer_link_wavelets: u32,
 }
 
 /// `setup + per_group * ceil(n / lanes)` cycles for one vector operation over n elements.
@@ -294,6 +296,10 @@ impl Target {
         }
         if !in_range(f.wafer_hop_cycles, 1, 10_000_000) {
             return bad("fabric.wafer_hop_cycles", f.wafer_hop_cycles.to_string(), "1..=10000000");
+        }
+        if !in_range(f.wafer_link_wavelets, 1, 65_536) {
+            let value = f.wafer_link_wavelets.to_string();
+            return bad("fabric.wafer_link_wavelets", value, "1..=65536");
         }
         if !in_range(self.core.wavelet_cycles, 1, 1000) {
             return bad("core.wavelet_cycles", self.core.wavelet_cycles.to_string(), "1..=1000");

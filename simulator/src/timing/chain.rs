@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use plan::{Color, Plan, PlanMap, Point, Port};
 
-use super::domain::{Domain, Step, StepKind};
+use super::domain::{Domain, SharedLink, Step, StepKind};
 use super::engine::{Crossing, Outcome};
 use crate::error::{LISTED_TILES, SimError};
 
@@ -100,15 +100,12 @@ pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<C
         }
         let run =
             RegionRun { start, shift, outcome: Rc::clone(&known[&key]), entering: Rc::new(key.1) };
-        for c in &run.outcome.leaving {
-            let times: Vec<u64> = c.times.iter().map(|t| t + shift).collect();
-            for entry in deliver(&map, i, c, &times, &mut wires)? {
-                if done[entry.region].is_some() || entry.region == i {
-                    return Err(not_a_chain("a flow returns to a region that has been run"));
-                }
-                let key = (entry.tile, entry.port, entry.color);
-                inputs[entry.region].entry(key).or_default().extend(entry.times);
+        for entry in deliver(&map, i, &run, &mut wires)? {
+            if done[entry.region].is_some() || entry.region == i {
+                return Err(not_a_chain("a flow returns to a region that has been run"));
             }
+            let key = (entry.tile, entry.port, entry.color);
+            inputs[entry.region].entry(key).or_default().extend(entry.times);
         }
         done[i] = Some(run);
     }
@@ -165,52 +162,105 @@ impl WireUse {
     }
 }
 
+/// Wavelets about to hop from a PE through a port.
+struct Hop {
+    at: Point,
+    port: Port,
+    color: Color,
+    times: Vec<u64>,
+}
+
 /// Follows what leaves a region over wires to where it enters others.
 fn deliver(
     map: &PlanMap<'_>,
     from: usize,
-    leaving: &Crossing,
-    times: &[u64],
+    run: &RegionRun,
     wires: &mut WireUse,
 ) -> Result<Vec<Entry>, SimError> {
-    let plan = map.plan;
-    let region = &plan.regions[from];
-    let color = region.color(Color(leaving.color));
-    let position = (leaving.tile % region.rect.w, leaving.tile / region.rect.w);
-    let port = region.orientation.port(Port::ALL[leaving.port as usize]);
+    let region = &map.plan.regions[from];
+    let leaves = |leaving: &Crossing| {
+        let position = (leaving.tile % region.rect.w, leaving.tile / region.rect.w);
+        Hop {
+            at: region.point(position),
+            port: region.orientation.port(Port::ALL[leaving.port as usize]),
+            color: region.color(Color(leaving.color)),
+            times: leaving.times.iter().map(|t| t + run.shift).collect(),
+        }
+    };
+    let mut open: Vec<Hop> = run.outcome.leaving.iter().map(leaves).collect();
     let mut entries = Vec::new();
-    let mut open = vec![(region.point(position), port, times.to_vec())];
-    while let Some((at, port, mut times)) = open.pop() {
-        let cycles = hop_cycles(plan, at, port);
-        times.iter_mut().for_each(|t| *t += cycles);
-        let lost = || SimError::Illegal {
-            what: format!("color {} is lost after PE ({}, {})", color.0, at.x, at.y),
+    while !open.is_empty() {
+        // What crosses to another wafer shares one link: it waits until all of it is known.
+        let (mut across, near): (Vec<Hop>, Vec<Hop>) =
+            open.into_iter().partition(|hop| crosses(map.plan, hop.at, hop.port));
+        open = Vec::new();
+        let hops = if near.is_empty() {
+            share_link(&mut across, map.plan.target.fabric.wafer_link_wavelets);
+            std::mem::take(&mut across)
+        } else {
+            near
         };
-        let next = map.neighbor(at, port).ok_or_else(lost)?;
-        let input = port.opposite();
-        if let Some((id, other)) = map.region_at(next)
-            && let Some((x, y)) = other.position(next)
-            && let Some(theirs) = region_color(map, other, (x, y), color)
-        {
-            entries.push(Entry {
-                region: id.0 as usize,
-                tile: y * other.rect.w + x,
-                port: other.orientation.port(input) as u8,
-                color: theirs.0,
-                times,
-            });
-            continue;
+        for hop in hops {
+            open.extend(step(map, hop, &mut entries, wires)?);
         }
-        let (expected, outputs) = map.route(next, color).ok_or_else(lost)?;
-        if expected != input {
-            return Err(lost());
-        }
-        for out in outputs.iter() {
-            wires.claim(next, out, &times)?;
-            open.push((next, out, times.clone()));
-        }
+        open.extend(across);
     }
     Ok(entries)
+}
+
+/// Takes one hop: into a region, or to the next hops of a wire.
+fn step(
+    map: &PlanMap<'_>,
+    mut hop: Hop,
+    entries: &mut Vec<Entry>,
+    wires: &mut WireUse,
+) -> Result<Vec<Hop>, SimError> {
+    let Hop { at, port, color, .. } = hop;
+    let cycles = hop_cycles(map.plan, at, port);
+    hop.times.iter_mut().for_each(|t| *t += cycles);
+    let lost = || SimError::Illegal {
+        what: format!("color {} is lost after PE ({}, {})", color.0, at.x, at.y),
+    };
+    let next = map.neighbor(at, port).ok_or_else(lost)?;
+    let input = port.opposite();
+    if let Some((id, other)) = map.region_at(next)
+        && let Some((x, y)) = other.position(next)
+        && let Some(theirs) = region_color(map, other, (x, y), color)
+    {
+        entries.push(Entry {
+            region: id.0 as usize,
+            tile: y * other.rect.w + x,
+            port: other.orientation.port(input) as u8,
+            color: theirs.0,
+            times: hop.times,
+        });
+        return Ok(Vec::new());
+    }
+    let (expected, outputs) = map.route(next, color).ok_or_else(lost)?;
+    if expected != input {
+        return Err(lost());
+    }
+    let mut onward = Vec::new();
+    for port in outputs.iter() {
+        wires.claim(next, port, &hop.times)?;
+        onward.push(Hop { at: next, port, color, times: hop.times.clone() });
+    }
+    Ok(onward)
+}
+
+/// Delays wavelets that cross between wafers so that each pair of wafers exchanges at most `rate` of
+/// them per cycle and direction, first come first served, ties by row.
+fn share_link(across: &mut [Hop], rate: u32) {
+    let mut waiting: Vec<((u32, Port), u64, u32, usize, usize)> = Vec::new();
+    for (i, hop) in across.iter().enumerate() {
+        let link = (hop.at.x, hop.port);
+        waiting.extend(hop.times.iter().enumerate().map(|(j, &t)| (link, t, hop.at.y, i, j)));
+    }
+    waiting.sort_unstable();
+    let mut links: BTreeMap<(u32, Port), SharedLink> = BTreeMap::new();
+    for (link, time, _, i, j) in waiting {
+        across[i].times[j] = links.entry(link).or_default().take(time, rate);
+    }
 }
 
 /// The template color that a wafer color is on a position of a region, when it is routed there.
@@ -224,15 +274,20 @@ fn region_color(
     t.colors().find(|&c| region.color(c) == color && t.route(c, x, y).is_some())
 }
 
+/// Whether a hop leads to another wafer.
+fn crosses(plan: &Plan, at: Point, port: Port) -> bool {
+    match port {
+        Port::East => (at.x + 1).is_multiple_of(plan.target.width),
+        Port::West => at.x.is_multiple_of(plan.target.width),
+        _ => false,
+    }
+}
+
 /// Cycles of the hop from a PE through a port.
 fn hop_cycles(plan: &Plan, at: Point, port: Port) -> u64 {
-    let target = &plan.target;
-    let crosses = match port {
-        Port::East => (at.x + 1).is_multiple_of(target.width),
-        Port::West => at.x.is_multiple_of(target.width),
-        _ => false,
-    };
-    u64::from(if crosses { target.fabric.wafer_hop_cycles } else { target.fabric.hop_cycles })
+    let fabric = &plan.target.fabric;
+    let cycles = if crosses(plan, at, port) { fabric.wafer_hop_cycles } else { fabric.hop_cycles };
+    u64::from(cycles)
 }
 
 fn deadlock(plan: &Plan, region: usize, domain: &Domain, outcome: &Outcome) -> SimError {

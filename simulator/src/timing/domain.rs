@@ -82,6 +82,27 @@ pub struct Stuck {
     pub done: u32,
 }
 
+/// The link between two wafers in one direction: all rows share its bandwidth.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SharedLink {
+    /// The last cycle in which something departed, and how much.
+    last: (u64, u32),
+}
+
+impl SharedLink {
+    /// The cycle in which a wavelet that is ready at `time` departs, `rate` of them per cycle. Calls come
+    /// in the order of service.
+    pub fn take(&mut self, time: u64, rate: u32) -> u64 {
+        let (cycle, count) = self.last;
+        self.last = match () {
+            () if time > cycle => (time, 1),
+            () if count < rate => (cycle, count + 1),
+            () => (cycle + 1, 1),
+        };
+        self.last.0
+    }
+}
+
 /// Tiles with their routers and programs.
 pub struct Domain {
     /// Colors: 0..colors.
@@ -102,6 +123,10 @@ pub struct Domain {
     pub hop: u64,
     /// Tiles whose hop through a port costs more (between wafers), with the cycles.
     pub dear_hops: BTreeMap<(u32, u8), u64>,
+    /// Of these, the hops between two wafers: which link (column and port) they share.
+    pub crossings: BTreeMap<(u32, u8), (u32, u8)>,
+    /// Wavelets per cycle of such a link.
+    pub link_rate: u32,
     /// Cycles between router and core.
     pub ramp: u64,
     /// Cycles a core spends per wavelet received.
@@ -186,6 +211,8 @@ impl Domain {
                 let cycles = fabric.hop_cycles(tile, port);
                 if cycles != domain.hop {
                     domain.dear_hops.insert((tile as u32, port as u8), cycles);
+                    let link = (fabric.points[tile].x, port as u8);
+                    domain.crossings.insert((tile as u32, port as u8), link);
                 }
             }
         }
@@ -203,6 +230,8 @@ impl Domain {
             phase_bases: vec![0],
             hop: u64::from(target.fabric.hop_cycles),
             dear_hops: BTreeMap::new(),
+            crossings: BTreeMap::new(),
+            link_rate: target.fabric.wafer_link_wavelets,
             ramp: u64::from(target.fabric.ramp_cycles),
             wavelet: u64::from(target.core.wavelet_cycles),
         }

@@ -120,7 +120,8 @@ pub fn run(job: &Job<'_>) -> Outcome {
 
 /// Runs a job whose links are not contended for; `None` for others.
 pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
-    if job.domain.wavelet == 0 {
+    // Rows share the links between wafers: there wavelets queue.
+    if job.domain.wavelet == 0 || !job.domain.crossings.is_empty() {
         return None;
     }
     let index = job.index();

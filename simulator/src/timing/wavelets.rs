@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::cores::{Cores, Emitted};
-use super::domain::NONE;
+use super::domain::{NONE, SharedLink};
 use super::engine::{Job, Outcome};
 use super::flows::RAMP;
 use super::runs::Run;
@@ -32,6 +32,8 @@ struct Engine<'a> {
     emitted: Emitted,
     /// Per job tile and mesh port: first free cycle.
     free: Vec<u64>,
+    /// Links between wafers.
+    shared: BTreeMap<(u32, u8), SharedLink>,
     leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
     ring: Vec<Vec<Event>>,
     far: BTreeMap<u64, Vec<Event>>,
@@ -48,6 +50,7 @@ pub fn run(job: &Job<'_>) -> Outcome {
         cores: Cores::new(job),
         emitted: Emitted::new(),
         free: vec![0; job.tiles.len() * 4],
+        shared: BTreeMap::new(),
         leaving: BTreeMap::new(),
         ring: vec![Vec::new(); RING as usize],
         far: BTreeMap::new(),
@@ -121,6 +124,16 @@ impl Engine<'_> {
         }
     }
 
+    /// When a wavelet departs that is ready at `time`: later where all rows share a link.
+    fn share(&mut self, tile: u32, port: u8, time: u64) -> u64 {
+        match self.job.domain.crossings.get(&(tile, port)) {
+            Some(&link) => {
+                self.shared.entry(link).or_default().take(time, self.job.domain.link_rate)
+            }
+            None => time,
+        }
+    }
+
     /// A wavelet at a router.
     fn route(&mut self, event: Event) {
         let domain = self.job.domain;
@@ -151,7 +164,9 @@ impl Engine<'_> {
                 let key = (global, port, event.color);
                 self.leaving.entry(key).or_default().push(depart);
             } else {
+                let depart = self.share(global, port, depart);
                 let hop = domain.hop_cycles(global, port);
+                let out = &mut self.cores.out;
                 let to = domain.group[self.job.tiles[next as usize] as usize];
                 if to != domain.group[global as usize]
                     && let Some(entered) = out.entered.get_mut(to as usize)

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use frontend::OpenOptions;
 
 use super::compile::{self, names};
-use crate::cli::{BuildArgs, CompileArgs, Emit, ModelArgs, Numerics, Quant, RunArgs};
+use crate::cli::{BuildArgs, CompileArgs, Emit, ModelArgs, Numerics, Quant, RunArgs, WaferCount};
 use crate::exit::Fault;
 
 /// Runs it; does not come back when the executable starts.
@@ -78,6 +78,7 @@ fn compile_args(model: &Path, destination: PathBuf) -> CompileArgs {
         output: Some(destination),
         build: BuildArgs {
             target: "wse3".to_string(),
+            wafers: WaferCount::Auto,
             quant: Quant::None,
             context: None,
             numerics: Numerics::Reassoc,

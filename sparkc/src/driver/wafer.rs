@@ -2,14 +2,14 @@
 //! weights it pins.
 
 use anyhow::Result;
-use backend_wafer::{Options, Stage, WaferCost};
+use backend_wafer::{Options, Stage, WaferCost, Wafers};
 use frontend::Model;
 use ir::Module;
 use passes::Report;
 use plan::{Plan, Target};
 
 use super::{optimise, plan_file};
-use crate::cli::BuildArgs;
+use crate::cli::{BuildArgs, WaferCount};
 use crate::exit::Fault;
 
 /// What is known of a plan.
@@ -34,7 +34,11 @@ pub fn compile(
     progress: &dyn Fn(Stage),
 ) -> Result<Planned> {
     let (module, passes) = optimise(model, build, &WaferCost::new(target), false)?;
-    let options = Options { context: None, digest: model.info.digest.to_string() };
+    let wafers = match build.wafers {
+        WaferCount::Auto => Wafers::Fewest,
+        WaferCount::UpTo(n) => Wafers::UpTo(n),
+    };
+    let options = Options { context: None, wafers, digest: model.info.digest.to_string() };
     let (mut plan, _) = backend_wafer::compile(&module, target, &options, progress)?;
     prove(&plan)?;
     if let Some(weights) = &model.weights {

@@ -159,8 +159,12 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
     let target = &plan.target;
     let used = pes(plan);
     let all = u64::from(target.total_width()) * u64::from(target.height);
+    let wafers = match target.wafers {
+        1 => String::new(),
+        n => format!("{n} x "),
+    };
     let text = format!(
-        "{}: {} regions on {} of {} PEs ({:.1} %), {} plan",
+        "{wafers}{}: {} regions on {} of {} PEs ({:.1} %), {} plan",
         target.name,
         plan.regions.len(),
         grouped(used),
@@ -169,6 +173,9 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
         bytes(file_bytes)
     );
     facts.row(["wafer".to_string(), text]);
+    if target.wafers > 1 {
+        facts.row(["pipeline".to_string(), pipeline(plan)]);
+    }
     let speed = Speed::of(plan);
     let text = format!(
         "{} tokens/s decode ({} cycles), {} tokens/s prefill, with a full context, by the \
@@ -188,6 +195,29 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
         );
         facts.row(["SRAM".to_string(), text]);
     }
+}
+
+/// Which layers each wafer holds, and what the links between them cost.
+fn pipeline(plan: &Plan) -> String {
+    let target = &plan.target;
+    let layers = |wafer: u32| {
+        let of = |r: &&plan::Region| r.layer.is_some() && r.rect.x / target.width == wafer;
+        plan.regions.iter().filter(of).count()
+    };
+    let counts: Vec<usize> = (0..target.wafers).map(layers).collect();
+    let (least, most) = (counts.iter().min(), counts.iter().max());
+    let range = match (least, most) {
+        (Some(a), Some(b)) if a == b => a.to_string(),
+        (Some(a), Some(b)) => format!("{a} to {b}"),
+        _ => "no".to_string(),
+    };
+    let latency = target.seconds(u64::from(target.fabric.wafer_hop_cycles)) * 1e6;
+    format!(
+        "{} wafers of {range} layers each, {latency:.1} us and {} from one to the next (--wafers N \
+         for another number)",
+        target.wafers,
+        bytes(4 * u64::from(plan.model.hidden))
+    )
 }
 
 /// PEs of all regions.
@@ -266,6 +296,7 @@ fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
         plan.claims.bounds.iter().map(|b| (b.name.clone(), json!(b.cycles))).collect();
     json!({
         "target": plan.target.name,
+        "wafers": plan.target.wafers,
         "plan_bytes": file_bytes,
         "plan_digest": plan::codec::digest(plan),
         "regions": plan.regions.len(),
