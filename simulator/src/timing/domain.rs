@@ -209,7 +209,7 @@ impl Domain {
             domain.neighbors.push(ports.map(near));
             for port in ports {
                 let cycles = fabric.hop_cycles(tile, port);
-                if cycles != domain.hop {
+                if cycles != domain.hop && fabric.neighbor(tile, port).is_some() {
                     domain.dear_hops.insert((tile as u32, port as u8), cycles);
                     let link = (fabric.points[tile].x, port as u8);
                     domain.crossings.insert((tile as u32, port as u8), link);
