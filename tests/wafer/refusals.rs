@@ -19,10 +19,13 @@ fn a_model_that_does_not_fit_says_by_how_much() {
     let WaferError::DoesNotFit(shortfall) = error else { panic!("{text}") };
     let (needed_pes, available_pes) = (shortfall.needed_pes, shortfall.available_pes);
     assert!(available_pes == 64 && needed_pes > 64, "{needed_pes} of {available_pes}");
-    // The hints name more than one way out, the number of wafers among them.
+    // More wafers do not help where none holds the largest block.
     let hints: Vec<String> = error_hints(&big);
     assert!(hints.iter().any(|h| h.contains("--quant")), "{hints:?}");
-    assert!(hints.iter().any(|h| h.contains("wafers")), "{hints:?}");
+    assert!(!hints.iter().any(|h| h.contains("wafers")), "{hints:?}");
+    let deep = Decoder { layers: 300, ..Decoder::default() };
+    let hints: Vec<String> = error_hints(&deep);
+    assert!(hints.iter().any(|h| h.contains("--wafers")), "{hints:?}");
 }
 
 fn error_hints(d: &Decoder) -> Vec<String> {

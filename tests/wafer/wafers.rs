@@ -9,6 +9,13 @@ fn deep() -> Decoder {
     Decoder { layers: 9, ..Decoder::default() }
 }
 
+/// A grid whose PEs have so little memory that one wafer does not hold `deep`.
+fn small(width: u32, height: u32) -> plan::Target {
+    let mut target = grid(width, height);
+    target.sram.reserved_bytes = target.sram.bytes - 3072;
+    target
+}
+
 fn wafers(wafers: Wafers) -> Options {
     Options { wafers, ..Options::default() }
 }
@@ -22,7 +29,7 @@ fn wafer_of(plan: &plan::Plan) -> Vec<u32> {
 fn a_pipeline_over_several_wafers_computes_the_same() {
     // Strips of one wafer are too few for all layers; wires bridge what is free at its edge.
     for (width, height) in [(13, 12), (9, 24), (17, 12), (11, 36)] {
-        let plan = check_with(&deep(), &grid(width, height), 5, &wafers(Wafers::Fewest));
+        let plan = check_with(&deep(), &small(width, height), 5, &wafers(Wafers::Fewest));
         let on = wafer_of(&plan);
         assert!(plan.target.wafers > 1, "{width} x {height}");
         assert!(on.windows(2).all(|w| w[1] == w[0] || w[1] == w[0] + 1), "contiguous: {on:?}");
@@ -33,9 +40,10 @@ fn a_pipeline_over_several_wafers_computes_the_same() {
 #[test]
 fn levels_agree_on_the_link_between_wafers() {
     for (width, height) in [(13, 12), (9, 24)] {
-        let target = grid(width, height);
+        let target = small(width, height);
         let (plan, _) =
             compile(&module(&deep()), &target, &wafers(Wafers::Fewest), &|_| {}).expect("fits");
+        assert!(plan.target.wafers > 1);
         let at = |level| time(&plan, level, 3).expect("times").token_cycles;
         let exact = at(Level::L3);
         assert_eq!(at(Level::L2), exact);
@@ -52,7 +60,7 @@ fn levels_agree_on_the_link_between_wafers() {
 
 #[test]
 fn as_few_wafers_as_hold_the_model_and_no_more_than_asked_for() {
-    let target = grid(13, 12);
+    let target = small(13, 12);
     let plan = |w| compile(&module(&deep()), &target, &wafers(w), &|_| {}).map(|(plan, _)| plan);
     let fewest = plan(Wafers::Fewest).expect("fits").target.wafers;
     assert!(plan(Wafers::UpTo(fewest - 1)).expect_err("too few").does_not_fit());
