@@ -6,7 +6,7 @@ use simulator::timing::{Level, time};
 use crate::decoder::{Decoder, check_with, grid, module};
 
 fn deep() -> Decoder {
-    Decoder { layers: 9, ..Decoder::default() }
+    Decoder { layers: 24, ..Decoder::default() }
 }
 
 /// A grid whose PEs have so little memory that one wafer does not hold `deep`.
