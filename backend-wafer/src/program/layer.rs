@@ -183,9 +183,16 @@ impl Layer<'_> {
         program.extend(work.finish);
         let mut program = self.head_norms(program, q, k)?;
         let both = qkv.part(0, q_len + kv_len);
-        program.extend(self.rotate(both, heads.q_heads() + heads.kv_heads));
-        if spec.score_scale != 1.0 {
-            program.push(scale(q, spec.score_scale));
+        // Half of the scores' factor on q and half on k costs nothing where both are rotated.
+        let half = Some(spec.score_scale).filter(|s| *s > 0.0).map(f64::sqrt);
+        match (self.rotate(both, heads.q_heads() + heads.kv_heads, half.unwrap_or(1.0)), half) {
+            (Some(rotation), Some(_)) => program.push(rotation),
+            (rotation, _) => {
+                program.extend(rotation);
+                if spec.score_scale != 1.0 {
+                    program.push(scale(q, spec.score_scale));
+                }
+            }
         }
         self.scores(program, q, k, v)
     }
@@ -241,7 +248,8 @@ impl Layer<'_> {
     }
 
     /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
-    fn rotate(&mut self, data: Slice, n: u32) -> Option<Instr> {
+    /// The results are multiplied by `factor`.
+    fn rotate(&mut self, data: Slice, n: u32, factor: f64) -> Option<Instr> {
         let rope = self.spec.rope.as_ref()?;
         let heads = self.shape.heads;
         let pairs = heads.head_dim as usize / 2;
@@ -282,7 +290,7 @@ impl Layer<'_> {
             heads: n,
             half: heads.half,
             inv_freq: whole(buffer, heads.half),
-            scale: rope.attention_factor(),
+            scale: (f64::from(rope.attention_factor()) * factor) as f32,
             dynamic,
         })
     }
