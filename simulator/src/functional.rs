@@ -70,7 +70,7 @@ pub struct StepOutput {
     pub token: Option<u32>,
 }
 
-/// Messages that enter a region, per import.
+/// Messages that enter a region, per import; empty until the first one arrives.
 type Inbox = Vec<VecDeque<Vec<f32>>>;
 
 /// A token on its way through the regions.
@@ -288,16 +288,12 @@ impl<'a> Machine<'a> {
         if pos >= model.context {
             return Err(SimError::Context { pos, context: model.context });
         }
-        let inbox = |r: &Region| {
-            let imports = self.templates[r.template.0 as usize].1.imports.len();
-            vec![VecDeque::new(); imports]
-        };
         let wanted = feed.logits && !self.plan.outputs.logits.is_empty();
         let vocab = if wanted { model.vocab as usize } else { 0 };
         Ok(Job {
             registers: Registers { token: feed.token, pos, length: feed.prompt.max(pos + 1) },
             sequence: feed.sequence,
-            inboxes: self.plan.regions.iter().map(inbox).collect(),
+            inboxes: vec![Inbox::new(); self.plan.regions.len()],
             output: StepOutput { logits: vec![f32::NAN; vocab], token: None },
         })
     }
@@ -344,6 +340,7 @@ impl<'a> Machine<'a> {
             run.phase(phase, steps)?;
         }
         run.unreceived()?;
+        job.inboxes[region] = Inbox::new();
         self.outputs(region, layout, &arena, &mut job.output);
         worker.arenas[id] = Some(arena);
         Ok(())
@@ -541,7 +538,9 @@ impl RegionRun<'_, '_> {
             && let Ok(export) = self.schedule.exports.binary_search(&(tile, color))
         {
             for &(region, import) in &self.machine.links[self.region][export] {
-                self.inboxes[region][import].push_back(self.buffer.clone());
+                let inbox = &mut self.inboxes[region];
+                inbox.resize_with(inbox.len().max(import + 1), VecDeque::new);
+                inbox[import].push_back(self.buffer.clone());
             }
         }
         Ok(())
@@ -558,7 +557,7 @@ impl RegionRun<'_, '_> {
     ) -> Result<Vec<f32>, SimError> {
         let import = self.schedule.imports.binary_search(&(tile, color));
         let inbox = &mut self.inboxes[self.region];
-        let message = import.ok().and_then(|i| inbox[i].pop_front()).unwrap_or_default();
+        let message = import.ok().and_then(|i| inbox.get_mut(i)?.pop_front()).unwrap_or_default();
         if message.len() == needed {
             return Ok(message);
         }

@@ -65,6 +65,7 @@ fn inside(figures: &mut Figures, built: &programs::Built, model: &std::path::Pat
     let mut simulator = simulator::Simulator::new(&plan, &source)?;
     figures.free("verify, schedule, pin weights", begin.elapsed().as_secs_f64(), "s");
     let mut times = Vec::new();
+    let busy = programs::processor_seconds().0;
     for token in [1234, 5, 77] {
         let begin = std::time::Instant::now();
         simulator.step(token)?;
@@ -72,6 +73,8 @@ fn inside(figures: &mut Figures, built: &programs::Built, model: &std::path::Pat
     }
     let best = times.iter().copied().fold(f64::INFINITY, f64::min);
     figures.free("one token", best, "s");
+    let busy = (programs::processor_seconds().0 - busy) / times.len() as f64;
+    figures.free("one token, processor time", busy, "s");
     let prompt: Vec<u32> = (0..8).collect();
     let begin = std::time::Instant::now();
     simulator.feed(&prompt, 1)?;

@@ -188,16 +188,28 @@ function drawHost() {
   g.lineWidth = 2.4; g.strokeStyle = css("ink"); g.beginPath(); g.arc(px, py, ring, 0, 7); g.stroke();
   if (region.h * S.view.s > 40) sign("token out", px + ring + 6, py, "left");
 }
-// Dead tiles: a square with a rim, never smaller than can be seen.
-function drawDead() {
-  const side = Math.max(S.view.s, 2.5);
-  const seen = ([x, y]) => X(x) > -side && Y(y) > -side && X(x) < canvas.clientWidth && Y(y) < canvas.clientHeight;
-  const shown = P.target.dead.filter(seen);
-  for (const [ink, rim] of [[css("page"), 1], [css("dead"), 0]]) {
-    g.fillStyle = ink; g.beginPath();
-    for (const [x, y] of shown) g.rect(X(x + 0.5) - side / 2 - rim, Y(y + 0.5) - side / 2 - rim, side + 2 * rim, side + 2 * rim);
-    g.fill();
+// Dead tiles as a picture made once: `reach` tiles around each are coloured too, so that zoomed out none
+// is lost between pixels. Of a very large machine one pixel stands for several tiles.
+function deadPicture(reach) {
+  const k = Math.ceil(Math.max(W, H) / 4096), w = Math.ceil(W / k), hgt = Math.ceil(H / k), key = `dead ${reach} ${dark()}`;
+  if (!pictures.has(key)) {
+    const c = document.createElement("canvas");
+    c.width = w; c.height = hgt;
+    const context = c.getContext("2d");
+    context.fillStyle = css("dead");
+    for (const [x, y] of P.target.dead) context.fillRect(Math.floor(x / k) - reach, Math.floor(y / k) - reach, 1 + 2 * reach, 1 + 2 * reach);
+    pictures.set(key, c);
   }
+  return [pictures.get(key), k];
+}
+function drawDead() {
+  if (!P.target.dead.length) return;
+  const [image, k] = deadPicture(S.view.s < 1.5 ? 1 : 0);
+  g.imageSmoothingEnabled = false;
+  // Only the part in view: scaling all of it would cost as much as it is large.
+  const x0 = Math.max(Math.floor(-S.view.x / S.view.s / k), 0), y0 = Math.max(Math.floor(-S.view.y / S.view.s / k), 0);
+  const x1 = Math.min(Math.ceil((canvas.clientWidth - S.view.x) / S.view.s / k), image.width), y1 = Math.min(Math.ceil((canvas.clientHeight - S.view.y) / S.view.s / k), image.height);
+  if (x1 > x0 && y1 > y0) g.drawImage(image, x0, y0, x1 - x0, y1 - y0, X(x0 * k), Y(y0 * k), (x1 - x0) * k * S.view.s, (y1 - y0) * k * S.view.s);
 }
 function drawGrid() {
   if (S.view.s < 9) return;
