@@ -32,6 +32,7 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
     let wire = |w: crate::WireFormat| format!("{w:?}").to_lowercase();
     match *instr {
         Instr::Fill { dst, value } => format!("fill {} = {value}", s(dst)),
+        Instr::Software { cycles } => format!("software {cycles} cycles"),
         Instr::Copy { dst, src } => format!("copy {} = {}", s(dst), s(src)),
         Instr::Unary { op, dst, src } => format!("{op:?} {} = {}", s(dst), s(src)),
         Instr::Binary { op, dst, a, b } => {

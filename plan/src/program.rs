@@ -383,6 +383,12 @@ pub enum Instr {
         /// Number of candidates in all.
         limit: u32,
     },
+    /// Scalar code without effect on data: what a library routine does before its first vector
+    /// instruction. Takes `cycles` and nothing else.
+    Software {
+        /// Cycles, at most 1,000,000.
+        cycles: u32,
+    },
     /// Emits src in order on `color`. Ends when the last wavelet has left; never waits for receivers.
     Send {
         /// A color whose route here has input `Ramp`.

@@ -197,8 +197,13 @@ impl Draft {
             let send = Instr::Send { color: color((group - 1) % 2 == 1), src: data, wire };
             roles.push(role("leaf", member(group - 1, group), vec![send]));
         }
-        let comm =
-            CommShape { kind: "chain".into(), serial: data.len, hops: group - 1, depth: group - 1 };
+        let comm = CommShape {
+            kind: "chain".into(),
+            serial: data.len,
+            hops: group - 1,
+            depth: group - 1,
+            messages: 1,
+        };
         self.phase(name, Some(comm), roles);
     }
 
@@ -230,7 +235,13 @@ impl Draft {
                 role("member", along(axis, Clause::range(1, n)), vec![recv]),
             ]
         };
-        let comm = CommShape { kind: "broadcast".into(), serial: data.len, hops: n - 1, depth: 1 };
+        let comm = CommShape {
+            kind: "broadcast".into(),
+            serial: data.len,
+            hops: n - 1,
+            depth: 1,
+            messages: 1,
+        };
         self.phase(name, Some(comm), roles);
     }
 
@@ -261,7 +272,8 @@ impl Draft {
         }
         roles.push(role("root", along(axis, Clause::range(0, 1)), programs));
         let serial = Len::of(data.len.constant * rounds);
-        let comm = CommShape { kind: "tree".into(), serial, hops: n - 1, depth: rounds };
+        let comm =
+            CommShape { kind: "tree".into(), serial, hops: n - 1, depth: rounds, messages: rounds };
         self.phase(name, Some(comm), roles);
     }
 
@@ -311,6 +323,7 @@ impl Draft {
             serial: data.len,
             hops: (groups - 1) * group,
             depth: groups - 1,
+            messages: 1,
         };
         self.phase(name, Some(comm), roles);
     }

@@ -140,6 +140,9 @@ pub struct CommShape {
     pub hops: u32,
     /// D: dependent messages along the critical path.
     pub depth: u32,
+    /// Messages that start one after another on the critical path: each costs its software start. A
+    /// relay on the way has started before anything arrives.
+    pub messages: u32,
 }
 
 /// What the PEs of one predicate execute in one phase.

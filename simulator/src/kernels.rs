@@ -126,6 +126,7 @@ pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Sc
             out.resize(frame.len(dst, tile), value);
             dst
         }
+        Instr::Software { .. } => return,
         Instr::Copy { dst, src } => {
             out.extend_from_slice(frame.read(src, tile, spare));
             dst

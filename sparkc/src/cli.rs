@@ -327,22 +327,71 @@ pub struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan: gemv, allreduce, reduce, two-phase, chain, broadcast
-    #[arg(long, value_name = "NAME", 
+    /// Kernel to time instead of a plan: meshgemv, chain-gemv, decode-layer, gemv, broadcast, reduce,
+    /// allreduce
+    #[arg(long, value_name = "NAME",
           conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
     pub kernel: Option<String>,
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// Width and height of the region in tiles
-    #[arg(long, default_value = "16x16", value_name = "WxH", value_parser = extent)]
-    pub region: (u32, u32),
-    /// Inner extent of a mat-vec
-    #[arg(long, default_value_t = 256, value_name = "K")]
-    pub k: u32,
-    /// Columns of a mat-vec's result; of a collective, elements per tile
-    #[arg(long = "cols", default_value_t = 256, value_name = "N")]
-    pub cols: u32,
+    /// meshgemv, chain-gemv, decode-layer: side of the square of tiles
+    #[arg(long, value_name = "P", requires = "kernel")]
+    pub grid: Option<u32>,
+    /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
+    #[arg(long, value_name = "M", requires = "kernel")]
+    pub tile: Option<u32>,
+    /// meshgemv: columns of the matrix per tile
+    #[arg(long, value_name = "N", requires = "kernel")]
+    pub tile_n: Option<u32>,
+    /// meshgemv: tiles per group of the reduction tree [default: about the root of the grid]
+    #[arg(long, value_name = "G", requires = "kernel")]
+    pub group_size: Option<u32>,
+    /// decode-layer: groups of each reduction tree [default: about the root of the grid]
+    #[arg(long, value_name = "G", requires = "kernel")]
+    pub groups: Option<u32>,
+    /// decode-layer: hidden elements per tile
+    #[arg(long, value_name = "D", requires = "kernel")]
+    pub d: Option<u32>,
+    /// decode-layer: cached tokens per tile
+    #[arg(long, value_name = "S", requires = "kernel")]
+    pub s: Option<u32>,
+    /// decode-layer: feed-forward elements per tile
+    #[arg(long, value_name = "F", requires = "kernel")]
+    pub f: Option<u32>,
+    /// gemv: width and height of the region in tiles [default: 16x16]
+    #[arg(long, value_name = "WxH", value_parser = extent, requires = "kernel")]
+    pub region: Option<(u32, u32)>,
+    /// gemv: inner extent [default: 256]
+    #[arg(long, value_name = "K", requires = "kernel")]
+    pub k: Option<u32>,
+    /// gemv: columns of the result [default: 256]
+    #[arg(id = "kernel_n", long = "n", value_name = "N", requires = "kernel")]
+    pub kernel_n: Option<u32>,
+    /// reduce, allreduce: algorithm [default: k-tree]
+    #[arg(long, value_enum, value_name = "ALGORITHM", requires = "kernel")]
+    pub algo: Option<ReduceAlgorithm>,
+    /// broadcast, reduce, allreduce: tiles of the row [default: 16]
+    #[arg(long, value_name = "P", requires = "kernel")]
+    pub pes: Option<u32>,
+    /// broadcast, reduce, allreduce: 32-bit elements per tile [default: 256]
+    #[arg(long, value_name = "B", requires = "kernel")]
+    pub length: Option<u32>,
+}
+
+/// How a reduction along a row goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReduceAlgorithm {
+    /// All send to the first tile
+    Star,
+    /// Neighbour by neighbour
+    Chain,
+    /// Pairs at distance 1, 2, 4, ...
+    Tree,
+    /// Chains in groups of about sqrt(P), then a chain of their roots
+    TwoPhase,
+    /// The two-level tree to the middle that compiled models use
+    KTree,
 }
 
 /// `sparkc eval`.

@@ -145,12 +145,28 @@ fn kernels_are_timed_without_a_model() {
         "allreduce",
         "--target",
         "small",
-        "--region",
-        "16x1",
+        "--pes",
+        "16",
         "--level",
         "3",
         "--json",
     ];
     let said = sparkc(&line).json().unwrap();
     assert!(said["cycles"].as_u64().unwrap() > 0, "{said}");
+    let missing = sparkc(&["simulate", "--kernel", "meshgemv", "--grid", "8"]);
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.stderr.contains("--tile"), "{}", missing.stderr);
+    let foreign = sparkc(&["simulate", "--kernel", "reduce", "--grid", "8"]);
+    assert_eq!(foreign.code, Some(2));
+    assert!(foreign.stderr.contains("no --grid"), "{}", foreign.stderr);
+}
+
+#[test]
+fn a_layer_of_a_large_grid_is_timed_from_its_sizes() {
+    let line = ["simulate", "--kernel", "decode-layer", "--target", "wse3", "--json"];
+    let sizes = "--grid 96 --d 12 --s 12 --f 40 --groups 8";
+    let line: Vec<&str> = line.into_iter().chain(sizes.split(' ')).collect();
+    let said = sparkc(&line).json().unwrap();
+    assert!(said["cycles"].as_u64().unwrap() > 5000, "{said}");
+    assert_eq!(said["templates"][0]["phases"].as_array().unwrap().len(), 11);
 }

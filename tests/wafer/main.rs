@@ -1,6 +1,7 @@
 //! Compiled wafer plans: legal, and executed by the simulator with the results of `ir::eval` and of
 //! transformers. Here because only this crate may see the compiler and the simulator together.
 
+mod calibration;
 mod decoder;
 mod engine;
 mod execute;

@@ -1,37 +1,85 @@
-//! Bare kernels as ordinary plans: one region that runs one collective or one mat-vec.
+//! Bare kernels as ordinary plans: one region that runs one collective, one mat-vec or one layer.
 //!
-//! For calibration and for comparison with closed forms: built from the same trees and pins as the
-//! templates of models, executed by the same simulator, with the same claims. Inputs are tables inside
-//! the plan, so a kernel needs no model. Results are where the plan's logits are declared.
+//! For calibration and for comparison with measurements and closed forms: built from the same trees and
+//! pins as the templates of models, executed by the same simulator, with the same claims. Small inputs
+//! are tables inside the plan; large ones are declared only, which is enough for time. Results are where
+//! the plan's logits are declared.
 
 mod collective;
+mod decode_layer;
 mod gemv;
 
+use plan::target::cost::instruction_cycles;
 use plan::{
     LogitsOutput, ModelInfo, Orientation, Outputs, PhaseClaim, Plan, Rect, Region, Storage, Target,
     TemplateId, WeightData, WeightDecl,
 };
 use tensor::DType;
 
+pub use collective::{Algorithm, Op};
+
 use crate::partition::{Matrix as Constant, Piece, WeightRef};
 use crate::program::builder::Program;
 use crate::program::cost;
 
-/// A kernel by name.
+/// Elements up to which an input is a table inside the plan.
+const INLINE_ELEMENTS: usize = 1 << 20;
+/// Name of the phase in which a collective's operands are loaded.
+const LOAD: &str = "load";
+
+/// A kernel with its sizes, all of them at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// PE 0 of a row to all.
-    Broadcast,
-    /// Sum along a row to PE 0, neighbour by neighbour.
-    Chain,
-    /// Sum along a row to PE 0: chains in groups of about sqrt(P), then a chain of their roots.
-    TwoPhase,
-    /// Sum along a row to its middle by the K-tree.
-    Reduce,
-    /// The same, and back to all.
-    Allreduce,
-    /// y\[N\] = x\[K\] W with K over rows, N over columns, allreduce along columns.
-    Gemv,
+    /// One collective along a row of PEs.
+    Collective {
+        /// What it does.
+        op: Op,
+        /// How it reduces.
+        algorithm: Algorithm,
+        /// PEs of the row.
+        pes: u32,
+        /// f32 elements, that is wavelets, per PE.
+        length: u32,
+    },
+    /// y\[n\] = x\[k\] W in f32, K over rows, N over columns, allreduce along columns by the tree that
+    /// models use.
+    Gemv {
+        /// Columns and rows.
+        region: (u32, u32),
+        /// K.
+        k: u32,
+        /// N.
+        n: u32,
+    },
+    /// WaferLLM's MeshGEMV: f16, allreduce by a two-level tree with groups of `group` PEs.
+    MeshGemv {
+        /// Side of the square of PEs.
+        grid: u32,
+        /// Rows (K) and columns (N) of the tile of one PE.
+        tile: (u32, u32),
+        /// PEs per group.
+        group: u32,
+    },
+    /// The vendor library's GEMV: f32, a chain reduction to one end and a broadcast back.
+    ChainGemv {
+        /// Side of the square of PEs.
+        grid: u32,
+        /// Rows and columns of the tile of one PE.
+        tile: u32,
+    },
+    /// WaferLLM's decode layer on one square of PEs.
+    DecodeLayer {
+        /// Side of the square of PEs.
+        grid: u32,
+        /// Hidden elements per PE.
+        d: u32,
+        /// Cached tokens per PE.
+        s: u32,
+        /// Feed-forward elements per PE.
+        f: u32,
+        /// Groups of each tree.
+        groups: u32,
+    },
 }
 
 /// Why a kernel cannot be built.
@@ -77,51 +125,76 @@ pub enum KernelError {
         /// Which.
         what: &'static str,
     },
-}
-
-/// The sizes of a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Columns and rows of the region.
-    pub region: (u32, u32),
-    /// K of a mat-vec.
-    pub k: u32,
-    /// N of a mat-vec; of a collective, elements per PE.
-    pub n: u32,
+    /// A star needs a color and a queue per sender.
+    #[error(
+        "SPK4205: a star of {pes} PEs needs {pes} - 1 colors and queues at its root; `{target}` has {most}"
+    )]
+    Star {
+        /// Name of the target.
+        target: String,
+        /// PEs asked for.
+        pes: u32,
+        /// Senders that the target allows.
+        most: u32,
+    },
+    /// No tree with groups of this size exists on a line of this length.
+    #[error("SPK4206: groups of {group} do not divide a line of {len} PEs so that each has a root")]
+    Group {
+        /// PEs per group.
+        group: u32,
+        /// PEs of the line.
+        len: u32,
+    },
+    /// An extent beyond what a plan can say.
+    #[error("SPK4207: {what} = {value} is above 2^31")]
+    Extent {
+        /// Which.
+        what: &'static str,
+        /// The product of tile and grid.
+        value: u64,
+    },
 }
 
 impl Kernel {
-    /// Every kernel.
-    pub const ALL: [Kernel; 6] = [
-        Kernel::Broadcast,
-        Kernel::Chain,
-        Kernel::TwoPhase,
-        Kernel::Reduce,
-        Kernel::Allreduce,
-        Kernel::Gemv,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kernel::Broadcast => "broadcast",
-            Kernel::Chain => "chain",
-            Kernel::TwoPhase => "two-phase",
-            Kernel::Reduce => "reduce",
-            Kernel::Allreduce => "allreduce",
-            Kernel::Gemv => "gemv",
+    /// Columns and rows of its region.
+    pub fn region(&self) -> (u32, u32) {
+        match *self {
+            Kernel::Collective { pes, .. } => (pes, 1),
+            Kernel::Gemv { region, .. } => region,
+            Kernel::MeshGemv { grid, .. }
+            | Kernel::ChainGemv { grid, .. }
+            | Kernel::DecodeLayer { grid, .. } => (grid, grid),
         }
     }
 
-    /// The kernel called `name`.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn from_name(name: &str) -> Result<Self, KernelError> {
-        Kernel::ALL.into_iter().find(|k| k.name() == name).ok_or_else(|| KernelError::Unknown {
-            name: name.to_string(),
-            known: Kernel::ALL.map(Kernel::name).join(", "),
-        })
+    /// Sizes by name, for checks.
+    fn sizes(&self) -> Vec<(&'static str, u32)> {
+        match *self {
+            Kernel::Collective { pes, length, .. } => vec![("pes", pes), ("length", length)],
+            Kernel::Gemv { k, n, .. } => vec![("k", k), ("n", n)],
+            Kernel::MeshGemv { grid, tile: (k, n), group } => {
+                vec![("grid", grid), ("tile", k), ("tile-n", n), ("group-size", group)]
+            }
+            Kernel::ChainGemv { grid, tile } => vec![("grid", grid), ("tile", tile)],
+            Kernel::DecodeLayer { grid, d, s, f, groups } => {
+                vec![("grid", grid), ("d", d), ("s", s), ("f", f), ("groups", groups)]
+            }
+        }
+    }
+
+    /// Bytes that the operands alone need on a PE, before anything is built.
+    fn least_bytes(&self) -> u64 {
+        let product = |a: u32, b: u32| u64::from(a) * u64::from(b);
+        match *self {
+            Kernel::Collective { length, .. } => product(length, 8),
+            Kernel::Gemv { region: (w, h), k, n } => 4 * product(k.div_ceil(h), n.div_ceil(w)),
+            Kernel::MeshGemv { tile: (k, n), .. } => 2 * product(k, n),
+            Kernel::ChainGemv { tile, .. } => 4 * product(tile, tile),
+            Kernel::DecodeLayer { d, s, f, .. } => {
+                let weights = 4 * product(d, d) + 2 * product(d, s) + 3 * product(d, f);
+                2 * weights
+            }
+        }
     }
 }
 
@@ -129,13 +202,39 @@ impl Kernel {
 ///
 /// # Errors
 /// Sizes that are empty, larger than the wafer, or do not fit SRAM.
-pub fn build(kernel: Kernel, sizes: Sizes, target: &Target) -> Result<Plan, KernelError> {
-    let (width, height) = sizes.region;
-    for (what, extent) in [("k", sizes.k), ("n", sizes.n)] {
+pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
+    check(kernel, target)?;
+    let bare = without_starts(target);
+    let target = if matches!(kernel, Kernel::Collective { .. }) { &bare } else { target };
+    let fits = |needed: u64| {
+        let available = u64::from(target.usable_sram());
+        let error = || KernelError::Sram { target: target.name.clone(), needed, available };
+        (needed <= available).then_some(()).ok_or_else(error)
+    };
+    // Before anything is built: inline inputs are as large as the sizes say.
+    fits(kernel.least_bytes())?;
+    let built = match kernel {
+        Kernel::Collective { op, algorithm, pes, length } => {
+            collective::build((op, algorithm), (pes, length), target)?
+        }
+        Kernel::Gemv { region, k, n } => gemv::build(region, (k, n), target),
+        Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group)?,
+        Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
+        Kernel::DecodeLayer { grid, d, s, f, groups } => {
+            decode_layer::build(decode_layer::Sizes { grid, d, s, f, groups }, target)
+        }
+    };
+    fits(crate::program::builder::sram_bytes(&built.program.template))?;
+    Ok(plan_of(built, kernel.region(), target))
+}
+
+fn check(kernel: Kernel, target: &Target) -> Result<(), KernelError> {
+    for (what, extent) in kernel.sizes() {
         if extent == 0 {
             return Err(KernelError::Empty { what });
         }
     }
+    let (width, height) = kernel.region();
     if width == 0 || height == 0 || width > target.width || height > target.height {
         return Err(KernelError::Region {
             target: target.name.clone(),
@@ -145,44 +244,50 @@ pub fn build(kernel: Kernel, sizes: Sizes, target: &Target) -> Result<Plan, Kern
             rows: target.height,
         });
     }
-    let fits = |needed: u64| {
-        let available = u64::from(target.usable_sram());
-        let error = || KernelError::Sram { target: target.name.clone(), needed, available };
-        (needed <= available).then_some(()).ok_or_else(error)
-    };
-    // Before anything is built: inline inputs are as large as the sizes say.
-    fits(least_bytes(kernel, sizes))?;
-    let built = match kernel {
-        Kernel::Gemv => gemv::build(sizes, target),
-        _ => collective::build(kernel, sizes, target),
-    };
-    fits(crate::program::builder::sram_bytes(&built.program.template))?;
-    Ok(plan_of(kernel, built, sizes, target))
+    for (what, extent) in kernel.sizes() {
+        let value = u64::from(extent) * u64::from(width.max(height));
+        if value >= 1 << 31 {
+            return Err(KernelError::Extent { what, value });
+        }
+    }
+    Ok(())
 }
 
-/// Bytes that the operands alone need on a PE: the f32 tile of a matrix, or the vector that is
-/// communicated and the one it is loaded from.
-fn least_bytes(kernel: Kernel, sizes: Sizes) -> u64 {
-    let (width, height) = sizes.region;
-    let elements = match kernel {
-        Kernel::Gemv => u64::from(sizes.k.div_ceil(height)) * u64::from(sizes.n.div_ceil(width)),
-        _ => 2 * u64::from(sizes.n),
+/// Cycles of a plan of [`build`] that do not count for its kernel: what loads the operands of a
+/// collective.
+pub fn setup_cycles(plan: &Plan) -> u64 {
+    let Some(template) = plan.templates.first() else { return 0 };
+    let Some(load) = template.phases.first().filter(|p| p.name == LOAD) else { return 0 };
+    let cycles = |r: &plan::Role| {
+        r.program.iter().map(|i| instruction_cycles(&plan.target, template, i, 0)).sum::<u64>()
     };
-    elements.saturating_mul(4)
+    load.roles.iter().map(cycles).max().unwrap_or(0)
+}
+
+/// The target without the software that starts a message: closed forms of collectives, and the
+/// measurements they are compared with, begin when every PE stands ready.
+fn without_starts(target: &Target) -> Target {
+    let mut target = target.clone();
+    target.core.message_cycles = 0;
+    target.core.task_switch_cycles = 0;
+    target.core.color_bind_cycles = 0;
+    target
 }
 
 /// A program and where its result is.
 struct Built {
+    name: &'static str,
     program: Program,
     logits: LogitsOutput,
     /// Length of the result.
     results: u32,
 }
 
-fn inline(name: &str, shape: &[usize]) -> Constant {
+/// A weight of the kernel, all of it one piece: a vector, or a matrix \[N, K\].
+fn input(name: &str, shape: &[usize], dtype: DType) -> Constant {
     let cols = *shape.last().unwrap_or(&1);
     let rows = if shape.len() == 2 { shape[0] } else { 1 };
-    let weight = WeightRef { name: name.into(), dtype: DType::F32, shape: shape.to_vec() };
+    let weight = WeightRef { name: name.into(), dtype, shape: shape.to_vec() };
     let piece = Piece {
         at: (0, 0),
         size: (rows, cols),
@@ -191,19 +296,18 @@ fn inline(name: &str, shape: &[usize]) -> Constant {
         transposed: false,
         scale: 1.0,
         gains: Vec::new(),
-        storage: DType::F32,
+        storage: dtype,
         rounded: false,
     };
     Constant { rows, cols, pieces: vec![piece] }
 }
 
 /// Small integers, so that sums are exact: the table of an inline weight.
-fn values(count: u32) -> Vec<f32> {
+fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect()
 }
 
-fn plan_of(kernel: Kernel, built: Built, sizes: Sizes, target: &Target) -> Plan {
-    let (w, h) = sizes.region;
+fn plan_of(built: Built, (w, h): (u32, u32), target: &Target) -> Plan {
     let template = TemplateId(0);
     let mut claims = plan::Claims::default();
     for (phase, (compute_cycles, comm_cycles)) in
@@ -215,21 +319,23 @@ fn plan_of(kernel: Kernel, built: Built, sizes: Sizes, target: &Target) -> Plan 
     }
     let mut weights: Vec<WeightDecl> = Vec::new();
     for pinned in built.program.weights {
+        let elements = pinned.weight.shape.iter().product::<usize>();
+        let inline = elements <= INLINE_ELEMENTS;
         weights.push(WeightDecl {
             name: pinned.weight.name,
             shape: pinned.weight.shape.iter().map(|&n| n as u32).collect(),
-            storage: Storage::F32,
+            storage: Storage::from_dtype(pinned.weight.dtype).unwrap_or(Storage::F32),
             digest: None,
             copies: pinned.copies,
-            data: WeightData::Inline(pinned.inline.unwrap_or_default()),
+            data: if inline { WeightData::Inline(values(elements)) } else { WeightData::Model },
         });
     }
     weights.sort_by(|a, b| a.name.cmp(&b.name));
     Plan {
         model: ModelInfo {
-            name: kernel.name().into(),
+            name: built.name.into(),
             digest: String::new(),
-            hidden: sizes.n,
+            hidden: built.logits.len,
             layers: 0,
             vocab: built.results,
             context: 1024,
@@ -238,7 +344,7 @@ fn plan_of(kernel: Kernel, built: Built, sizes: Sizes, target: &Target) -> Plan 
         weights,
         templates: vec![built.program.template],
         regions: vec![Region {
-            name: kernel.name().into(),
+            name: built.name.into(),
             template,
             rect: Rect { x: 0, y: 0, w, h },
             orientation: Orientation::default(),

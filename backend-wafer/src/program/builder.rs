@@ -212,6 +212,7 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
     };
     match instr {
         Instr::Fill { dst, .. } | Instr::Recv { dst, .. } => vec![dst.buffer],
+        Instr::Software { .. } => Vec::new(),
         Instr::Copy { dst, src }
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }

@@ -1,7 +1,7 @@
 //! Predicted cycles of a template, in closed form from the target's constants.
 //!
-//! Communication: `T = C + h*L + (2 T_R + 1 + m) * D` with a phase's `CommShape` and the software
-//! start m of a message. Compute: the slowest role of the phase. The simulator measures; these are
+//! Communication: `T = C + h*L + (2 T_R + 1) * D + m * M` with a phase's `CommShape` and the software
+//! start m of each of its M messages. Compute: the slowest role of the phase. The simulator measures; these are
 //! the compiler's claims and what placement minimises.
 
 use plan::target::cost::instruction_cycles;
@@ -13,10 +13,11 @@ use crate::route::stream;
 pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
     let fabric = &target.fabric;
     let core = &target.core;
-    let relay = 2 * fabric.ramp_cycles + core.wavelet_cycles + core.message_cycles;
+    let relay = 2 * fabric.ramp_cycles + core.wavelet_cycles;
     shape.serial.elements(kv_tokens) * u64::from(core.wavelet_cycles)
         + u64::from(fabric.hop_cycles) * u64::from(shape.hops)
         + u64::from(relay) * u64::from(shape.depth)
+        + u64::from(core.message_cycles) * u64::from(shape.messages)
 }
 
 /// Cycles of the local instructions of a phase: its slowest role.

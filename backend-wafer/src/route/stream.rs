@@ -121,7 +121,7 @@ pub(crate) fn enter(b: &mut TemplateBuilder, entry: Entry, x: Vector, (width, he
 }
 
 fn multicast(kind: &str, serial: Len, hops: u32, depth: u32) -> CommShape {
-    CommShape { kind: kind.to_string(), serial, hops, depth }
+    CommShape { kind: kind.to_string(), serial, hops, depth, messages: 1 }
 }
 
 fn enter_band(

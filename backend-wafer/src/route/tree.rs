@@ -8,7 +8,9 @@
 //! Critical path: S/2 + P/(2S) relays (WaferLLM, OSDI 2025, section 5; Luczynski et al., HPDC 2024).
 //! Invariant: the parts of a program partition the line's positions.
 
-use plan::{Axis, Clause, Color, Combine, CommShape, Instr, Len, Port, Ports, Predicate, Route};
+use plan::{
+    Axis, Clause, Color, Combine, CommShape, Instr, Len, Port, Ports, Predicate, Role, Route,
+};
 use plan::{Slice, Term, WireFormat};
 
 /// A line of PEs along one axis of a region: the whole extent, or one line per cell of `len`.
@@ -57,6 +59,8 @@ pub struct Tree {
     pub root_group: u32,
     /// Its colors.
     pub colors: TreeColors,
+    /// How elements travel.
+    pub wire: WireFormat,
 }
 
 /// What is reduced or broadcast.
@@ -134,23 +138,24 @@ impl Tree {
     pub fn best(line: Line, colors: TreeColors, elements: u32, target: &plan::Target) -> Self {
         let cost = |tree: &Tree| {
             let (serial, hops, depth) = tree.critical_path(Reach::Root);
-            let relay = 2 * target.fabric.ramp_cycles + 1 + target.core.message_cycles;
-            u64::from(serial) * u64::from(elements)
+            let relay = 2 * target.fabric.ramp_cycles + target.core.wavelet_cycles;
+            u64::from(serial) * u64::from(elements + target.core.message_cycles)
                 + u64::from(hops) * u64::from(target.fabric.hop_cycles)
                 + u64::from(depth) * u64::from(relay)
         };
         let single = Tree::with_group(line, line.len, colors);
-        // A group size is even so that parity inside a group is parity on the line.
+        // Even groups: parity inside a group is then parity on the line, and predicates are simpler.
         let sizes = (2..line.len).step_by(2);
         let trees = sizes.map(|s| Tree::with_group(line, s, colors)).filter(Tree::is_regular);
         std::iter::once(single).chain(trees).min_by_key(cost).unwrap_or(single)
     }
 
-    /// A tree with groups of `group`.
+    /// A tree with groups of `group`. Groups of cells must be even (see [`Tree::parity`]).
     pub fn with_group(line: Line, group: u32, colors: TreeColors) -> Self {
         let group = group.max(1);
         let groups = line.len.div_ceil(group);
-        Tree { line, group, offset: group / 2, root_group: groups / 2, colors }
+        let (offset, root_group) = (group / 2, groups / 2);
+        Tree { line, group, offset, root_group, colors, wire: WireFormat::F32 }
     }
 
     /// Every tree over `line`: one group, and groups of each size that leaves all roots in place.
@@ -161,9 +166,18 @@ impl Tree {
     }
 
     /// Whether the last group reaches its root, so that all groups have theirs at `offset`.
-    fn is_regular(&self) -> bool {
+    pub fn is_regular(&self) -> bool {
         let rest = self.line.len % self.group;
-        (rest == 0 || rest > self.offset) && self.group.is_multiple_of(2)
+        rest == 0 || rest > self.offset
+    }
+
+    /// The parity of a position inside its group: that of its position in the line where groups are
+    /// even.
+    fn parity(&self) -> Term {
+        match self.line.per_cell || self.group.is_multiple_of(2) {
+            true => self.line.rem(2),
+            false => Term::RemRem(self.group, 2),
+        }
     }
 
     fn groups(&self) -> u32 {
@@ -197,7 +211,7 @@ impl Tree {
         let mut parts = self.inner_parts(message);
         parts.extend(self.root_parts(message, reach));
         if reach == Reach::All {
-            let down = receive(self.colors.down, message.data, Combine::Store);
+            let down = self.receive(self.colors.down, message.data, Combine::Store);
             for part in parts.iter_mut().filter(|p| p.name != "root") {
                 part.program.push(down.clone());
             }
@@ -212,7 +226,7 @@ impl Tree {
         if self.groups() == 1 {
             return self.reduce(message, Reach::All);
         }
-        let down = receive(color, message.data, Combine::Store);
+        let down = self.receive(color, message.data, Combine::Store);
         let mut parts = self.inner_parts(message);
         parts.iter_mut().for_each(|p| p.program.push(down.clone()));
         for full in [true, false] {
@@ -222,7 +236,7 @@ impl Tree {
             ];
             let size = if full { self.group } else { self.partial() };
             let mut program = self.gather(message, size);
-            program.push(send(color, message.data));
+            program.push(self.send(color, message.data));
             parts.push(Part { name: "root", clauses, program });
         }
         parts.retain(|p| self.line.any(&p.clauses));
@@ -276,6 +290,7 @@ impl Tree {
             },
             hops: 2 * inner,
             depth: inner + 1,
+            messages: serial,
         }
     }
 
@@ -294,13 +309,17 @@ impl Tree {
         let mut side = |side: Side, ends: Vec<(Vec<Clause>, u32)>, relays: Vec<(u32, u32, u32)>| {
             for (clauses, d) in ends {
                 let color = Tree::sends(self.colors.inner, side, d);
-                parts.push(Part { name: "end", clauses, program: vec![send(color, message.data)] });
+                parts.push(Part {
+                    name: "end",
+                    clauses,
+                    program: vec![self.send(color, message.data)],
+                });
             }
             for (from, to, within) in relays {
                 for parity in 0..2 {
                     let mut clauses = vec![
                         Clause { term: self.line.rem(s), from, to },
-                        Clause::eq(self.line.rem(2), parity),
+                        Clause::eq(self.parity(), parity),
                     ];
                     if within != 0 {
                         clauses.push(self.full_or_partial(within == 1));
@@ -308,7 +327,7 @@ impl Tree {
                     let d = from.abs_diff(r) + u32::from(from % 2 != parity);
                     let input = Tree::sends(self.colors.inner, side, d + 1);
                     let output = Tree::sends(self.colors.inner, side, d);
-                    let program = vec![relay(input, output, message)];
+                    let program = vec![self.relay(input, output, message)];
                     parts.push(Part { name: "relay", clauses, program });
                 }
             }
@@ -387,7 +406,7 @@ impl Tree {
         let wanted = sides.into_iter().filter(|(wanted, _)| *wanted);
         let of = |(_, side)| {
             let color = Tree::sends(self.colors.inner, side, 1);
-            receive(color, message.data, message.combine)
+            self.receive(color, message.data, message.combine)
         };
         wanted.map(of).collect()
     }
@@ -395,7 +414,7 @@ impl Tree {
     fn root_program(&self, q: u32, message: &Message, reach: Reach) -> Vec<Instr> {
         let groups = self.groups();
         let size = if q + 1 == groups && self.partial() != 0 { self.partial() } else { self.group };
-        let gather = |color| receive(color, message.data, message.combine);
+        let gather = |color| self.receive(color, message.data, message.combine);
         let mut program = self.gather(message, size);
         let d = q.abs_diff(self.root_group);
         let outer = |side, d| Tree::sends(self.colors.outer, side, d);
@@ -407,18 +426,51 @@ impl Tree {
                 program.push(gather(outer(Side::After, 1)));
             }
             if reach == Reach::All && self.line.len > 1 {
-                program.push(send(self.colors.down, message.data));
+                program.push(self.send(self.colors.down, message.data));
             }
             return program;
         }
         let side = if q < self.root_group { Side::Before } else { Side::After };
         let last = if side == Side::Before { q == 0 } else { q + 1 == groups };
         program.push(if last {
-            send(outer(side, d), message.data)
+            self.send(outer(side, d), message.data)
         } else {
-            relay(outer(side, d + 1), outer(side, d), message)
+            self.relay(outer(side, d + 1), outer(side, d), message)
         });
         program
+    }
+
+    fn send(&self, color: Color, src: Slice) -> Instr {
+        Instr::Send { color, src, wire: self.wire }
+    }
+
+    fn receive(&self, color: Color, dst: Slice, combine: Combine) -> Instr {
+        Instr::Recv { color, dst, combine, wire: self.wire }
+    }
+
+    fn relay(&self, input: Color, output: Color, message: &Message) -> Instr {
+        let (local, combine) = (message.data, message.combine);
+        Instr::Relay { input, output, local, combine, store: false, wire: self.wire }
+    }
+
+    /// A phase of its own that takes `data` from the root to all, after `before` on every PE.
+    pub fn multicast(&self, before: &[Instr], data: Slice) -> (CommShape, Vec<Role>) {
+        let root = self.root();
+        let at = |from, to| vec![Clause { term: self.line.term(), from, to }];
+        let role = |name: &str, clauses: Vec<Clause>, last: Instr| {
+            let mut program = before.to_vec();
+            program.push(last);
+            Role { name: name.into(), predicate: self.line.predicate(clauses), program }
+        };
+        let down = self.receive(self.colors.down, data, Combine::Store);
+        let mut roles = vec![role("root", at(root, root + 1), self.send(self.colors.down, data))];
+        let leaves = [(0, root), (root + 1, self.line.len)].into_iter().filter(|(a, b)| a < b);
+        roles.extend(leaves.map(|(from, to)| role("leaf", at(from, to), down.clone())));
+        let hops = root.max(self.line.len - 1 - root);
+        let constant = self.wire.wavelets(data.len.constant.into()) as u32;
+        let serial = Len { constant, ..data.len };
+        let comm = CommShape { kind: "multicast".into(), serial, hops, depth: 1, messages: 1 };
+        (comm, roles)
     }
 
     /// The routes of this tree.
@@ -453,7 +505,7 @@ impl Tree {
         let rem = |from, to| Clause { term: self.line.rem(s), from, to };
         let mut routes = Vec::new();
         for parity in 0..2 {
-            let odd = Clause::eq(self.line.rem(2), parity);
+            let odd = Clause::eq(self.parity(), parity);
             let distance_parity = (r + parity) % 2;
             let d = if distance_parity == 0 { 2 } else { 1 };
             // Before the root: send up, receive from below; after the root the other way round.
@@ -564,11 +616,12 @@ impl Tree {
         CommShape {
             kind: format!("{what} tree {axis}, groups of {}", self.group),
             serial: Len {
-                constant: serial * elements.constant,
+                constant: serial * self.wire.wavelets(elements.constant.into()) as u32,
                 per_kv_token: serial * elements.per_kv_token,
             },
             hops,
             depth,
+            messages: serial,
         }
     }
 
@@ -594,6 +647,7 @@ impl Tree {
         let east = u64::from(after) * step + skew;
         if east >= west {
             shape.serial.constant -= elements.constant;
+            shape.messages -= 1;
             shape.hops -= (before - after) * self.group;
             shape.depth -= before - after;
         } else {
@@ -633,19 +687,6 @@ impl Tree {
     }
 }
 
-fn send(color: Color, src: Slice) -> Instr {
-    Instr::Send { color, src, wire: WireFormat::F32 }
-}
-
-fn receive(color: Color, dst: Slice, combine: Combine) -> Instr {
-    Instr::Recv { color, dst, combine, wire: WireFormat::F32 }
-}
-
-fn relay(input: Color, output: Color, message: &Message) -> Instr {
-    let (local, combine) = (message.data, message.combine);
-    Instr::Relay { input, output, local, combine, store: false, wire: WireFormat::F32 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -664,6 +705,8 @@ mod tests {
                 let line = Line { axis: Axis::X, len, per_cell, extent };
                 trees.push(Tree::best(line, colors, 4, &target));
                 trees.push(Tree::with_group(line, len, colors));
+                let odd = [3, 5, 15].map(|s| Tree::with_group(line, s, colors));
+                trees.extend(odd.into_iter().filter(|t| !per_cell && t.is_regular()));
             }
         }
         trees

@@ -162,7 +162,10 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
         Instr::Recv { dst, .. } => vec![dst],
         Instr::Relay { local, .. } => vec![local],
         Instr::Gemm { c, a, b, .. } => vec![c, a, b],
-        Instr::Start { .. } | Instr::Join { .. } | Instr::Repeat { .. } => vec![],
+        Instr::Software { .. }
+        | Instr::Start { .. }
+        | Instr::Join { .. }
+        | Instr::Repeat { .. } => vec![],
     }
 }
 

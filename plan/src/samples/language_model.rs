@@ -179,8 +179,8 @@ fn embedding(m: LanguageModel) -> Template {
     );
     d.chain("gather", (Axis::X, m.width), (X.0, X.1), x, Combine::Add);
     let send = Instr::Send { color: Color(STREAM), src: x, wire: WireFormat::F32 };
-    let comm =
-        CommShape { kind: "stream".into(), serial: x.len, hops: 2 * m.width + m.gap - 1, depth: 1 };
+    let hops = 2 * m.width + m.gap - 1;
+    let comm = CommShape { kind: "stream".into(), serial: x.len, hops, depth: 1, messages: 1 };
     let roles = vec![
         role("root", along(Axis::X, Clause::range(0, 1)), vec![send]),
         role("idle", along(Axis::X, Clause::range(1, m.width)), vec![]),

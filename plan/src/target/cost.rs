@@ -8,10 +8,11 @@
 //! the simulator's subject: a Send started at cycle s puts wavelet i (from 1) on the ramp at
 //! `s + message_cycles + i`; a wavelet on the ramp at t enters its router at t + T_R, each hop takes h,
 //! the way up takes T_R again; a Recv or Relay finishes wavelet i at `max(arrival_i, end_(i-1), start +
-//! message_cycles) + wavelet_cycles`, and a Relay puts its result on the ramp in that very cycle.
+//! message_cycles) + wavelet_cycles`, and a Relay puts its result on the ramp in that very cycle, in a
+//! half format `pack_cycles` later.
 
 use crate::buffer::Storage;
-use crate::program::{BinaryOp, Instr, Operand, PartOp, UnaryOp};
+use crate::program::{BinaryOp, Instr, Operand, PartOp, UnaryOp, WireFormat};
 use crate::target::{Core, Target, VectorCost};
 use crate::template::Template;
 
@@ -41,6 +42,7 @@ pub fn instruction_cycles(
         Instr::Start { .. } => return u64::from(core.threads.start),
         Instr::Join { .. } => return u64::from(core.threads.join),
         Instr::Repeat { .. } => return u64::from(core.threads.repeat),
+        Instr::Software { cycles } => return u64::from(*cycles),
         _ => {}
     }
     let work = local_millis(core, template, instr, kv_tokens);
@@ -52,16 +54,29 @@ fn storage(template: &Template, buffer: crate::BufferId) -> Storage {
     template.buffers.get(buffer.0 as usize).map_or(Storage::F32, |b| b.storage)
 }
 
+/// Cycles between the end of a received wavelet in a relay and its result on the ramp: what packing
+/// takes in a half format.
+pub fn relay_latency_cycles(target: &Target, instr: &Instr) -> u64 {
+    match *instr {
+        Instr::Relay { wire: WireFormat::F16 | WireFormat::BF16, .. } => {
+            u64::from(target.core.pack_cycles)
+        }
+        _ => 0,
+    }
+}
+
 fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32) -> u64 {
     let n = |len: crate::Len| len.elements(kv_tokens);
+    // An element-wise operation works at the rate of what it writes.
+    let vector = |dst: crate::Slice| core.vector(storage(template, dst.buffer));
     match *instr {
-        Instr::Fill { dst, .. } => millis(core.vector, n(dst.len)),
-        Instr::Copy { dst, .. } => millis(core.vector, n(dst.len)),
-        Instr::Unary { op, dst, .. } => unary_millis(core, op, n(dst.len)),
+        Instr::Fill { dst, .. } => millis(vector(dst), n(dst.len)),
+        Instr::Copy { dst, .. } => millis(vector(dst), n(dst.len)),
+        Instr::Unary { op, dst, .. } => unary_millis(core, vector(dst), op, n(dst.len)),
         Instr::Binary { op, dst, b, .. } => {
             let len = n(dst.len);
             segmented(
-                binary_cost(core, op),
+                binary_cost(core, vector(dst), op),
                 len,
                 match b {
                     Operand::PerSegment(s) => n(s.len),
@@ -78,7 +93,7 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
             };
             part_millis(core, op, piece, segments)
         }
-        Instr::Reduce { dst, src, .. } => segmented(core.vector, n(src.len), n(dst.len)),
+        Instr::Reduce { dst, src, .. } => segmented(vector(src), n(src.len), n(dst.len)),
         Instr::Gemv { w, .. } => {
             let row = millis(core.mac(storage(template, w.buffer)), u64::from(w.cols));
             row.saturating_mul(u64::from(w.rows))
@@ -105,7 +120,8 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
             let floor = (core.gemm_floor * 1000.0).round() as u64;
             call.max(floor).saturating_mul(u64::from(k)).saturating_mul(u64::from(n))
         }
-        Instr::Send { .. }
+        Instr::Software { .. }
+        | Instr::Send { .. }
         | Instr::Recv { .. }
         | Instr::Relay { .. }
         | Instr::Start { .. }
@@ -114,10 +130,10 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
     }
 }
 
-fn binary_cost(core: &Core, op: BinaryOp) -> VectorCost {
+fn binary_cost(core: &Core, vector: VectorCost, op: BinaryOp) -> VectorCost {
     match op {
         BinaryOp::Div | BinaryOp::ExpSub => core.special,
-        _ => core.vector,
+        _ => vector,
     }
 }
 
@@ -130,8 +146,8 @@ fn pieces_met(piece: u64, len: u64, segments: u64) -> u64 {
 /// An `Instr::Part` whose piece meets `segments` segments.
 fn part_millis(core: &Core, op: PartOp, piece: u64, segments: u64) -> u64 {
     let (cost, extra) = match op {
-        PartOp::Binary(op) => (binary_cost(core, op), 0),
-        PartOp::Glu(op) => (core.vector, unary_millis(core, op, piece)),
+        PartOp::Binary(op) => (binary_cost(core, core.vector, op), 0),
+        PartOp::Glu(op) => (core.vector, unary_millis(core, core.vector, op, piece)),
     };
     // One more start per segment boundary inside the piece.
     let starts = (segments - 1) * (millis(cost, 1) - millis(VectorCost { setup: 0.0, ..cost }, 1));
@@ -144,16 +160,14 @@ fn segmented(cost: VectorCost, n: u64, segments: u64) -> u64 {
     segments * millis(cost, n / segments)
 }
 
-fn unary_millis(core: &Core, op: UnaryOp, n: u64) -> u64 {
+fn unary_millis(core: &Core, vector: VectorCost, op: UnaryOp, n: u64) -> u64 {
     match op {
-        UnaryOp::Neg | UnaryOp::Relu => millis(core.vector, n),
+        UnaryOp::Neg | UnaryOp::Relu => millis(vector, n),
         UnaryOp::Recip | UnaryOp::Exp | UnaryOp::RsqrtMean { .. } => millis(core.special, n),
         // exp, add, reciprocal.
-        UnaryOp::Sigmoid | UnaryOp::Tanh => 2 * millis(core.special, n) + millis(core.vector, n),
-        UnaryOp::Silu => 2 * millis(core.special, n) + 2 * millis(core.vector, n),
-        UnaryOp::GeluErf | UnaryOp::GeluTanh => {
-            2 * millis(core.special, n) + 5 * millis(core.vector, n)
-        }
+        UnaryOp::Sigmoid | UnaryOp::Tanh => 2 * millis(core.special, n) + millis(vector, n),
+        UnaryOp::Silu => 2 * millis(core.special, n) + 2 * millis(vector, n),
+        UnaryOp::GeluErf | UnaryOp::GeluTanh => 2 * millis(core.special, n) + 5 * millis(vector, n),
     }
 }
 

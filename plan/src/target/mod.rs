@@ -98,18 +98,28 @@ pub struct Core {
     pub mac_q8: VectorCost,
     /// The same, stored as q4 (unpacking included).
     pub mac_q4: VectorCost,
-    /// Element-wise f32 operation, copy, reduction.
+    /// Element-wise operation on f32 (of what it writes; a reduction: of what it reads), copy, reduction.
     pub vector: VectorCost,
+    /// The same on f16 and bf16.
+    pub vector_f16: VectorCost,
     /// Exponential, reciprocal, square root, sine: one element-wise function.
     pub special: VectorCost,
     /// Cycles to start any instruction that does not communicate.
     pub instruction_cycles: u32,
     /// Cycles of software before the first wavelet of a message is sent, received or relayed.
     pub message_cycles: u32,
+    /// Cycles that a relay of a half format takes beyond one of f32: two elements are unpacked before and
+    /// packed after they are combined.
+    pub pack_cycles: u32,
+    /// Cycles of the vendor's collective library from a call to its first vector instruction.
+    pub library_call_cycles: u32,
     /// Cycles a core spends per wavelet received or relayed; 1 is the fabric's own rate.
     pub wavelet_cycles: u32,
-    /// Cycles to bind a queue to a color: per color a PE uses in a phase and did not use in the phase before.
+    /// Cycles to bind a queue to a color: per color a PE uses in a phase and did not use in the last
+    /// phase in which it communicated (the last one of the program before the first).
     pub color_bind_cycles: u32,
+    /// Cycles to rewrite the route of a color in a PE's router at run time.
+    pub route_switch_cycles: u32,
     /// Cycles to wake for a phase (task switch), on every PE with a program in it.
     pub task_switch_cycles: u32,
     /// Least cycles of one multiply-accumulate of a scalar with a vector inside a `Gemm`'s loops.
@@ -349,7 +359,15 @@ impl Core {
         }
     }
 
-    fn vector_costs(&self) -> [(&'static str, VectorCost); 7] {
+    /// The cost of an element-wise operation on a storage; quantised storage is read as f32.
+    pub fn vector(&self, storage: Storage) -> VectorCost {
+        match storage {
+            Storage::F16 | Storage::BF16 => self.vector_f16,
+            Storage::F32 | Storage::Q8 | Storage::Q4 => self.vector,
+        }
+    }
+
+    fn vector_costs(&self) -> [(&'static str, VectorCost); 8] {
         [
             ("core.mac_f32", self.mac_f32),
             ("core.mac_f16", self.mac_f16),
@@ -357,6 +375,7 @@ impl Core {
             ("core.mac_q8", self.mac_q8),
             ("core.mac_q4", self.mac_q4),
             ("core.vector", self.vector),
+            ("core.vector_f16", self.vector_f16),
             ("core.special", self.special),
         ]
     }

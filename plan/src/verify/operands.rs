@@ -27,6 +27,7 @@ impl Operands {
         let mut o = Operands::default();
         match *instr {
             Instr::Fill { dst, .. } => o.write = Some(dst),
+            Instr::Software { .. } => {}
             Instr::Copy { dst, src }
             | Instr::Reduce { dst, src, .. }
             | Instr::ArgMax { dst, src, .. } => (o.write, o.reads) = (Some(dst), vec![src]),
@@ -194,6 +195,8 @@ impl Checker<'_> {
 
     fn lengths(&self, instr: &Instr) -> Result<(), String> {
         match *instr {
+            Instr::Software { cycles: 0..=1_000_000 } => Ok(()),
+            Instr::Software { cycles } => Err(format!("{cycles} cycles of software")),
             Instr::Copy { dst, src } | Instr::Unary { dst, src, .. } => same(dst.len, src.len),
             Instr::Part { parts: 0, .. } => Err("cut into no pieces".to_owned()),
             Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {

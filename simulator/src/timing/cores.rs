@@ -292,7 +292,7 @@ impl<'a> Cores<'a> {
             self.out.work.active_cycles += u64::from(run.n) * u64::from(w);
             at.0 = run.served(at.0, w, |part| {
                 if let Some(output) = output {
-                    emitted.push((output, part));
+                    emitted.push((output, part.later(step.latency)));
                 }
             });
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use plan::target::cost::instruction_cycles;
+use plan::target::cost::{instruction_cycles, relay_latency_cycles};
 use plan::{Instr, Plan, Point, Port, Region, Target, Template, TemplateMap};
 
 use crate::error::{SimError, Waiting};
@@ -56,11 +56,13 @@ pub struct Step {
     pub cycles: u64,
     /// The microthread in which its message runs.
     pub thread: Option<u8>,
+    /// Of a relay: cycles from the end of a wavelet to its result on the ramp.
+    pub latency: u64,
 }
 
 impl Step {
     fn local(phase: u16, cycles: u64) -> Self {
-        Step { kind: StepKind::Local, phase, wavelets: 0, cycles, thread: None }
+        Step { kind: StepKind::Local, phase, wavelets: 0, cycles, thread: None, latency: 0 }
     }
 }
 
@@ -371,6 +373,10 @@ impl<'a> Builder<'a> {
         };
         let mut phase_starts = Vec::new();
         let mut bound: Vec<plan::Color> = Vec::new();
+        // A program runs token after token: it starts with what its end left bound.
+        for program in parts.clone() {
+            phase_overhead(self.target, program, &mut bound);
+        }
         for (phase, program) in parts.enumerate() {
             phase_starts.push(compiler.steps.len() as u32);
             compiler.phase = phase as u16;
@@ -429,6 +435,7 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
                     (None, Some(b)) => StepKind::Send(color(b)),
                     (None, None) => StepKind::Local,
                 };
+                step.latency = relay_latency_cycles(self.target, instr);
                 step.wavelets = c.wire.wavelets(c.len.elements(self.tokens)) as u32;
                 step.thread = thread.take();
                 if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
@@ -466,7 +473,7 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
 }
 
 /// Task switch and queue binding at the start of a phase; `bound` are the colors of the last phase
-/// with a program.
+/// that communicated.
 pub fn phase_overhead(target: &Target, program: &[Instr], bound: &mut Vec<plan::Color>) -> u64 {
     if program.is_empty() {
         return 0;
@@ -476,6 +483,8 @@ pub fn phase_overhead(target: &Target, program: &[Instr], bound: &mut Vec<plan::
     colors.sort_unstable();
     colors.dedup();
     let fresh = colors.iter().filter(|c| !bound.contains(c)).count() as u64;
-    *bound = colors;
+    if !colors.is_empty() {
+        *bound = colors;
+    }
     u64::from(target.core.task_switch_cycles) + fresh * u64::from(target.core.color_bind_cycles)
 }

@@ -66,7 +66,7 @@ fn parts(
         time.distance = u64::from(target.fabric.hop_cycles) * u64::from(comm.hops);
         time.relay = w * depth;
         time.fixed += 2 * u64::from(target.fabric.ramp_cycles) * depth
-            + u64::from(target.core.message_cycles);
+            + u64::from(target.core.message_cycles) * u64::from(comm.messages);
     }
     time.cycles = time.compute + time.payload + time.distance + time.relay + time.fixed;
     time

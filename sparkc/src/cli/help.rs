@@ -53,7 +53,10 @@ Examples:
   sparkc simulate model.wplan --model models/tinypy --tokens 1 --logits out.safetensors
   sparkc simulate tinypy.sparkc --tokens 1,2 --trace trace.json
   sparkc simulate tinypy.sparkc --requests 32 --prompt-length 128 -n 256
-  sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --cols 4096";
+  sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --n 4096
+  sparkc simulate --kernel meshgemv --target wse3 --grid 360 --tile 24 --group-size 15 --json
+  sparkc simulate --kernel decode-layer --target wse2 --grid 420 --d 10 --s 10 --f 35 --groups 20
+  sparkc simulate --kernel reduce --algo two-phase --target wse2 --pes 64 --length 32";
 
 /// `eval`.
 pub const EVAL: &str = "\

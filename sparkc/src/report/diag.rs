@@ -156,11 +156,14 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
     if let Some(error) = cause.downcast_ref::<KernelError>() {
         let (exit, advice) = match error {
             KernelError::Unknown { .. } => (Exit::BadInput, "one of those"),
-            KernelError::Region { .. } => (Exit::DoesNotFit, "a smaller --region"),
+            KernelError::Region { .. } => (Exit::DoesNotFit, "a smaller region or grid"),
             KernelError::Sram { .. } => {
-                (Exit::DoesNotFit, "a larger --region, or smaller --k and --cols")
+                (Exit::DoesNotFit, "a larger region or grid, or smaller sizes per tile")
             }
+            KernelError::Star { .. } => (Exit::DoesNotFit, "--algo chain, tree or two-phase"),
+            KernelError::Group { .. } => (Exit::BadInput, "a group size that divides the grid"),
             KernelError::Empty { .. } => (Exit::BadInput, "sizes of at least 1"),
+            KernelError::Extent { .. } => (Exit::BadInput, "smaller sizes"),
         };
         return Some(Explained::new(exit).advise(advice));
     }

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Cycles of `sparkc simulate --kernel` beside the hardware measurements that calibrate the presets.
+
+    cargo build --release && scripts/calibrate.py [--sparkc PATH] [--fit TARGET] [--json]
+
+Prints each measurement, what the simulator says and the difference. With --fit it also looks for better
+values of the constants of plan/targets/TARGET.toml that are marked [cal] there: Gauss-Newton over the
+relative differences, each constant kept near its present value by a weak prior, because there are hardly
+more measurements than constants. It changes no file: a constant is rounded and written down by hand, with
+its reason beside it.
+
+Measurements: cycles on hardware at fp16, from the published runs of WaferLLM (OSDI 2025) on a WSE-2 and of
+its kernels on a WSE-3, one run each, about 1 % from run to run. Nothing else was used.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def mesh(grid, tile):
+    return ["meshgemv", "--grid", grid, "--tile", tile, "--group-size", 15]
+
+
+def chain(grid, tile):
+    return ["chain-gemv", "--grid", grid, "--tile", tile]
+
+
+def decode(grid, d, s, f, groups):
+    return ["decode-layer", "--grid", grid, "--d", d, "--s", s, "--f", f, "--groups", groups]
+
+
+# Target, kernel with its sizes, measured cycles.
+POINTS = [
+    ("wse3", mesh(120, 36), 1026.0),
+    ("wse3", mesh(120, 72), 2333.0),
+    ("wse3", mesh(120, 120), 5305.0),
+    ("wse3", mesh(360, 12), 1190.2),
+    ("wse3", mesh(360, 24), 1356.7),
+    ("wse3", mesh(600, 8), 1738.4),
+    ("wse3", mesh(600, 24), 1951.9),
+    ("wse3", chain(120, 6), 3035.2),
+    ("wse3", chain(360, 6), 6594.5),
+    ("wse3", decode(360, 12, 12, 40, 20), 15139.1),
+    ("wse3", decode(660, 13, 7, 45, 22), 22621.1),
+    # 2699.9 tokens/s at 1.1 GHz through 32 layers.
+    ("wse2", decode(420, 10, 10, 35, 20), 1.1e9 / 2699.9 / 32),
+]
+
+
+class Simulator:
+    def __init__(self, sparkc):
+        self.sparkc = sparkc
+
+    def cycles(self, target, kernel):
+        words = ["simulate", "--kernel", *map(str, kernel), "--target", str(target), "--json"]
+        run = subprocess.run([self.sparkc, *words], capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(run.stderr)
+        return json.loads(run.stdout)["cycles"]
+
+
+def table(simulator, points):
+    rows = []
+    for target, kernel, measured in points:
+        found = simulator.cycles(target, kernel)
+        rows.append({
+            "target": target,
+            "kernel": " ".join(map(str, kernel)),
+            "measured": round(measured, 1),
+            "simulated": found,
+            "percent": round(100 * (found / measured - 1), 2),
+        })
+    return rows
+
+
+def constants(text):
+    """Name and value of each constant marked [cal]; of a vector cost its setup and per_group."""
+    found = {}
+    for line in text.splitlines():
+        match = re.match(r"(\w+) = ([^#]+)#.*\[cal\]", line)
+        if not match:
+            continue
+        name, value = match.group(1), match.group(2).strip()
+        if value.startswith("{"):
+            for part in ("setup", "per_group"):
+                found[f"{name}.{part}"] = float(re.search(part + r" = ([\d.]+)", value).group(1))
+        else:
+            found[name] = float(value)
+    return found
+
+
+def with_constants(text, values):
+    for key, value in values.items():
+        name, _, part = key.partition(".")
+        if part:
+            pattern = rf"(?m)^({name} = .*?{part} = )[\d.]+"
+            text = re.sub(pattern, rf"\g<1>{max(value, 0):.4f}", text)
+        else:
+            text = re.sub(rf"(?m)^({name} = )[\d.]+", rf"\g<1>{max(round(value), 0)}", text)
+    return text
+
+
+def fit(simulator, name, rounds=4, prior=0.02):
+    import numpy
+
+    text = (ROOT / "plan" / "targets" / f"{name}.toml").read_text()
+    points = [p for p in POINTS if p[0] == name]
+    start = constants(text)
+    keys = list(start)
+    # Whole cycles only move in steps of one, so differences are taken over a quarter of the value.
+    step = {k: max(0.25 * start[k], 1.0 if "." not in k else 0.1) for k in keys}
+
+    def residuals(values):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(with_constants(text, values))
+            file.flush()
+            return numpy.array([simulator.cycles(file.name, k) / m - 1 for _, k, m in points])
+
+    values = dict(start)
+    for _ in range(rounds):
+        base = residuals(values)
+        columns = [(residuals({**values, k: values[k] + step[k]}) - base) / step[k] for k in keys]
+        slope = numpy.stack(columns, axis=1) * numpy.array([step[k] for k in keys])
+        here = numpy.array([(values[k] - start[k]) / step[k] for k in keys])
+        left = numpy.concatenate([slope, prior * numpy.eye(len(keys))])
+        right = numpy.concatenate([-base, -prior * here])
+        move = numpy.linalg.lstsq(left, right, rcond=None)[0]
+        values = {k: max(values[k] + m * step[k], 0) for k, m in zip(keys, move)}
+    return values, residuals(values)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    args.add_argument("--sparkc", default=str(ROOT / "target" / "release" / "sparkc"))
+    args.add_argument("--fit", metavar="TARGET")
+    args.add_argument("--json", action="store_true")
+    args = args.parse_args()
+    simulator = Simulator(args.sparkc)
+    rows = table(simulator, POINTS)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for r in rows:
+            print(f"{r['target']}  {r['kernel']:<58} {r['measured']:>9} {r['simulated']:>7} {r['percent']:>+7.2f} %")
+        errors = [abs(r["percent"]) for r in rows]
+        print(f"mean {sum(errors) / len(errors):.2f} %, largest {max(errors):.2f} %")
+    if args.fit:
+        values, left = fit(simulator, args.fit)
+        for key, value in values.items():
+            print(f"  {key:<24} {value:.3f}")
+        print("  left:", " ".join(f"{100 * r:+.2f}" for r in left), "%")
+
+
+if __name__ == "__main__":
+    main()
