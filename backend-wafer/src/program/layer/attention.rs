@@ -1,0 +1,301 @@
+//! Attention of a layer: q, k and v, their norms and rotation, scores, softmax, values, output projection.
+//!
+//! Heads live in cells of columns, cached tokens over the rows: scores reduce inside a cell, softmax
+//! and values along columns. Leaves x complete but for what the next phase does first.
+
+use plan::{
+    Affine, AttentionShape, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope, Instr,
+    KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Slice, Span, Storage, UnaryOp,
+};
+
+use super::residual::column_roles;
+use super::{EARLY_ELEMENTS, Layer};
+use crate::WaferError;
+use crate::partition::{Norm, WeightRef};
+use crate::program::builder::{TemplateBuilder, Vector};
+use crate::program::linear::{multiply, normed_mat_vec, scale, scale_by, whole};
+use crate::program::pins::{only_piece, vector_buffer};
+use crate::route::tree::{Message, Reach};
+
+impl Layer<'_> {
+    /// Phases up to the output projection; returns what completes x.
+    pub(super) fn attention(&mut self) -> Result<Vec<Instr>, WaferError> {
+        let spec = self.spec;
+        let heads = self.shape.heads;
+        let (q_len, kv_len) = (heads.q_heads() * heads.dim(), heads.kv_heads * heads.dim());
+        let n = q_len + 2 * kv_len;
+        let buffer = self.b.vector("qkv", n + 1).buffer;
+        let qkv = Vector { buffer, len: Len::of(n) };
+        let (q, k) = (qkv.part(0, q_len), qkv.part(q_len, kv_len));
+        let v = qkv.part(q_len + kv_len, kv_len);
+        let tilings = [heads.q_heads(), heads.kv_heads, heads.kv_heads].map(|n| self.heads(n));
+        let blocks = [(&spec.q, tilings[0]), (&spec.k, tilings[1]), (&spec.v, tilings[2])];
+        let norm = (&spec.attention_norm, spec.hidden);
+        let input = (self.hidden_rows(), self.x, self.shape.width);
+        let output = (qkv, self.shape.height);
+        let work = normed_mat_vec(&mut self.b, "qkv", norm, &blocks, input, output)?;
+        let tree = self.trees.columns;
+        let message = Message { data: work.message, combine: Combine::Add };
+        let columns = self.head_columns();
+        self.b.reduce_phase("qkv", &work.before, (&tree, message, Reach::All), columns);
+        let mut program = vec![work.rsqrt];
+        program.extend(work.finish);
+        let mut program = self.head_norms(program, q, k)?;
+        let both = qkv.part(0, q_len + kv_len);
+        // Half of the scores' factor on q and half on k costs nothing where both are rotated.
+        let half = Some(spec.score_scale).filter(|s| *s > 0.0).map(f64::sqrt);
+        match (self.rotate(both, heads.q_heads() + heads.kv_heads, half.unwrap_or(1.0)), half) {
+            (Some(rotation), Some(_)) => program.push(rotation),
+            (rotation, _) => {
+                program.extend(rotation);
+                if spec.score_scale != 1.0 {
+                    program.push(scale(q, spec.score_scale));
+                }
+            }
+        }
+        self.scores(program, q, k, v)
+    }
+
+    /// Phase: sums of squares of each q and k head; what follows it normalises them.
+    fn head_norms(
+        &mut self,
+        before: Vec<Instr>,
+        q: Slice,
+        k: Slice,
+    ) -> Result<Vec<Instr>, WaferError> {
+        let spec = self.spec;
+        let heads = self.shape.heads;
+        let normed: Vec<(&Norm, Slice, u32, &str)> = [
+            (&spec.q_norm, q, heads.q_heads(), "q-gain"),
+            (&spec.k_norm, k, heads.kv_heads, "k-gain"),
+        ]
+        .into_iter()
+        .filter_map(|(norm, data, n, name)| Some((norm.as_ref()?, data, n, name)))
+        .collect();
+        if normed.is_empty() {
+            return Ok(before);
+        }
+        let total = normed.iter().map(|n| n.2).sum();
+        let sums = self.b.vector("head-squares", total);
+        let mut before = before;
+        let mut after = Vec::new();
+        let mut first = 0;
+        for (norm, data, n, name) in normed {
+            let part = sums.part(first, n);
+            first += n;
+            before.push(Instr::Reduce { op: ReduceOp::SumSquares, dst: part, src: data });
+            let op = UnaryOp::RsqrtMean { count: heads.head_dim, eps: norm.eps };
+            after.push(Instr::Unary { op, dst: part, src: part });
+            after.push(scale_by(data, part));
+            if let Some(gain) = &norm.gain {
+                let buffer = vector_buffer(&mut self.b, name, heads.dim());
+                let copies = Some(self.shape.height * heads.groups);
+                // One head's tiling without the head index: the same gain for every head.
+                pin_head_vector(&mut self.b, gain, heads, buffer, copies)?;
+                for h in 0..n {
+                    let offset = data.offset + h * heads.dim();
+                    let head = Slice { buffer: data.buffer, offset, len: Len::of(heads.dim()) };
+                    after.push(multiply(head, whole(buffer, heads.dim())));
+                }
+            }
+        }
+        let tree = self.trees.groups;
+        let message = Message { data: sums.all(), combine: Combine::Add };
+        let columns = self.head_columns();
+        self.b.reduce_phase("head-norm", &before, (&tree, message, Reach::All), columns);
+        Ok(after)
+    }
+
+    /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
+    /// The results are multiplied by `factor`.
+    fn rotate(&mut self, data: Slice, n: u32, factor: f64) -> Option<Instr> {
+        let rope = self.spec.rope.as_ref()?;
+        let heads = self.shape.heads;
+        let pairs = heads.head_dim as usize / 2;
+        let weight = WeightRef {
+            name: format!("{}.inverse_frequencies", self.spec.name),
+            dtype: tensor::DType::F32,
+            shape: vec![pairs],
+        };
+        let table = rope.inverse_frequencies(1);
+        let copies = self.shape.height * heads.groups;
+        let weight = self.b.declare(&weight, copies, Some(table));
+        let buffer = vector_buffer(&mut self.b, "inverse-frequencies", heads.half);
+        let first_pair = Affine { xr: i64::from(heads.half), ..Affine::default() };
+        let limit = Affine::constant(pairs as i64);
+        self.b.pin(Pin {
+            weight,
+            predicate: Predicate::everywhere().and_x(Clause::range(0, heads.columns())),
+            axis0: Span::whole(1),
+            axis1: Span { start: first_pair, len: heads.half, limit },
+            buffer,
+            at: (0, 0),
+            transposed: false,
+            gain: None,
+            scale: 1.0,
+        });
+        let dynamic = match rope.scaling {
+            ir::RopeScaling::Dynamic { factor, original } => Some(DynamicRope {
+                theta: rope.theta.get(),
+                factor: factor.get(),
+                original: original as u32,
+                dim: rope.dim as u32,
+                first_pair,
+            }),
+            _ => None,
+        };
+        Some(Instr::Rope {
+            data,
+            heads: n,
+            half: heads.half,
+            inv_freq: whole(buffer, heads.half),
+            scale: (f64::from(rope.attention_factor()) * factor) as f32,
+            dynamic,
+        })
+    }
+
+    /// Phases: scores, softmax, values, output projection.
+    fn scores(
+        &mut self,
+        mut program: Vec<Instr>,
+        q: Slice,
+        k: Slice,
+        v: Slice,
+    ) -> Result<Vec<Instr>, WaferError> {
+        let heads = self.shape.heads;
+        let (slots, requests) = (self.shape.slots, self.shape.requests);
+        let q_heads = heads.q_heads();
+        let storage = Storage::from_dtype(self.spec.cache).unwrap_or(Storage::F32);
+        let cache = |b: &mut TemplateBuilder, name: &str| {
+            let size = (slots * requests, heads.kv_heads * heads.dim());
+            b.buffer(name, BufferRole::KvCache, storage, size)
+        };
+        let (k_cache, v_cache) = (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"));
+        self.b.kv(KvLayout {
+            first_row: 0,
+            rows: self.shape.height,
+            slots,
+            window: self.spec.window.map(|w| w as u32),
+            requests,
+        });
+        let shape =
+            AttentionShape { kv_heads: heads.kv_heads, q_per_kv: heads.q_per_kv, dim: heads.dim() };
+        let buffer = self.b.vector("scores", q_heads * slots).buffer;
+        let scores = Slice { buffer, offset: 0, len: Len::kv(q_heads) };
+        program.push(Instr::KvAppend { cache: k_cache, src: k });
+        program.push(Instr::KvAppend { cache: v_cache, src: v });
+        program.push(Instr::Scores { shape, dst: scores, q, k: k_cache });
+        let columns = self.head_columns();
+        let add = |data| Message { data, combine: Combine::Add };
+        let tree = self.trees.groups;
+        self.b.reduce_phase("scores", &program, (&tree, add(scores), Reach::All), columns);
+
+        let max = self.b.vector("score-max", q_heads);
+        let program = [Instr::Reduce { op: ReduceOp::Max, dst: max.all(), src: scores }];
+        let tree = self.trees.columns;
+        let message = Message { data: max.all(), combine: Combine::Max };
+        self.b.reduce_phase("softmax-max", &program, (&tree, message, Reach::All), columns);
+
+        let (p, mut program) = self.exponentials(scores, max.all());
+
+        // Values and the softmax denominators travel in one message.
+        let o_len = q_heads * heads.dim();
+        let values = self.b.vector("values", o_len + q_heads);
+        let (o, sums) = (values.part(0, o_len), values.part(o_len, q_heads));
+        program.push(Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: p });
+        program.push(Instr::AttendValues { shape, dst: o, p, v: v_cache });
+        let tree = self.trees.columns;
+        let message = add(values.all());
+        self.b.reduce_phase("values", &program, (&tree, message, Reach::All), columns);
+        let divide =
+            vec![Instr::Unary { op: UnaryOp::Recip, dst: sums, src: sums }, scale_by(o, sums)];
+        self.output_projection(divide, o)
+    }
+
+    /// exp(scores - max), the same on all columns of a cell: shared by them in a phase of its own
+    /// where that pays. Returns where they are and what the next phase does first.
+    fn exponentials(&mut self, scores: Slice, max: Slice) -> (Slice, Vec<Instr>) {
+        let heads = self.shape.heads;
+        let b = Operand::PerSegment(max);
+        let alone = Instr::Binary { op: BinaryOp::ExpSub, dst: scores, a: scores, b };
+        let size = heads.q_heads() * self.shape.slots;
+        let buffer = self.b.vector("probabilities", size).buffer;
+        let p = Slice { buffer, ..scores };
+        let op = PartOp::Binary(BinaryOp::ExpSub);
+        let part = Affine { xr: 1, ..Affine::default() };
+        let zero = Instr::Fill { dst: p, value: 0.0 };
+        let mut piece = vec![Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width }];
+        let early = size <= EARLY_ELEMENTS;
+        if !early {
+            piece.insert(0, zero.clone());
+        }
+        let tree = self.trees.groups;
+        if !self.share_pays(&[alone.clone()], &piece, &tree.comm(Reach::All, p.len)) {
+            self.b.forget(buffer);
+            return (scores, vec![alone]);
+        }
+        if early {
+            self.b.before_all(zero);
+        }
+        let message = Message { data: p, combine: Combine::Add };
+        let columns = self.head_columns();
+        self.b.reduce_phase("softmax", &piece, (&tree, message, Reach::All), columns);
+        (p, Vec::new())
+    }
+
+    fn output_projection(
+        &mut self,
+        divide: Vec<Instr>,
+        o: Slice,
+    ) -> Result<Vec<Instr>, WaferError> {
+        let spec = self.spec;
+        let k = self.heads(self.shape.heads.q_heads());
+        let work = self.residual_mat_vec("o", &spec.o, (k, o))?;
+        let y = work.y;
+        let after = |program: Vec<Instr>| divide.iter().cloned().chain(program).collect();
+        // Columns without heads take part in the reduction with zeros.
+        let (used, width) = (self.shape.heads.columns(), self.shape.width);
+        let zero = vec![Instr::Fill { dst: y.all(), value: 0.0 }];
+        let columns =
+            [(0, 1, after(work.first)), (1, used, after(work.others)), (used, width, zero)];
+        let tree = self.trees.rows;
+        let message = Message { data: y.all(), combine: Combine::Add };
+        let roles = column_roles(&columns, (&tree, message, Reach::All), width);
+        let comm = tree.comm_skewed(Reach::All, message.data.len, (self.skew(), self.target));
+        self.b.phase("attention-out", (comm.depth > 0).then_some(comm), roles);
+        Ok(work.after)
+    }
+}
+
+/// Pins a vector over the elements of one head, the same on all cells and rows.
+fn pin_head_vector(
+    b: &mut TemplateBuilder,
+    vector: &crate::partition::Matrix,
+    heads: crate::place::shape::HeadTiling,
+    buffer: BufferId,
+    copies: Option<u32>,
+) -> Result<(), WaferError> {
+    let piece = only_piece(vector)?.clone();
+    let weight = b.declare(&piece.weight, copies.unwrap_or(1), None);
+    let dim = i64::from(heads.head_dim);
+    for part in 0..2u32 {
+        let base = i64::from(part) * dim / 2;
+        let start = piece.from.1 as i64 + base;
+        b.pin(Pin {
+            weight,
+            predicate: Predicate::everywhere().and_x(Clause::range(0, heads.columns())),
+            axis0: Span::whole(1),
+            axis1: Span {
+                start: Affine { base: start, xr: i64::from(heads.half), ..Affine::default() },
+                len: heads.half,
+                limit: Affine::constant(start + dim / 2),
+            },
+            buffer,
+            at: (0, part * heads.half),
+            transposed: false,
+            gain: None,
+            scale: piece.scale as f32,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The program of a decoder layer on a rectangle of PEs, for one token.
+//!
+//! The activation vector is cut over rows and replicated along them. A mat-vec reads its input where
+//! it lies and reduces along the other axis, so axes alternate and nothing is ever re-laid out:
+//! q/k/v and gate/up reduce along columns, their norms with them; the output and down projections
+//! along rows. Heads live in cells of columns, so rotation is local and scores reduce inside a cell;
+//! cached tokens are dealt over the rows, so softmax and values reduce along columns.
+//! What a line of PEs would all compute alike (exponentials, activations) is shared: each PE does a
+//! piece and a short sum puts the pieces together, where that is cheaper than doing all of it.
+//! Seven reductions, eight with q/k norms, and up to two shares; each is a phase, and local work
+//! precedes it.
+
+mod attention;
+mod mlp;
+mod residual;
+
+use plan::target::cost::instruction_cycles;
+use plan::{Axis, CommShape, Instr, Len, Target};
+
+use super::builder::{Columns, Program, TemplateBuilder, Vector};
+use super::cost::comm_cycles;
+use super::pins::Tiling;
+use crate::WaferError;
+use crate::partition::LayerSpec;
+use crate::place::shape::LayerShape;
+use crate::route::palette;
+use crate::route::stream::{Entry, Exit, enter};
+use crate::route::tree::{Line, Reach, Tree};
+
+pub(super) use residual::leave;
+
+/// Shared vectors up to this length are zeroed while PEs wait for their input; longer ones, whose SRAM
+/// should serve other phases until then, just before they are used.
+const EARLY_ELEMENTS: u32 = 512;
+
+/// Everything the phases of a layer share.
+struct Layer<'a> {
+    b: TemplateBuilder,
+    spec: &'a LayerSpec,
+    shape: LayerShape,
+    trees: Trees,
+    target: &'a Target,
+    x: Vector,
+}
+
+/// Trees of one geometry share colors and therefore routes: their groups are chosen once, for the
+/// messages that weigh most.
+#[derive(Clone, Copy, Debug)]
+struct Trees {
+    columns: Tree,
+    rows: Tree,
+    groups: Tree,
+}
+
+impl Trees {
+    fn new(shape: LayerShape, target: &Target) -> Self {
+        let heads = shape.heads;
+        let columns =
+            Line { axis: Axis::Y, len: shape.height, per_cell: false, extent: shape.height };
+        let rows = Line { axis: Axis::X, len: shape.width, per_cell: false, extent: shape.width };
+        let groups =
+            Line { axis: Axis::X, len: heads.width, per_cell: true, extent: heads.columns() };
+        let candidates = Tree::candidates(columns, palette::column_tree());
+        let cost = |tree: &Tree| column_cycles(tree, shape, target);
+        Trees {
+            columns: candidates.into_iter().min_by_key(cost).expect("one group is always possible"),
+            rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
+            groups: Tree::best(
+                groups,
+                palette::group_tree(),
+                heads.q_heads() * shape.slots,
+                target,
+            ),
+        }
+    }
+}
+
+/// What the phases of a layer spend on a tree along columns: its four reductions, and the activation
+/// alone or shared by the tree's groups.
+fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
+    let heads = shape.heads;
+    let q = heads.q_heads() * heads.dim();
+    let kv = heads.kv_heads * heads.dim();
+    let messages = [q + 2 * kv + 1, heads.q_heads(), q + heads.q_heads(), 2 * shape.ffn_tile + 1];
+    let reduce = |&n: &u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
+    // Two special functions per element, whatever the activation.
+    let special = target.core.special;
+    let activate = |n: u32| 2 * (special.setup + special.per_group * f64::from(n)).ceil() as u64;
+    let members = tree.group_kinds().iter().map(|kind| kind.1).min().unwrap_or(1);
+    let shared = activate(shape.ffn_tile.div_ceil(members))
+        + comm_cycles(target, &tree.group_comm(Len::of(shape.ffn_tile)), 0);
+    messages.iter().map(reduce).sum::<u64>() + shared.min(activate(shape.ffn_tile))
+}
+
+/// The program of `spec` in `shape`, entered and left as given.
+///
+/// # Errors
+/// When a weight cannot be pinned.
+pub fn layer(
+    spec: &LayerSpec,
+    shape: LayerShape,
+    (entry, exit): (Entry, Exit),
+    name: String,
+    target: &Target,
+) -> Result<Program, WaferError> {
+    let mut b = TemplateBuilder::new(name, shape.width, shape.height, (shape.heads.width, 1));
+    let x = b.vector("x", shape.hidden_tile);
+    enter(&mut b, entry, x, (shape.width, shape.height));
+    let trees = Trees::new(shape, target);
+    let mut layer = Layer { b, spec, shape, trees, target, x };
+    let completed = layer.attention()?;
+    layer.mlp(completed, entry, exit)?;
+    Ok(layer.finish())
+}
+
+impl Layer<'_> {
+    fn finish(mut self) -> Program {
+        for tree in [self.trees.columns, self.trees.rows, self.trees.groups] {
+            self.b.routes(tree.routes());
+        }
+        self.b.routes(self.trees.columns.group_routes(palette::COLUMN_GROUP));
+        self.b.finish()
+    }
+
+    /// Cycles by which the last column gets x after the first.
+    fn skew(&self) -> u64 {
+        u64::from(self.target.fabric.hop_cycles) * u64::from(self.shape.width - 1)
+    }
+
+    fn all_columns(&self) -> Columns {
+        Columns { used: self.shape.width, width: self.shape.width }
+    }
+
+    fn head_columns(&self) -> Columns {
+        Columns { used: self.shape.heads.columns(), width: self.shape.width }
+    }
+
+    /// Cycles of local work at the last position.
+    fn cycles(&self, program: &[Instr]) -> u64 {
+        let of = |i| instruction_cycles(self.target, self.b.template(), i, self.shape.slots);
+        program.iter().map(of).sum()
+    }
+
+    /// Whether sharing work along a line pays: `alone` on every PE, or `piece` and `comm`.
+    fn share_pays(&self, alone: &[Instr], piece: &[Instr], comm: &CommShape) -> bool {
+        let software = u64::from(self.target.core.task_switch_cycles)
+            + 3 * u64::from(self.target.core.color_bind_cycles);
+        let shared = self.cycles(piece) + comm_cycles(self.target, comm, self.shape.slots);
+        comm.depth > 0 && shared + software < self.cycles(alone)
+    }
+
+    fn hidden_rows(&self) -> Tiling {
+        Tiling::Rows { tile: self.shape.hidden_tile, extent: self.spec.hidden as u32 }
+    }
+
+    fn heads(&self, heads: u32) -> Tiling {
+        Tiling::Heads { heads, tiling: self.shape.heads }
+    }
+}
