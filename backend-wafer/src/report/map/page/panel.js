@@ -142,11 +142,11 @@ function pinsOf(r, t, x, y) {
 }
 function cacheOf(t, y) {
   if (!t.kv) return [];
-  const {first, rows, slots, window} = t.kv, k = y - first;
+  const {first, rows, slots, window, requests} = t.kv, k = y - first, each = requests > 1 ? `, of each of ${number(requests)} requests` : "";
   const size = bytes(sramOf(t, "kv-cache"));
   if (k < 0 || k >= rows) return [heading("KV cache", size), h("p", {class: "soft"}, "This row caches no tokens.")];
   const last = window ? null : Math.min(P.model.context - 1, k + (slots - 1) * rows);
-  return [heading("KV cache", size), h("p", {}, `Tokens ${k}, ${k + rows}, ${k + 2 * rows}, … ${last === null ? `in a ring of ${slots} (window ${number(window)})` : `up to ${number(last)}: at most ${slots}`}.`)];
+  return [heading("KV cache", size), h("p", {}, `Tokens ${k}, ${k + rows}, ${k + 2 * rows}, … ${last === null ? `in a ring of ${slots} (window ${number(window)})` : `up to ${number(last)}: at most ${slots}`}${each}.`)];
 }
 function outputOf(r, t, x, y) {
   const out = [];
