@@ -116,6 +116,12 @@ impl Scratch {
         self.get(a + b).split_at_mut(a).into()
     }
 
+    /// Separate buffers of any content.
+    pub fn several<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
+        let mut rest = self.get(lengths.iter().sum());
+        lengths.map(|len| rest.split_off_mut(..len).expect("the sum of the lengths"))
+    }
+
     /// `len` words of any content.
     pub fn words(&mut self, len: usize) -> &mut [u32] {
         aligned(&mut self.words, len)

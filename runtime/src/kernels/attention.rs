@@ -1,26 +1,25 @@
-//! Causal grouped-query attention over keys and values that lie in a cache or in a buffer.
+//! Causal grouped-query attention as matrix products of tiles, with a running softmax.
 //!
-//! Each (token, head) is computed on its own: scores of the visible keys, softmax, weighted sum of
-//! the values, keys in order. So neither the split of a prompt nor threads change a bit.
+//! Keys and values lie in tiles (see `kv`), so that scores and weighted sums use the kernels of
+//! float weights. Keys come in blocks of 128 positions counted from 0. For each query a running
+//! maximum, sum and result are kept from block to block; all queries that read a key/value head
+//! share its widened block. Each query sees the same blocks in the same order whatever else is in
+//! the step: neither the split of a prompt nor threads change a bit.
 
-use super::{Kernels, norm};
-use crate::pool::Pool;
+use std::ops::Range;
+
+use super::Kernels;
+use super::kv::Tiles;
+use super::math::exp;
+use super::matmul::{FLOAT_TOKENS, PAIR};
+use super::pack::TILE;
+use super::portable::tree_sum;
+use crate::pool::{Columns, Pool, Scratch};
 
 /// Work (score multiplications) below which waking threads costs more than it saves.
 const THREAD_WORK: usize = 1 << 14;
-
-/// Keys or values `[S, heads, width]`, of any strides with adjacent elements.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
-    /// Elements, from the first head of the first token.
-    pub data: &'a [f32],
-    /// Key/value heads.
-    pub heads: usize,
-    /// Elements from head to head.
-    pub head_stride: usize,
-    /// Elements from token to token.
-    pub token_stride: usize,
-}
+/// Positions of a block of keys.
+pub(crate) const BLOCK: usize = 128;
 
 /// Extents and attributes.
 #[derive(Clone, Copy, Debug)]
@@ -39,53 +38,297 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
+impl AttentionShape {
+    /// The positions that token t of the step sees.
+    fn visible(&self, t: usize) -> Range<usize> {
+        let end = self.past + t + 1;
+        self.window.map_or(0, |w| end.saturating_sub(w))..end
+    }
+}
+
 /// `q[T, heads, key_width]` -> `out[T, heads, value_width]`.
 pub fn attention(
     kernels: &Kernels,
     pool: &Pool,
     shape: &AttentionShape,
     q: &[f32],
-    keys: Rows<'_>,
-    values: Rows<'_>,
+    keys: Tiles<'_>,
+    values: Tiles<'_>,
     out: &mut [f32],
 ) {
-    let AttentionShape { past, heads, key_width, value_width, scale, window } = *shape;
-    let group = heads / keys.heads;
+    let AttentionShape { past, heads, value_width, .. } = *shape;
+    let kv_heads = keys.tiling.heads;
+    let group = heads / kv_heads;
     let small = q.len() * (past + 1) < THREAD_WORK;
-    // Threads take heads, not tokens: later tokens see more keys and cost more.
-    pool.split_columns(out, heads * value_width, value_width, small, &|start, mut out, scratch| {
-        for t in 0..out.rows() {
-            let seen = past + t + 1;
-            let first = window.map_or(0, |w| seen.saturating_sub(w));
-            for (i, out) in out.row(t).chunks_exact_mut(value_width).enumerate() {
-                let head = start / value_width + i;
-                let kv = head / group;
-                let at = |r: Rows<'_>| kv * r.head_stride + first * r.token_stride;
-                let scores = scratch.get(seen - first);
-                let q = &q[(t * heads + head) * key_width..][..key_width];
-                let (k, v) = (&keys.data[at(keys)..], &values.data[at(values)..]);
-                (kernels.scores)(q, k, keys.token_stride, scale, scores);
-                norm::softmax(scores);
-                (kernels.mix)(scores, v, values.token_stride, out);
-            }
+    // Threads take heads, not tokens: later tokens see more keys and cost more. A key/value head is
+    // read once where there are enough of them.
+    let grain = group.div_ceil(pool.threads().div_ceil(kv_heads));
+    let all = heads * value_width;
+    pool.split_columns(out, all, grain * value_width, small, &|start, mut out, scratch| {
+        let first = start / value_width;
+        let end = first + out.width() / value_width;
+        let mut head = first;
+        while head < end {
+            let kv = head / group;
+            let heads = head..end.min((kv + 1) * group);
+            head = heads.end;
+            let queries = Queries { shape, q, heads, kv, first };
+            queries.run(kernels, keys, values, &mut out, scratch);
         }
     });
+}
+
+/// The queries of a step that read one key/value head: a row for each token and head.
+struct Queries<'a> {
+    shape: &'a AttentionShape,
+    q: &'a [f32],
+    heads: Range<usize>,
+    kv: usize,
+    /// Query head of the first column of the result.
+    first: usize,
+}
+
+/// Scratch of one part: what is kept per row, and the block at hand.
+struct Buffers<'a> {
+    /// Per block of rows: `[key_width][m]`.
+    q: &'a mut [f32],
+    /// Per block of rows: `[pairs of channel tiles][m][32]`.
+    sums: &'a mut [f32],
+    /// Per row: largest score so far, sum of the weights.
+    state: &'a mut [f32],
+    /// `[pairs of key tiles][key_width][32]`.
+    keys: &'a mut [f32],
+    /// `[pairs of channel tiles][BLOCK][32]`.
+    values: &'a mut [f32],
+    /// `[m][BLOCK]`.
+    scores: &'a mut [f32],
+    /// `[BLOCK][m]`.
+    weights: &'a mut [f32],
+    /// `[m][32]`.
+    products: &'a mut [f32],
+}
+
+impl Queries<'_> {
+    fn rows(&self) -> usize {
+        self.heads.len() * (self.q.len() / (self.shape.heads * self.shape.key_width))
+    }
+
+    /// Token and head of a row.
+    fn place(&self, row: usize) -> (usize, usize) {
+        (row / self.heads.len(), self.heads.start + row % self.heads.len())
+    }
+
+    fn run(
+        &self,
+        kernels: &Kernels,
+        keys: Tiles<'_>,
+        values: Tiles<'_>,
+        out: &mut Columns<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let (rows, shape) = (self.rows(), self.shape);
+        let pairs = shape.value_width.div_ceil(PAIR);
+        let mut b = self.buffers(pairs, scratch);
+        b.sums.fill(0.0);
+        for state in b.state.as_chunks_mut::<2>().0 {
+            *state = [f32::NEG_INFINITY, 0.0];
+        }
+        self.gather(b.q);
+        let last = shape.visible(self.place(rows - 1).0).end;
+        for block in shape.visible(0).start / BLOCK..last.div_ceil(BLOCK) {
+            let positions = block * BLOCK..last.min((block + 1) * BLOCK);
+            self.widen(kernels, keys, values, &positions, &mut b);
+            for first in (0..rows).step_by(FLOAT_TOKENS) {
+                let m = FLOAT_TOKENS.min(rows - first);
+                self.add_block(kernels, first..first + m, &positions, &mut b);
+            }
+        }
+        self.scatter(b.sums, b.state, out);
+    }
+
+    fn buffers<'b>(&self, pairs: usize, scratch: &'b mut Scratch) -> Buffers<'b> {
+        let (rows, width) = (self.rows(), self.shape.key_width);
+        let lengths = [
+            rows * width,
+            rows * pairs * PAIR,
+            rows * 2,
+            BLOCK * width,
+            BLOCK * pairs * PAIR,
+            FLOAT_TOKENS * BLOCK,
+            FLOAT_TOKENS * BLOCK,
+            FLOAT_TOKENS * PAIR,
+        ];
+        let [q, sums, state, keys, values, scores, weights, products] = scratch.several(lengths);
+        Buffers { q, sums, state, keys, values, scores, weights, products }
+    }
+
+    /// Interleaves the queries of each block of rows.
+    fn gather(&self, to: &mut [f32]) {
+        let width = self.shape.key_width;
+        for (b, block) in to.chunks_mut(FLOAT_TOKENS * width).enumerate() {
+            let m = block.len() / width;
+            for i in 0..m {
+                let (t, head) = self.place(b * FLOAT_TOKENS + i);
+                let q = &self.q[(t * self.shape.heads + head) * width..][..width];
+                for (to, &q) in block[i..].iter_mut().step_by(m).zip(q) {
+                    *to = q;
+                }
+            }
+        }
+    }
+
+    /// Widens the keys and values of a block of positions.
+    fn widen(
+        &self,
+        kernels: &Kernels,
+        keys: Tiles<'_>,
+        values: Tiles<'_>,
+        positions: &Range<usize>,
+        b: &mut Buffers<'_>,
+    ) {
+        let width = self.shape.key_width;
+        for i in 0..positions.len().div_ceil(TILE) {
+            let Some(tile) = keys.tile(self.kv, positions.start / TILE + i) else { break };
+            let to = &mut b.keys[i / 2 * width * PAIR + i % 2 * TILE..];
+            (kernels.widen)(keys.tiling.dtype, tile, 0, width, to, PAIR);
+        }
+        for i in 0..self.shape.value_width.div_ceil(TILE) {
+            let Some(tile) = values.tile(self.kv, i) else { break };
+            let to = &mut b.values[i / 2 * BLOCK * PAIR + i % 2 * TILE..];
+            let (first, n) = (positions.start, positions.len());
+            (kernels.widen)(values.tiling.dtype, tile, first, n, to, PAIR);
+        }
+    }
+
+    /// Adds a block of positions to the sums of up to `FLOAT_TOKENS` rows.
+    fn add_block(
+        &self,
+        kernels: &Kernels,
+        rows: Range<usize>,
+        positions: &Range<usize>,
+        b: &mut Buffers<'_>,
+    ) {
+        let (width, m) = (self.shape.key_width, rows.len());
+        // What the rows of the block see: later tokens see later positions.
+        let seen = |row: usize| self.shape.visible(self.place(row).0);
+        let end = seen(rows.end - 1).end.min(positions.end);
+        if end <= positions.start || seen(rows.start).start >= positions.end {
+            return;
+        }
+        let n = end - positions.start;
+        let q = &b.q[rows.start * width..rows.end * width];
+        for pair in 0..n.div_ceil(PAIR) {
+            let products = &mut b.products[..m * PAIR];
+            products.fill(0.0);
+            (kernels.micro)(&b.keys[pair * width * PAIR..][..width * PAIR], q, m, products);
+            for (i, products) in products.chunks_exact(PAIR).enumerate() {
+                b.scores[i * BLOCK + pair * PAIR..][..PAIR].copy_from_slice(products);
+            }
+        }
+        let pairs = self.shape.value_width.div_ceil(PAIR);
+        let sums = &mut b.sums[rows.start * pairs * PAIR..rows.end * pairs * PAIR];
+        let states = b.state[2 * rows.start..].as_chunks_mut::<2>().0;
+        for (i, (scores, state)) in b.scores.chunks_exact_mut(BLOCK).zip(states).take(m).enumerate()
+        {
+            let all = seen(rows.start + i);
+            let clip = |p: usize| p.clamp(positions.start, end) - positions.start;
+            let visible = clip(all.start)..clip(all.end);
+            let shrink = (kernels.soften)(scores, visible, self.shape.scale, state);
+            if shrink != 1.0 {
+                for pair in 0..pairs {
+                    let sums = &mut sums[(pair * m + i) * PAIR..][..PAIR];
+                    sums.iter_mut().for_each(|s| *s *= shrink);
+                }
+            }
+            for (to, &p) in b.weights[i..].iter_mut().step_by(m).zip(&scores[..n]) {
+                *to = p;
+            }
+        }
+        for pair in 0..pairs {
+            let values = &b.values[pair * BLOCK * PAIR..][..n * PAIR];
+            let sums = &mut sums[pair * m * PAIR..][..m * PAIR];
+            (kernels.micro)(values, &b.weights[..n * m], m, sums);
+        }
+    }
+
+    /// Divides by the sums of the weights and stores the results.
+    fn scatter(&self, sums: &[f32], state: &[f32], out: &mut Columns<'_>) {
+        let width = self.shape.value_width;
+        let pairs = width.div_ceil(PAIR);
+        let blocks = sums.chunks(FLOAT_TOKENS * pairs * PAIR);
+        for (b, sums) in blocks.enumerate() {
+            let m = sums.len() / (pairs * PAIR);
+            for i in 0..m {
+                let row = b * FLOAT_TOKENS + i;
+                let (t, head) = self.place(row);
+                let total = state[2 * row + 1];
+                let out = &mut out.row(t)[(head - self.first) * width..][..width];
+                for (pair, out) in out.chunks_mut(PAIR).enumerate() {
+                    for (o, s) in out.iter_mut().zip(&sums[(pair * m + i) * PAIR..]) {
+                        *o = s / total;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Turns the scores of one query and block into weights (zero where not visible), raises the running
+/// maximum and sum in `state`, and returns what earlier sums are multiplied by.
+#[inline(always)]
+pub(crate) fn soften(
+    scores: &mut [f32],
+    visible: Range<usize>,
+    scale: f32,
+    state: &mut [f32; 2],
+) -> f32 {
+    scores[..visible.start].fill(0.0);
+    scores[visible.end..].fill(0.0);
+    if visible.is_empty() {
+        return 1.0;
+    }
+    let [old, total] = *state;
+    let mut largest = old;
+    for s in &mut scores[visible.clone()] {
+        *s *= scale;
+        // A NaN score is in no comparison: it reaches the sum below.
+        largest = if *s > largest { *s } else { largest };
+    }
+    for s in &mut scores[visible] {
+        *s = exp(*s - largest);
+    }
+    let mut lanes = [0.0; TILE];
+    for block in scores.as_chunks::<TILE>().0 {
+        for (l, s) in lanes.iter_mut().zip(block) {
+            *l += s;
+        }
+    }
+    let shrink = exp(old - largest);
+    *state = [largest, total * shrink + tree_sum(lanes)];
+    shrink
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::Isa;
-    use tensor::{Rng, compare};
+    use crate::kernels::kv::{Across, Tiling};
+    use tensor::{DType, Rng, compare};
 
-    const KEYS: usize = 40;
+    const KEYS: usize = 320;
+    const PAST: usize = 300;
 
     fn shape(past: usize, window: Option<usize>) -> AttentionShape {
         AttentionShape { past, heads: 6, key_width: 20, value_width: 36, scale: 0.3, window }
     }
 
-    fn rows(data: &[f32], width: usize) -> Rows<'_> {
-        Rows { data, heads: 2, head_stride: width, token_stride: 2 * width }
+    fn tiles(across: Across, dtype: DType, data: &[f32], width: usize) -> (Tiling, Vec<u8>) {
+        let tiling = Tiling { across, dtype, heads: 2, capacity: KEYS, width };
+        let mut bytes = vec![0; tiling.bytes().unwrap()];
+        for (i, row) in data.chunks_exact(width).enumerate() {
+            tiling.write(&mut bytes, i % 2, i / 2, row);
+        }
+        (tiling, bytes)
     }
 
     /// The formula, in f64.
@@ -123,19 +366,30 @@ mod tests {
         let mut values = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f32>>();
         let (q, k, v) = (values(9 * 6 * 20), values(KEYS * 2 * 20), values(KEYS * 2 * 36));
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
-            for window in [None, Some(1), Some(7), Some(100)] {
+            let (kt, kb) = tiles(Across::Positions, DType::F32, &k, 20);
+            let (vt, vb) = tiles(Across::Channels, DType::F32, &v, 36);
+            let keys = Tiles { tiling: kt, bytes: &kb };
+            let values = Tiles { tiling: vt, bytes: &vb };
+            for (past, window) in [
+                (PAST, None),
+                (PAST, Some(1)),
+                (PAST, Some(7)),
+                (PAST, Some(180)),
+                (0, None),
+                (120, None),
+            ] {
                 let run = |threads: usize, step: usize| {
                     let pool = Pool::new(threads).unwrap();
                     let mut out = vec![0.0; 9 * 6 * 36];
                     let parts = q.chunks(step * 120).zip(out.chunks_mut(step * 216));
                     for (i, (q, out)) in parts.enumerate() {
-                        let s = shape(11 + i * step, window);
-                        attention(&kernels, &pool, &s, q, rows(&k, 20), rows(&v, 36), out);
+                        let s = shape(past + i * step, window);
+                        attention(&kernels, &pool, &s, q, keys, values, out);
                     }
                     out
                 };
                 let whole = run(1, 9);
-                let formula = expected(&shape(11, window), &q, &k, &v);
+                let formula = expected(&shape(past, window), &q, &k, &v);
                 let error = compare::relative_to_max(&whole, &formula);
                 assert!(error < 1e-5, "{} window {window:?}: {error}", kernels.isa);
                 for (threads, step) in [(1, 1), (2, 9), (3, 4), (4, 1)] {

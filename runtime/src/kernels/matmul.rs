@@ -14,9 +14,9 @@ use tensor::DType;
 /// Columns widened at a time: 2 tiles of them are 64 KiB of the second-level cache.
 const BLOCK: usize = 512;
 /// Tokens whose sums for two tiles fit the registers of AVX-512.
-const FLOAT_TOKENS: usize = 12;
+pub(crate) const FLOAT_TOKENS: usize = 12;
 /// Two tiles.
-const PAIR: usize = 2 * TILE;
+pub(crate) const PAIR: usize = 2 * TILE;
 /// Elements below which one thread makes them integers.
 const THREAD_ELEMENTS: usize = 1 << 14;
 /// Multiplications below which waking threads costs more than it saves.

@@ -3,8 +3,8 @@
 //! Contract: the value of one result element is a fixed expression of its inputs. It does not depend
 //! on how many tokens share a step, on tiles, batches or threads. So a prompt fed whole or token by
 //! token, on any number of threads, gives the same bits on one instruction set. Sums over the inner
-//! extent of a matrix product run column by column in one accumulator; sums of norms, softmax and
-//! attention scores run in 16 lanes that are added in a fixed tree.
+//! extent of a matrix product run column by column in one accumulator; sums of norms and softmax run
+//! in 16 lanes that are added in a fixed tree.
 //!
 //! An instruction set is a [`Kernels`] table, handed out only where the machine has it.
 
@@ -16,6 +16,7 @@ mod activation;
 mod arch;
 pub mod attention;
 pub mod elementwise;
+pub mod kv;
 pub mod math;
 pub mod matmul;
 pub mod norm;
@@ -108,10 +109,8 @@ pub struct Kernels {
     /// Adds to `acc[m][32]` a panel times the groups of x from `first` on: per group the exact
     /// integer times the product of the scales, then sum times minimum, in order.
     integer_micro: fn(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]),
-    /// `out[j] = scale * dot(q, keys[j])`, keys `stride` apart.
-    scores: fn(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]),
-    /// `out[e] = sum_j p[j] * values[j][e]`, values `stride` apart.
-    mix: fn(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]),
+    /// See [`attention::soften`].
+    soften: fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32,
 }
 
 impl Kernels {

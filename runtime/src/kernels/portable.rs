@@ -17,8 +17,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     integer_gemv: None,
     unpack: panel::unpack,
     integer_micro,
-    scores,
-    mix,
+    soften: super::attention::soften,
 };
 
 /// Columns of two tiles.
@@ -92,28 +91,6 @@ fn dots(w: &[u8], words: &[u32], tokens: usize, t: usize) -> [i32; TILE] {
     sums
 }
 
-fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-    for (j, out) in out.iter_mut().enumerate() {
-        *out = scale * dot(q, &keys[j * stride..][..q.len()]);
-    }
-}
-
-/// Sum of products in 16 lanes, added in a fixed tree.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; TILE];
-    let (a, a_tail) = a.as_chunks::<TILE>();
-    let (b, b_tail) = b.as_chunks::<TILE>();
-    for (a, b) in a.iter().zip(b) {
-        for ((l, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *l += a * b;
-        }
-    }
-    for ((l, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
-        *l += a * b;
-    }
-    tree_sum(lanes)
-}
-
 /// The 16 lanes added as a balanced tree.
 #[inline]
 pub(super) fn tree_sum(mut lanes: [f32; TILE]) -> f32 {
@@ -123,13 +100,4 @@ pub(super) fn tree_sum(mut lanes: [f32; TILE]) -> f32 {
         }
     }
     lanes[0]
-}
-
-fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    out.fill(0.0);
-    for (j, &p) in p.iter().enumerate() {
-        for (o, v) in out.iter_mut().zip(&values[j * stride..]) {
-            *o += p * v;
-        }
-    }
 }

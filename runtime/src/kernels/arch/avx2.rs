@@ -3,13 +3,14 @@
 //! The order of additions is that of every instruction set: columns in order, one accumulator.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use tensor::DType;
 
 use super::super::activation::{Block, CODE_WORDS, Order, QUADS};
 use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
 use super::super::panel::{self, HEAD, Panel};
-use super::super::{Isa, Kernels};
+use super::super::{Isa, Kernels, attention};
 use super::{
     check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen, prefetch,
 };
@@ -28,8 +29,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         integer_gemv: None,
         unpack,
         integer_micro,
-        scores,
-        mix,
+        soften,
     })
 }
 
@@ -360,51 +360,12 @@ unsafe fn dots<const M: usize>(w: *const u8, x: *const u32, stride: usize) -> [[
     })
 }
 
-fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-    check_rows(keys, out.len(), stride, q.len());
-    for (j, out) in out.iter_mut().enumerate() {
-        // SAFETY: the features were detected before `scores` was handed out.
-        *out = scale * unsafe { dot(q, &keys[j * stride..][..q.len()]) };
-    }
+fn soften(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
+    // SAFETY: the features were detected before `soften` was handed out.
+    unsafe { soften_wide(scores, visible, scale, state) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sum = [_mm256_setzero_ps(); 2];
-    let (a, a_tail) = a.as_chunks::<TILE>();
-    let (b, b_tail) = b.as_chunks::<TILE>();
-    let mut lanes = [0f32; TILE];
-    // SAFETY: chunks and `lanes` have 16 elements.
-    unsafe {
-        for (a, b) in a.iter().zip(b) {
-            let (a, b) = (column_f32(a.as_ptr().cast(), 0), column_f32(b.as_ptr().cast(), 0));
-            sum = [_mm256_fmadd_ps(a[0], b[0], sum[0]), _mm256_fmadd_ps(a[1], b[1], sum[1])];
-        }
-        _mm256_storeu_ps(lanes.as_mut_ptr(), sum[0]);
-        _mm256_storeu_ps(lanes.as_mut_ptr().add(LANES), sum[1]);
-    }
-    for ((l, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
-        *l = a.mul_add(*b, *l);
-    }
-    super::super::portable::tree_sum(lanes)
-}
-
-fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    check_rows(values, p.len(), stride, out.len());
-    // SAFETY: the features were detected before `mix` was handed out; the values are checked.
-    unsafe { mix_all(p, values, stride, out) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn mix_all(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    for (e, out) in out.chunks_mut(2 * TILE).enumerate() {
-        let mut sums = [0f32; 2 * TILE];
-        for (j, &p) in p.iter().enumerate() {
-            let row = &values[j * stride + e * 2 * TILE..][..out.len()];
-            for (s, v) in sums.iter_mut().zip(row) {
-                *s = p.mul_add(*v, *s);
-            }
-        }
-        out.copy_from_slice(&sums[..out.len()]);
-    }
+fn soften_wide(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
+    attention::soften(scores, visible, scale, state)
 }

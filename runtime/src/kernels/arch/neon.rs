@@ -7,20 +7,12 @@ use std::arch::aarch64::*;
 use super::super::pack::{GROUP_COLUMNS, Packed, TILE, widen};
 use super::super::portable;
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_rows};
+use super::{check_gemv, check_micro};
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = std::arch::is_aarch64_feature_detected!("neon");
     // Integer products are those of the portable table: the compiler makes NEON of them.
-    found.then_some(Kernels {
-        isa: Isa::Neon,
-        gemv,
-        widen,
-        micro,
-        scores,
-        mix,
-        ..portable::KERNELS
-    })
+    found.then_some(Kernels { isa: Isa::Neon, gemv, widen, micro, soften, ..portable::KERNELS })
 }
 
 /// 16 lanes.
@@ -97,23 +89,6 @@ fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
                 add_products(&mut sum, w.as_ptr().add(half), 2 * TILE, x);
                 store(at, sum);
             }
-        }
-    }
-}
-
-fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-    check_rows(keys, out.len(), stride, q.len());
-    for (j, out) in out.iter_mut().enumerate() {
-        *out = scale * portable::dot(q, &keys[j * stride..][..q.len()]);
-    }
-}
-
-fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    check_rows(values, p.len(), stride, out.len());
-    out.fill(0.0);
-    for (j, &p) in p.iter().enumerate() {
-        for (o, v) in out.iter_mut().zip(&values[j * stride..]) {
-            *o = p.mul_add(*v, *o);
         }
     }
 }

@@ -4,12 +4,13 @@
 //! tiles (decode) or two tiles and twelve tokens (prefill) run side by side to hide the latency.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use tensor::DType;
 
 use super::super::activation::Order;
 use super::super::pack::{Packed, TILE};
-use super::super::{Isa, Kernels};
+use super::super::{Isa, Kernels, attention};
 use super::{check_gemv, check_micro, check_rows, check_widen, prefetch};
 
 mod integer;
@@ -29,8 +30,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         integer_gemv: Some(integer::gemv),
         unpack: integer::unpack,
         integer_micro: integer::micro,
-        scores,
-        mix,
+        soften,
     })
 }
 
@@ -206,89 +206,12 @@ unsafe fn micro_some<const M: usize>(w: &[f32], columns: usize, x: &[f32], acc: 
     }
 }
 
-fn scores(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-    check_rows(keys, out.len(), stride, q.len());
-    // SAFETY: the features were detected before `scores` was handed out; the keys are checked.
-    unsafe { scores_all(q, keys, stride, scale, out) }
+fn soften(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
+    // SAFETY: the features were detected before `soften` was handed out.
+    unsafe { soften_wide(scores, visible, scale, state) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn scores_all(q: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-    let tail = tail_mask(q.len());
-    for (j, out) in out.iter_mut().enumerate() {
-        let mut sum = _mm512_setzero_ps();
-        // SAFETY: key j lies within `keys`, as `scores` checked; the mask stops at the end of q.
-        unsafe {
-            let (q_at, key) = (q.as_ptr(), keys.as_ptr().add(j * stride));
-            let whole = q.len() / TILE * TILE;
-            for i in (0..whole).step_by(TILE) {
-                sum =
-                    _mm512_fmadd_ps(_mm512_loadu_ps(q_at.add(i)), _mm512_loadu_ps(key.add(i)), sum);
-            }
-            if tail != 0 {
-                let a = _mm512_maskz_loadu_ps(tail, q_at.add(whole));
-                let b = _mm512_maskz_loadu_ps(tail, key.add(whole));
-                sum = _mm512_fmadd_ps(a, b, sum);
-            }
-        }
-        *out = scale * _mm512_reduce_add_ps(sum);
-    }
-}
-
-fn tail_mask(len: usize) -> __mmask16 {
-    (1u32 << (len % TILE)).wrapping_sub(1) as __mmask16
-}
-
-fn mix(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    check_rows(values, p.len(), stride, out.len());
-    // SAFETY: the features were detected before `mix` was handed out; the values are checked.
-    unsafe { mix_all(p, values, stride, out) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn mix_all(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-    let width = out.len();
-    let mut e = 0;
-    while e < width {
-        // SAFETY: element e + 4 * 16 - 1 of each row is within the row; `mix` checked the rows.
-        if e + 4 * TILE <= width {
-            unsafe { mix_columns::<4>(p, values.as_ptr().add(e), stride, out.as_mut_ptr().add(e)) };
-            e += 4 * TILE;
-        } else if e + TILE <= width {
-            // SAFETY: as above for 16 elements.
-            unsafe { mix_columns::<1>(p, values.as_ptr().add(e), stride, out.as_mut_ptr().add(e)) };
-            e += TILE;
-        } else {
-            let tail = tail_mask(width);
-            let mut sum = _mm512_setzero_ps();
-            for (j, &p) in p.iter().enumerate() {
-                // SAFETY: the mask stops at the end of row j.
-                let v = unsafe { _mm512_maskz_loadu_ps(tail, values.as_ptr().add(j * stride + e)) };
-                sum = _mm512_fmadd_ps(_mm512_set1_ps(p), v, sum);
-            }
-            // SAFETY: the mask stops at the end of `out`.
-            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(e), tail, sum) };
-            e = width;
-        }
-    }
-}
-
-/// # Safety
-/// `U * 16` elements are readable in each of `p.len()` rows and writable in `out`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn mix_columns<const U: usize>(p: &[f32], values: *const f32, stride: usize, out: *mut f32) {
-    let mut sums = [_mm512_setzero_ps(); U];
-    // SAFETY: the caller vouches for rows and target.
-    unsafe {
-        for (j, &p) in p.iter().enumerate() {
-            let (p, row) = (_mm512_set1_ps(p), values.add(j * stride));
-            for (u, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_fmadd_ps(p, _mm512_loadu_ps(row.add(u * TILE)), *sum);
-            }
-        }
-        for (u, sum) in sums.into_iter().enumerate() {
-            _mm512_storeu_ps(out.add(u * TILE), sum);
-        }
-    }
+fn soften_wide(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
+    attention::soften(scores, visible, scale, state)
 }
