@@ -139,7 +139,7 @@ fn make_executable(_: &std::fs::File) -> io::Result<()> {
 
 fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
     let program = lowered.program;
-    let cache = program.caches.iter().map(|c| 4 * u64::from(c.heads) * u64::from(c.width));
+    let cache = program.caches.iter().map(|c| c.bytes_per_token());
     let calls = program.steps.iter().map(|step| match step {
         runtime::program::Step::Call(_) => 1,
         runtime::program::Step::Repeat(r) => u64::from(r.count) * r.calls.len() as u64,

@@ -1,15 +1,19 @@
 //! Makes the weight segment: evaluates each recipe and writes it in its layout, one at a time.
 //!
-//! Rows that a checkpoint stores as the kernels want them go from the mapped file to the output, tile
-//! by tile, with one tile in memory.
+//! Matrices packed by rows stream: a weight stays in its mapped file, and blocks of about a mebibyte
+//! of rows are quantised, packed and written in order, a few at a time on all cores. Pages that were
+//! read are given back to the system. So compiling takes the memory of some blocks, whatever the
+//! model, and the bytes do not depend on the number of cores.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::ops::Range;
 
 use ir::eval::{EvalOptions, eval_constant};
-use ir::{Module, WeightSource};
+use ir::{Graph, Module, Op, ValueId, WeightSource};
 use runtime::kernels::pack::{TILE, pack_tile};
 use runtime::program::Weight;
-use tensor::Tensor;
+use tensor::{DType, Tensor};
 
 use crate::error::CpuError;
 use crate::lower::{Form, Lowered, Recipe};
@@ -52,6 +56,9 @@ pub(crate) fn write_weights(
     Ok(())
 }
 
+/// Bytes of the rows of a block, about.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// Evaluates and writes one weight; returns its bytes.
 fn write_weight(
     module: &Module,
@@ -61,35 +68,110 @@ fn write_weight(
     out: &mut dyn Write,
 ) -> Result<u64, PackError> {
     let graph = recipe.block.map_or(&module.main, |id| module.block(id));
-    let options = EvalOptions::default();
-    let value = eval_constant(graph, recipe.value, recipe.layer, source, &options)
-        .map_err(|e| PackError::Cpu(e.into()))?;
-    // Evaluation may have widened a quantised value whose groups were cut.
-    let value = value
-        .cast(weight.dtype)
-        .map_err(|e| PackError::Cpu(CpuError::Internal { why: format!("{}: {e}", weight.name) }))?;
-    match recipe.form {
-        Form::Plain => {
-            out.write_all(value.bytes())?;
-            Ok(value.bytes().len() as u64)
+    let evaluate = |value: ValueId| {
+        let options = EvalOptions::default();
+        eval_constant(graph, value, recipe.layer, source, &options)
+            .map_err(|e| PackError::Cpu(e.into()))
+    };
+    if recipe.form == Form::Rows {
+        let (inner, mut dtypes) = rounding(graph, recipe.value);
+        let value = evaluate(inner)?;
+        dtypes.push(weight.dtype);
+        return Rows { value: &value, dtypes: &dtypes, name: &weight.name }.write(out);
+    }
+    let value = evaluate(recipe.value)?.cast(weight.dtype).map_err(|e| wrong(&weight.name, e))?;
+    if recipe.form == Form::Columns {
+        return write_columns(&value, out);
+    }
+    out.write_all(value.bytes())?;
+    Ok(value.bytes().len() as u64)
+}
+
+fn wrong(name: &str, error: impl std::fmt::Display) -> PackError {
+    PackError::Cpu(CpuError::Internal { why: format!("{name}: {error}") })
+}
+
+/// What a constant is made of by rounding alone, and the dtypes it is rounded to, in order: both
+/// keep rows apart.
+fn rounding(graph: &Graph, value: ValueId) -> (ValueId, Vec<DType>) {
+    let (mut inner, mut dtypes) = (value, Vec::new());
+    while let Some((_, node)) = graph.producer(inner) {
+        let (Op::Quantize(dtype) | Op::Cast(dtype)) = node.op else { break };
+        dtypes.push(dtype);
+        inner = node.operands[0];
+    }
+    dtypes.reverse();
+    (inner, dtypes)
+}
+
+/// A matrix `[N, K]` to be rounded and packed by rows.
+struct Rows<'a> {
+    value: &'a Tensor,
+    /// Rounded to each in turn; the last is what is packed.
+    dtypes: &'a [DType],
+    name: &'a str,
+}
+
+impl Rows<'_> {
+    /// Packs block by block on all cores; returns the bytes written.
+    fn write(&self, out: &mut dyn Write) -> Result<u64, PackError> {
+        let (rows, row_bytes) = self.extent()?;
+        let step = (BLOCK_BYTES / row_bytes.max(1)).next_multiple_of(TILE).max(TILE);
+        let blocks = (0..rows).step_by(step).map(|first| first..(first + step).min(rows));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut written = 0;
+        std::thread::scope(|scope| {
+            let mut pending = VecDeque::new();
+            for block in blocks {
+                if pending.len() > cores {
+                    written += finish(&mut pending, out)?;
+                }
+                pending.push_back(scope.spawn(move || self.pack(block)));
+            }
+            while !pending.is_empty() {
+                written += finish(&mut pending, out)?;
+            }
+            Ok(written)
+        })
+    }
+
+    fn extent(&self) -> Result<(usize, usize), PackError> {
+        let bytes = self.value.bytes().len();
+        match *self.value.shape() {
+            [rows, _] => Ok((rows, bytes.checked_div(rows).unwrap_or(0))),
+            _ => Err(wrong(self.name, format!("packs {:?}", self.value.shape()))),
         }
-        Form::Rows => write_rows(&value, out),
-        Form::Columns => write_columns(&value, out),
+    }
+
+    /// The tiles of some rows, a multiple of 16 but for the last block.
+    fn pack(&self, rows: Range<usize>) -> Result<Vec<u8>, PackError> {
+        let (_, row_bytes) = self.extent()?;
+        let cols = self.value.shape()[1];
+        let bytes = self.value.bytes().slice(rows.start * row_bytes..rows.end * row_bytes);
+        let bytes = bytes.ok_or_else(|| wrong(self.name, "rows beyond the tensor"))?;
+        let mut block = Tensor::new(self.value.dtype(), vec![rows.len(), cols], bytes.clone())
+            .map_err(|e| wrong(self.name, e))?;
+        for &dtype in self.dtypes {
+            block = block.cast(dtype).map_err(|e| wrong(self.name, e))?;
+        }
+        let tile_rows = block.bytes().len() / rows.len() * TILE;
+        let mut tiles = Vec::new();
+        for rows in block.bytes().chunks(tile_rows.max(1)) {
+            pack_tile(block.dtype(), cols, rows, &mut tiles);
+        }
+        bytes.release();
+        Ok(tiles)
     }
 }
 
-/// Packs `[N, K]` by rows.
-fn write_rows(value: &Tensor, out: &mut dyn Write) -> Result<u64, PackError> {
-    let (dtype, cols) = (value.dtype(), value.shape()[1]);
-    let row_bytes = dtype.bytes_for(cols).unwrap_or(0);
-    let (mut tile, mut written) = (Vec::new(), 0);
-    for rows in value.bytes().chunks((row_bytes * TILE).max(1)) {
-        tile.clear();
-        pack_tile(dtype, cols, rows, &mut tile);
-        out.write_all(&tile)?;
-        written += tile.len() as u64;
-    }
-    Ok(written)
+type Packing<'scope> = std::thread::ScopedJoinHandle<'scope, Result<Vec<u8>, PackError>>;
+
+/// Writes the oldest block.
+fn finish(pending: &mut VecDeque<Packing<'_>>, out: &mut dyn Write) -> Result<u64, PackError> {
+    let Some(oldest) = pending.pop_front() else { return Ok(0) };
+    let tiles = oldest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    out.write_all(&tiles)?;
+    Ok(tiles.len() as u64)
 }
 
 /// Packs `[K, N]` by columns; floats only.

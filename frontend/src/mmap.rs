@@ -29,5 +29,28 @@ pub(crate) fn map(file: &File) -> io::Result<Bytes> {
     // SAFETY: the mapping is private and read-only, and its only use is through `&[u8]`; that no
     // other process changes the file meanwhile is the assumption documented above.
     let mapping = unsafe { memmap2::Mmap::map(file)? };
-    Ok(Bytes::new(Arc::new(Mapping(mapping))))
+    Ok(Bytes::reloadable(Arc::new(Mapping(mapping)), release))
 }
+
+/// Gives the pages inside `bytes` back to the system, which reads them again when they are touched.
+#[cfg(unix)]
+fn release(bytes: &[u8]) {
+    #[allow(unsafe_code, reason = "a question to the system")]
+    // SAFETY: `sysconf` takes any name and touches no memory of ours.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+    if !page.is_power_of_two() {
+        return;
+    }
+    let skip = bytes.as_ptr().align_offset(page).min(bytes.len());
+    let pages = &bytes[skip..];
+    let len = pages.len() / page * page;
+    #[allow(unsafe_code, reason = "pages of a read-only file mapping are dropped, not changed")]
+    // SAFETY: the range lies in a mapping of this module, which nobody writes: its pages come back
+    // from the file with the same bytes.
+    unsafe {
+        libc::madvise(pages.as_ptr().cast_mut().cast(), len, libc::MADV_DONTNEED);
+    }
+}
+
+#[cfg(not(unix))]
+fn release(_: &[u8]) {}

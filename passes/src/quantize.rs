@@ -7,9 +7,10 @@
 //! a weight source, the error of every tensor is measured, layer by layer.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use ir::{Graph, Module, Op, ValueId, WeightSource};
-use tensor::DType;
+use tensor::{DType, Tensor};
 
 use crate::emit::rebuild;
 use crate::manager::{Changed, Pass, PassCx, PassOptions};
@@ -176,6 +177,9 @@ fn measure(
     Ok(QuantizedTensor { name, from: target.from, to, relative_rms_error: error, skipped })
 }
 
+/// Elements of a block whose error is measured at a time.
+const BLOCK_ELEMENTS: usize = 1 << 18;
+
 /// `sqrt(sum((q - w)^2) / sum(w^2))` over a tensor; 0 for a tensor of zeros.
 fn relative_rms_error(
     weights: &dyn WeightSource,
@@ -184,12 +188,47 @@ fn relative_rms_error(
 ) -> Result<f64, PassError> {
     let fail = |why: String| PassError::Weight { name: name.to_string(), why };
     let tensor = weights.load(name).map_err(&fail)?;
-    let exact = tensor.to_f32();
-    let rounded = tensor.cast(dtype).map_err(|e| fail(e.to_string()))?.to_f32();
+    let (rows, cols) = match *tensor.shape() {
+        [rows, cols] if rows > 0 && cols > 0 => (rows, cols),
+        _ => return Ok(0.0),
+    };
+    // Blocks of rows, so that a large tensor never is in memory as f32. Fixed sizes, and sums in the
+    // order of the blocks: the result does not depend on the number of cores.
+    let step = (BLOCK_ELEMENTS / cols).max(1);
+    let row_bytes = tensor.bytes().len() / rows;
+    let blocks: Vec<_> = (0..rows).step_by(step).map(|r| r..(r + step).min(rows)).collect();
     let square = |x: f64| x * x;
-    let norm: f64 = exact.iter().map(|&w| square(f64::from(w))).sum();
-    let pairs = exact.iter().zip(&rounded);
-    let error: f64 = pairs.map(|(&w, &q)| square(f64::from(w) - f64::from(q))).sum();
+    let sums = |rows: &Range<usize>| {
+        let bytes = tensor.bytes().slice(rows.start * row_bytes..rows.end * row_bytes);
+        let bytes = bytes.ok_or_else(|| fail("rows beyond the tensor".to_string()))?;
+        let block = Tensor::new(tensor.dtype(), vec![rows.len(), cols], bytes.clone());
+        let block = block.map_err(|e| fail(e.to_string()))?;
+        let exact = block.to_f32();
+        let rounded = block.cast(dtype).map_err(|e| fail(e.to_string()))?.to_f32();
+        bytes.release();
+        let norm: f64 = exact.iter().map(|&w| square(f64::from(w))).sum();
+        let pairs = exact.iter().zip(&rounded);
+        let error: f64 = pairs.map(|(&w, &q)| square(f64::from(w) - f64::from(q))).sum();
+        Ok((norm, error))
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = blocks.len().div_ceil(cores).max(1);
+    let found: Vec<Result<(f64, f64), PassError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = blocks
+            .chunks(share)
+            .map(|blocks| scope.spawn(|| blocks.iter().map(sums).collect::<Vec<_>>()))
+            .collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().flat_map(join).collect()
+    });
+    let (mut norm, mut error) = (0.0, 0.0);
+    for sums in found {
+        let (n, e) = sums?;
+        norm += n;
+        error += e;
+    }
     Ok(if norm > 0.0 { (error / norm).sqrt() } else { 0.0 })
 }
 

@@ -21,6 +21,31 @@ pub(crate) fn map_file(file: &File) -> io::Result<Bytes> {
     Ok(Bytes::new(std::sync::Arc::new(map)))
 }
 
+/// Bytes that are zero until written, and use memory only where touched.
+#[derive(Debug)]
+pub(crate) struct ZeroedBytes(Option<MmapMut>);
+
+impl ZeroedBytes {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// When the system refuses the address space.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let map = || MmapOptions::new().len(len).no_reserve_swap().map_anon();
+        Ok(ZeroedBytes(if len == 0 { None } else { Some(map()?) }))
+    }
+
+    /// The bytes.
+    pub(crate) fn as_ref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or(&[])
+    }
+
+    /// The bytes.
+    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or(&mut [])
+    }
+}
+
 /// f32 elements that are zero until written, and use memory only where touched.
 #[derive(Debug)]
 pub(crate) struct Zeroed {

@@ -12,13 +12,25 @@ use std::sync::Arc;
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
+    release: fn(&[u8]),
 }
 
 impl Bytes {
     /// All bytes of `owner`.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         let len = (*owner).as_ref().len();
-        Bytes { owner, range: 0..len }
+        Bytes { owner, range: 0..len, release: |_| {} }
+    }
+
+    /// As [`Bytes::new`], for an owner that can get bytes back when they were forgotten (a file
+    /// mapping): `release` is told which ones.
+    pub fn reloadable(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, release: fn(&[u8])) -> Self {
+        Bytes { release, ..Bytes::new(owner) }
+    }
+
+    /// Says that these bytes will not be read soon; they stay what they are.
+    pub fn release(&self) {
+        (self.release)(self);
     }
 
     /// A part of this view, sharing the owner; `None` when `range` is outside.
@@ -30,6 +42,7 @@ impl Bytes {
         Some(Bytes {
             owner: Arc::clone(&self.owner),
             range: start + range.start..start + range.end,
+            release: self.release,
         })
     }
 }

@@ -75,13 +75,19 @@ fn inverse(scale: f16) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
+/// `v.round()` for numbers that an i32 holds, in instructions that every machine has.
+fn nearest(v: f32) -> f32 {
+    // One below a half: adding it takes halves away from zero, and no number across one.
+    (v + 0.499_999_97f32.copysign(v)) as i32 as f32
+}
+
 fn quantize_q8(group: &[f32; GROUP], out: &mut Vec<u8>) {
     let max = group.iter().fold(0f32, |m, v| m.max(v.abs()));
     let scale = f16::from_f32(max / 127.0);
     let inv = inverse(scale);
     out.extend(scale.to_le_bytes());
     // The stored scale is rounded, so a code may leave the range by one: clamp.
-    out.extend(group.iter().map(|v| (v * inv).round().clamp(-127.0, 127.0) as i8 as u8));
+    out.extend(group.iter().map(|v| nearest(v * inv).clamp(-127.0, 127.0) as i8 as u8));
 }
 
 fn quantize_q4(group: &[f32; GROUP], out: &mut Vec<u8>) {
@@ -89,7 +95,7 @@ fn quantize_q4(group: &[f32; GROUP], out: &mut Vec<u8>) {
     let extreme = group.iter().fold(0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
     let scale = f16::from_f32(extreme / -8.0);
     let inv = inverse(scale);
-    let code = |v: f32| ((v * inv).round().clamp(-8.0, 7.0) + 8.0) as u8;
+    let code = |v: f32| (nearest(v * inv).clamp(-8.0, 7.0) + 8.0) as u8;
     out.extend(scale.to_le_bytes());
     out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
 }
@@ -99,7 +105,7 @@ fn quantize_q4m(group: &[f32; GROUP], out: &mut Vec<u8>) {
     let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let (scale, minimum) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
     let (inv, low) = (inverse(scale), minimum.to_f32());
-    let code = |v: f32| ((v - low) * inv).round().clamp(0.0, 15.0) as u8;
+    let code = |v: f32| nearest((v - low) * inv).clamp(0.0, 15.0) as u8;
     out.extend(scale.to_le_bytes());
     out.extend(minimum.to_le_bytes());
     out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
@@ -125,6 +131,16 @@ mod tests {
                 for (a, b) in group.iter().zip(restored) {
                     assert!((a - b).abs() <= bound, "{a} became {b}, bound {bound}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_is_round() {
+        for i in -70_000..70_000 {
+            let v = i as f32 / 500.0;
+            for v in [v, v.next_up(), v.next_down()] {
+                assert_eq!(nearest(v), v.round(), "{v}");
             }
         }
     }

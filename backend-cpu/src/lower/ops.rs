@@ -174,10 +174,13 @@ impl GraphLower<'_> {
         x: &[ValueId],
         out: ValueId,
     ) -> Result<(), CpuError> {
+        // A cache is laid out for keys or for values: one that is both is copied as keys.
+        let both = matches!((self.value(x[1]), self.value(x[2])),
+            (Value::CacheView(a), Value::CacheView(b)) if a == b);
         let mut operands = Vec::new();
-        for &value in x {
+        for (i, &value) in x.iter().enumerate() {
             operands.push(match self.value(value) {
-                Value::CacheView(cache) => Operand::Cache(*cache),
+                Value::CacheView(cache) if i == 2 || !both => Operand::Cache(*cache),
                 _ => self.operand(value)?,
             });
         }

@@ -18,8 +18,7 @@ pub(super) fn info(
             Step::Call(_) => 0,
         })
         .sum();
-    let cache: u64 =
-        program.caches.iter().map(|c| 4 * u64::from(c.heads) * u64::from(c.width)).sum();
+    let cache: u64 = program.caches.iter().map(|c| c.bytes_per_token()).sum();
     let defaults = &assets.generation;
     let sampling = if defaults.sample {
         let (t, k, p) = (defaults.temperature, defaults.top_k, defaults.top_p);

@@ -1,8 +1,9 @@
 //! One call: finds operands and result in the arena and hands them to a kernel.
 
 use super::bind::Bound;
-use super::session::Caches;
-use crate::kernels::attention::{AttentionShape, Rows, attention};
+use super::caches::Caches;
+use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::kv::{Across, Tiles, Tiling};
 use crate::kernels::matmul::{MatmulShape, linear, matmul};
 use crate::kernels::pack::Packed;
 use crate::kernels::rope::RopeTable;
@@ -10,6 +11,8 @@ use crate::kernels::view::{Copy, copy};
 use crate::kernels::{Kernels, elementwise, norm};
 use crate::payload::Payload;
 use crate::pool::Pool;
+use tensor::DType;
+
 use crate::program::{
     Bindings, Call, Index, MAX_RANK, Op, Operand, Program, Reduce, Repeat, Size, StridedCopy,
 };
@@ -38,7 +41,7 @@ struct Value<'a> {
     data: &'a [f32],
     dims: &'a [usize],
     /// Set when the operand is a cache: then `data` is the cache and `dims` is empty.
-    cache: Option<Rows<'a>>,
+    cache: Option<Tiles<'a>>,
 }
 
 const NOTHING: Value<'static> = Value { data: &[], dims: &[], cache: None };
@@ -87,8 +90,8 @@ impl Machine<'_> {
                     Value { data, dims: &dims[..weight.dims.len()], cache: None }
                 }
                 Operand::Cache(index) => {
-                    let rows = self.caches.rows(cache_index(*index, scope));
-                    Value { cache: Some(rows), ..NOTHING }
+                    let tiles = self.caches.tiles(cache_index(*index, scope));
+                    Value { cache: Some(tiles), ..NOTHING }
                 }
             };
         }
@@ -107,10 +110,9 @@ impl Machine<'_> {
 
     fn append(&mut self, call: &Call, cache: usize, at: &Size) {
         let Some(Operand::Buffer(id)) = call.operands.first() else { return };
-        let spec = self.program().caches[cache];
         let x = &self.arena[self.bound.ranges[*id as usize].clone()];
         let first = at.eval(&self.step).expect("`check` evaluated it");
-        self.caches.append(cache, spec, first, x);
+        self.caches.append(cache, first, x);
     }
 }
 
@@ -151,7 +153,7 @@ impl Run<'_> {
                 }
             }
             Op::CausalMask { window } => self.causal_mask(*window, out),
-            Op::Unary(f) => self.rows(1, out, |i, out| elementwise::unary(*f, &a.data[i..], out)),
+            Op::Unary(f) => self.rows(1, out, |i, out| (self.kernels.unary)(*f, &a.data[i..], out)),
             Op::Binary(f) => {
                 elementwise::binary(*f, (a.data, a.dims), (b.data, b.dims), out, self.out_dims);
             }
@@ -162,7 +164,7 @@ impl Run<'_> {
                 });
             }
             Op::Glu(act) => self.rows(1, out, |i, out| {
-                elementwise::glu(*act, &a.data[i..i + out.len()], &b.data[i..], out);
+                (self.kernels.glu)(*act, &a.data[i..i + out.len()], &b.data[i..], out);
             }),
             Op::Copy(plan) => self.copy(plan, out),
             Op::Linear { weight } => {
@@ -177,7 +179,7 @@ impl Run<'_> {
             Op::RmsNorm { eps } => {
                 let gain = (self.operands > 1).then_some(b.data);
                 self.rows(width, out, |i, out| {
-                    norm::rms_norm(&a.data[i..i + out.len()], gain, *eps, width, out);
+                    (self.kernels.rms_norm)(&a.data[i..i + out.len()], gain, *eps, width, out);
                 });
             }
             Op::Gather { weight } => {
@@ -266,7 +268,6 @@ impl Run<'_> {
     fn attention(&self, scale: f32, window: Option<u32>, out: &mut [f32]) {
         let [q, k, v] = self.x;
         let (heads, value_width) = (self.out_dims[1], self.out_dims[2]);
-        let (k, v) = (kv_rows(k), kv_rows(v));
         let shape = AttentionShape {
             past: self.step.c,
             heads,
@@ -275,28 +276,34 @@ impl Run<'_> {
             scale,
             window: window.map(|w| w as usize),
         };
-        attention(self.kernels, self.pool, &shape, q.data, k, v, out);
+        let mut packed = [Vec::new(), Vec::new()];
+        let [keys, values] = &mut packed;
+        let keys = as_tiles(k, Across::Positions, keys);
+        let values = as_tiles(v, Across::Channels, values);
+        attention(self.kernels, self.pool, &shape, q.data, keys, values, out);
     }
 
     fn cache_read(&self, out: &mut [f32]) {
-        let Some(rows) = self.x[0].cache else { return };
+        let Some(tiles) = self.x[0].cache else { return };
         let (heads, width) = (self.out_dims[1], self.out_dims[2]);
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            let from = i % heads * rows.head_stride + i / heads * rows.token_stride;
-            out.copy_from_slice(&rows.data[from..from + width]);
+            tiles.tiling.read(tiles.bytes, i % heads, i / heads, out);
         }
     }
 }
 
-/// Keys or values as strided rows.
-fn kv_rows(value: Value<'_>) -> Rows<'_> {
-    match (value.cache, value.dims) {
-        (Some(rows), _) => rows,
-        (None, &[_, heads, width]) => {
-            Rows { data: value.data, heads, head_stride: width, token_stride: heads * width }
-        }
-        (None, _) => Rows { data: value.data, heads: 1, head_stride: 0, token_stride: 0 },
+/// Keys or values as tiles: a cache in place, computed ones packed into `bytes`.
+fn as_tiles<'a>(value: Value<'a>, across: Across, bytes: &'a mut Vec<u8>) -> Tiles<'a> {
+    if let Some(tiles) = value.cache {
+        return tiles;
     }
+    let &[capacity, heads, width] = value.dims else { unreachable!("`check` saw three axes") };
+    let tiling = Tiling { across, dtype: DType::F32, heads, capacity, width };
+    bytes.resize(tiling.bytes().expect("its elements are in memory"), 0);
+    for (i, row) in value.data.chunks_exact(width).enumerate() {
+        tiling.write(bytes, i % heads, i / heads, row);
+    }
+    Tiles { tiling, bytes }
 }
 
 fn matmul_shape(a: &[usize], b: &[usize]) -> MatmulShape {

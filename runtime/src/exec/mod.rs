@@ -4,6 +4,7 @@
 //! allocate nothing.
 
 mod bind;
+mod caches;
 mod call;
 mod session;
 

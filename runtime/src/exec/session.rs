@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::bind::Bound;
+use super::caches::Caches;
 use super::call::Machine;
-use crate::kernels::attention::Rows;
-use crate::kernels::elementwise;
 use crate::kernels::rope::RopeTable;
 use crate::kernels::{Isa, Kernels};
 use crate::mmap::Zeroed;
 use crate::payload::Payload;
 use crate::pool::Pool;
-use crate::program::{Bindings, CacheSpec, Step};
+use crate::program::{Bindings, Step};
 
 /// Tokens of one step of a long prompt: a multiple of what the matrix kernels take at once.
 const CHUNK: usize = 96;
@@ -112,9 +111,7 @@ impl Session {
             source,
         })?;
         let program = payload.program();
-        // The scores of one query: the only scratch that grows with the sequence.
-        pool.reserve_scratch(program.context as usize);
-        let caches = Caches::new(&program.caches, program.context as usize)?;
+        let caches = Caches::new(program).map_err(|(bytes, e)| refused_bytes(bytes, e))?;
         let chunk = if options.chunk == 0 { CHUNK } else { options.chunk };
         let ropes = vec![RopeTable::default(); program.ropes.len()];
         let mut session = Session {
@@ -268,61 +265,9 @@ impl Session {
 }
 
 fn refused(elements: usize, source: std::io::Error) -> SessionError {
-    SessionError::Resource {
-        what: format!("{} bytes of memory", elements.saturating_mul(4)),
-        source,
-    }
+    refused_bytes(elements.saturating_mul(4), source)
 }
 
-/// The KV caches: `[heads][context][width]` each, so that the keys of a head lie together.
-#[derive(Debug)]
-pub(super) struct Caches {
-    data: Zeroed,
-    specs: Vec<CacheSpec>,
-    /// First element of each cache.
-    starts: Vec<usize>,
-    context: usize,
-}
-
-impl Caches {
-    fn new(specs: &[CacheSpec], context: usize) -> Result<Self, SessionError> {
-        let mut starts = Vec::with_capacity(specs.len());
-        let mut len = 0usize;
-        for spec in specs {
-            starts.push(len);
-            let elements = (spec.heads as usize).saturating_mul(spec.width as usize);
-            len = len.saturating_add(elements.saturating_mul(context));
-        }
-        let data = Zeroed::new(len).map_err(|e| refused(len, e))?;
-        Ok(Caches { data, specs: specs.to_vec(), starts, context })
-    }
-
-    fn range(&self, cache: usize) -> std::ops::Range<usize> {
-        let spec = self.specs[cache];
-        let start = self.starts[cache];
-        start..start + spec.heads as usize * self.context * spec.width as usize
-    }
-
-    /// The whole of a cache.
-    pub(super) fn rows(&self, cache: usize) -> Rows<'_> {
-        let spec = self.specs[cache];
-        Rows {
-            data: &self.data.as_ref()[self.range(cache)],
-            heads: spec.heads as usize,
-            head_stride: self.context * spec.width as usize,
-            token_stride: spec.width as usize,
-        }
-    }
-
-    /// Stores `x[n, heads, width]` from position `first` on.
-    pub(super) fn append(&mut self, cache: usize, spec: CacheSpec, first: usize, x: &[f32]) {
-        let (heads, width) = (spec.heads as usize, spec.width as usize);
-        let range = self.range(cache);
-        let data = &mut self.data.as_mut()[range];
-        for (i, row) in x.chunks_exact(width).enumerate() {
-            let (token, head) = (first + i / heads, i % heads);
-            let at = (head * self.context + token) * width;
-            elementwise::round(spec.dtype, row, &mut data[at..at + width]);
-        }
-    }
+fn refused_bytes(bytes: usize, source: std::io::Error) -> SessionError {
+    SessionError::Resource { what: format!("{bytes} bytes of memory"), source }
 }

@@ -9,6 +9,7 @@ use super::view::{Walk, broadcast_strides};
 use crate::program::{Binary, MAX_RANK, Unary};
 
 /// `out[i] = op(x[i])`.
+#[inline(always)]
 pub fn unary(op: Unary, x: &[f32], out: &mut [f32]) {
     // One loop per function, so that each is vectorised on its own.
     macro_rules! loops {
@@ -26,6 +27,7 @@ pub fn unary(op: Unary, x: &[f32], out: &mut [f32]) {
 }
 
 /// `out[i] = act(gate[i]) * up[i]`.
+#[inline(always)]
 pub fn glu(act: Unary, gate: &[f32], up: &[f32], out: &mut [f32]) {
     unary(act, gate, out);
     for (o, u) in out.iter_mut().zip(up) {

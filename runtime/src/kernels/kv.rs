@@ -75,13 +75,36 @@ impl Tiling {
 
     /// Stores the row `x[width]` of a head and position.
     pub fn write(&self, bytes: &mut [u8], head: usize, position: usize, x: &[f32]) {
-        let size = self.dtype.block_bytes();
-        for (channel, &x) in x.iter().enumerate().take(self.width) {
-            let to = &mut bytes[self.start(head, position, channel)..][..size];
-            match self.dtype {
-                DType::F16 => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                DType::BF16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
-                _ => to.copy_from_slice(&x.to_le_bytes()),
+        match self.dtype {
+            DType::F16 => {
+                self.write_as(bytes, head, position, x, |x| f16::from_f32(x).to_le_bytes())
+            }
+            DType::BF16 => {
+                self.write_as(bytes, head, position, x, |x| bf16::from_f32(x).to_le_bytes())
+            }
+            _ => self.write_as(bytes, head, position, x, f32::to_le_bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn write_as<const N: usize>(
+        &self,
+        bytes: &mut [u8],
+        head: usize,
+        position: usize,
+        x: &[f32],
+        store: impl Fn(f32) -> [u8; N],
+    ) {
+        // Runs of channels that lie at equal distances: all of a key, 16 of a value.
+        let (run, step) = match self.across {
+            Across::Positions => (self.width, TILE),
+            Across::Channels => (TILE, 1),
+        };
+        for (i, x) in x[..self.width].chunks(run).enumerate() {
+            let to = &mut bytes[self.start(head, position, i * run)..];
+            let slots = to.as_chunks_mut::<N>().0.iter_mut().step_by(step);
+            for (slot, &x) in slots.zip(x) {
+                *slot = store(x);
             }
         }
     }

@@ -6,7 +6,7 @@
 use crate::program::Unary;
 
 /// e^x; 0 below -87.3, infinity above 88.7, NaN for NaN.
-#[inline]
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, so that x - n ln 2 is exact to twice the precision.
@@ -32,13 +32,13 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// 1 / (1 + e^-x)
-#[inline]
+#[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// tanh(x), through exp; exact to 1e-7 in absolute terms.
-#[inline]
+#[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     // Below 0.04 the cubic is better than the cancelling quotient.
     let small = x - x * x * x * (1.0 / 3.0);

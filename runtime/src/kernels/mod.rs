@@ -34,6 +34,8 @@ use pack::{Chunk, Packed};
 use panel::Panel;
 use tensor::DType;
 
+use crate::program::Unary;
+
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -111,6 +113,12 @@ pub struct Kernels {
     integer_micro: fn(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]),
     /// See [`attention::soften`].
     soften: fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32,
+    /// See [`elementwise::unary`].
+    pub unary: fn(Unary, x: &[f32], out: &mut [f32]),
+    /// See [`elementwise::glu`].
+    pub glu: fn(Unary, gate: &[f32], up: &[f32], out: &mut [f32]),
+    /// See [`norm::rms_norm`].
+    pub rms_norm: fn(x: &[f32], gain: Option<&[f32]>, eps: f32, width: usize, out: &mut [f32]),
 }
 
 impl Kernels {

@@ -24,6 +24,7 @@ fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// Rows of `width`: `out = x / sqrt(mean(x^2) + eps) * gain`.
+#[inline(always)]
 pub fn rms_norm(x: &[f32], gain: Option<&[f32]>, eps: f32, width: usize, out: &mut [f32]) {
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let mean = lane_sum(x, |v| v * v) / width as f32;

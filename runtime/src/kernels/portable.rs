@@ -5,7 +5,7 @@
 use super::activation::{self, Block, CODE_WORDS, Order, QUADS};
 use super::pack::{GROUP_CODES, GROUP_COLUMNS, Packed, QUAD, TILE, widen};
 use super::panel::{self, HEAD, Panel};
-use super::{Isa, Kernels};
+use super::{Isa, Kernels, elementwise, norm};
 
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Portable,
@@ -18,6 +18,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     unpack: panel::unpack,
     integer_micro,
     soften: super::attention::soften,
+    unary: elementwise::unary,
+    glu: elementwise::glu,
+    rms_norm: norm::rms_norm,
 };
 
 /// Columns of two tiles.
@@ -92,7 +95,7 @@ fn dots(w: &[u8], words: &[u32], tokens: usize, t: usize) -> [i32; TILE] {
 }
 
 /// The 16 lanes added as a balanced tree.
-#[inline]
+#[inline(always)]
 pub(super) fn tree_sum(mut lanes: [f32; TILE]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {

@@ -70,6 +70,15 @@ impl Program {
                 }
             }
         }
+        let both = self.caches_read_as(1).into_iter().zip(self.caches_read_as(2));
+        if let Some(cache) = both.into_iter().position(|(keys, values)| keys && values) {
+            let why = "is read as keys and as values".to_string();
+            return Err(at(format!("cache {cache}"))(why));
+        }
+        if let Some(cache) = self.caches.iter().position(|c| !c.dtype.is_float() || c.heads == 0) {
+            let why = format!("{} heads of {}", self.caches[cache].heads, self.caches[cache].dtype);
+            return Err(at(format!("cache {cache}"))(why));
+        }
         self.check_ends().map_err(at("entry".to_string()))
     }
 

@@ -70,9 +70,16 @@ pub struct CacheSpec {
     pub heads: u32,
     /// Elements per head and token.
     pub width: u32,
-    /// Values are rounded to this dtype when stored.
+    /// Stored float dtype.
     #[serde(with = "codec::dtype_code")]
     pub dtype: DType,
+}
+
+impl CacheSpec {
+    /// Bytes that one position takes.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.dtype.block_bytes() as u64 * u64::from(self.heads) * u64::from(self.width)
+    }
 }
 
 /// How a constant tensor is stored.
@@ -310,6 +317,40 @@ impl Program {
     /// Whether a prompt must be fed in one step to give what it gives whole.
     pub fn needs_whole_prompt(&self, tokens: usize) -> bool {
         self.ropes.iter().filter_map(|r| r.dynamic).any(|d| tokens > d.original as usize)
+    }
+}
+
+impl Program {
+    /// For each cache, whether an attention reads it as keys: that decides its layout.
+    pub(crate) fn key_caches(&self) -> Vec<bool> {
+        self.caches_read_as(1)
+    }
+
+    /// For each cache, whether it is operand `position` of an attention.
+    pub(crate) fn caches_read_as(&self, position: usize) -> Vec<bool> {
+        let mut found = vec![false; self.caches.len()];
+        let mut note = |call: &Call, tables: &[Vec<u32>]| {
+            let Some(Operand::Cache(index)) = call.operands.get(position) else { return };
+            let attends = matches!(call.op, Op::Attention { .. });
+            let ids: Vec<u32> = match index {
+                Index::Fixed(i) => vec![*i],
+                Index::Layer(c) => {
+                    tables.iter().filter_map(|r| r.get(*c as usize)).copied().collect()
+                }
+            };
+            for id in ids.into_iter().filter(|_| attends) {
+                if let Some(found) = found.get_mut(id as usize) {
+                    *found = true;
+                }
+            }
+        };
+        for step in &self.steps {
+            match step {
+                Step::Call(call) => note(call, &[]),
+                Step::Repeat(repeat) => repeat.calls.iter().for_each(|c| note(c, &repeat.caches)),
+            }
+        }
+        found
     }
 }
 

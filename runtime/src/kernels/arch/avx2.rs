@@ -3,17 +3,18 @@
 //! The order of additions is that of every instruction set: columns in order, one accumulator.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use tensor::DType;
 
-use super::super::activation::{Block, CODE_WORDS, Order, QUADS};
+use super::super::activation::{Block, CODE_WORDS, QUADS};
 use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
 use super::super::panel::{self, HEAD, Panel};
-use super::super::{Isa, Kernels, attention};
+use super::super::{Isa, Kernels};
 use super::{
     check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen, prefetch,
 };
+
+super::wide!("avx2,fma,f16c", Pairs);
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx2")
@@ -25,11 +26,14 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        quantize,
+        quantize: wide::quantize,
         integer_gemv: None,
         unpack,
         integer_micro,
-        soften,
+        soften: wide::soften,
+        unary: wide::unary,
+        glu: wide::glu,
+        rms_norm: wide::rms_norm,
     })
 }
 
@@ -233,16 +237,6 @@ unsafe fn micro_some<const M: usize>(
     M
 }
 
-fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
-    // SAFETY: the features were detected before `quantize` was handed out.
-    unsafe { quantize_all(m, cols, x, words) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
-    super::super::activation::quantize(Order::Pairs, m, cols, x, words);
-}
-
 fn unpack(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
     check_unpack(dtype, chunk, codes, heads);
     // SAFETY: the features were detected before `unpack` was handed out.
@@ -358,14 +352,4 @@ unsafe fn dots<const M: usize>(w: *const u8, x: *const u32, stride: usize) -> [[
         [_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3])]
             .map(|h| _mm256_permute4x64_epi64::<0b11_01_10_00>(h))
     })
-}
-
-fn soften(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
-    // SAFETY: the features were detected before `soften` was handed out.
-    unsafe { soften_wide(scores, visible, scale, state) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn soften_wide(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
-    attention::soften(scores, visible, scale, state)
 }

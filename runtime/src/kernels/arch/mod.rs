@@ -3,6 +3,48 @@
 //! A table leaves this module only after the machine was asked for the features, which is what makes
 //! calling its functions sound.
 
+/// Portable code compiled for the features of one instruction set: the same operations in the same
+/// order, several at a time. `$order`: how its integer kernels want activations.
+#[cfg(target_arch = "x86_64")]
+macro_rules! wide {
+    ($features:literal, $order:ident) => {
+        mod wide {
+            use std::ops::Range;
+
+            use crate::kernels::{activation, attention, elementwise, norm};
+            use crate::program::Unary;
+
+            $crate::kernels::arch::wide!(@ $features
+                fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) -> () {
+                    activation::quantize(activation::Order::$order, m, cols, x, words)
+                }
+                fn soften(s: &mut [f32], seen: Range<usize>, by: f32, state: &mut [f32; 2]) -> f32 {
+                    attention::soften(s, seen, by, state)
+                }
+                fn unary(op: Unary, x: &[f32], out: &mut [f32]) -> () {
+                    elementwise::unary(op, x, out)
+                }
+                fn glu(act: Unary, gate: &[f32], up: &[f32], out: &mut [f32]) -> () {
+                    elementwise::glu(act, gate, up, out)
+                }
+                fn rms_norm(x: &[f32], g: Option<&[f32]>, eps: f32, n: usize, out: &mut [f32]) -> () {
+                    norm::rms_norm(x, g, eps, n, out)
+                }
+            );
+        }
+    };
+    (@ $features:literal $(fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
+        $(pub(super) fn $name($($arg: $ty),*) -> $out {
+            #[target_feature(enable = $features)]
+            fn inner($($arg: $ty),*) -> $out $body
+            // SAFETY: the features were detected before the table was handed out.
+            unsafe { inner($($arg),*) }
+        })*
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use wide;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -4,16 +4,16 @@
 //! tiles (decode) or two tiles and twelve tokens (prefill) run side by side to hide the latency.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use tensor::DType;
 
-use super::super::activation::Order;
 use super::super::pack::{Packed, TILE};
-use super::super::{Isa, Kernels, attention};
+use super::super::{Isa, Kernels};
 use super::{check_gemv, check_micro, check_rows, check_widen, prefetch};
 
 mod integer;
+
+super::wide!("avx512f,avx512bw,avx512vl", Planes);
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx512f")
@@ -26,11 +26,14 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        quantize,
+        quantize: wide::quantize,
         integer_gemv: Some(integer::gemv),
         unpack: integer::unpack,
         integer_micro: integer::micro,
-        soften,
+        soften: wide::soften,
+        unary: wide::unary,
+        glu: wide::glu,
+        rms_norm: wide::rms_norm,
     })
 }
 
@@ -121,16 +124,6 @@ unsafe fn column<const D: u8>(tile: *const u8, j: usize) -> __m512 {
     }
 }
 
-fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
-    // SAFETY: the features were detected before `quantize` was handed out.
-    unsafe { quantize_all(m, cols, x, words) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
-    super::super::activation::quantize(Order::Planes, m, cols, x, words);
-}
-
 fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
     check_widen(dtype, tile, first, n, out, stride);
     // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
@@ -204,14 +197,4 @@ unsafe fn micro_some<const M: usize>(w: &[f32], columns: usize, x: &[f32], acc: 
             _mm512_storeu_ps(to.add(TILE), sum[1]);
         }
     }
-}
-
-fn soften(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
-    // SAFETY: the features were detected before `soften` was handed out.
-    unsafe { soften_wide(scores, visible, scale, state) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn soften_wide(scores: &mut [f32], visible: Range<usize>, scale: f32, state: &mut [f32; 2]) -> f32 {
-    attention::soften(scores, visible, scale, state)
 }
