@@ -51,6 +51,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod spills;
 
 use super::{Isa, Kernels};
 

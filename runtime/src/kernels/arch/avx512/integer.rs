@@ -275,3 +275,30 @@ unsafe fn plane<const M: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::Mnemonic::Vpdpbusd;
+
+    #[test]
+    fn inner_loops_keep_their_sums_in_registers() {
+        use super::super::super::spills::check;
+        type Micro = unsafe fn(&Panel<'_>, &Block<'_>, usize, &mut [f32]);
+        for (m, kernel) in [
+            (BLOCK, micro_some::<BLOCK> as Micro),
+            (4, micro_some::<4> as Micro),
+            (1, micro_some::<1> as Micro),
+        ] {
+            check(&format!("integer_micro, {m} tokens"), kernel as *const u8, Vpdpbusd, 2 * m);
+        }
+        type Tiles = unsafe fn(&Packed<'_>, usize, &Block<'_>, &mut [f32]);
+        for (name, kernel) in [
+            ("q8", tiles::<Q8> as Tiles),
+            ("q4", tiles::<{ DType::Q4 as u8 }> as Tiles),
+            ("q4m", tiles::<Q4M> as Tiles),
+        ] {
+            check(&format!("integer_gemv, {name}"), kernel as *const u8, Vpdpbusd, 3 * QUADS);
+        }
+    }
+}

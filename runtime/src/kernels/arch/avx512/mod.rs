@@ -198,3 +198,22 @@ unsafe fn micro_some<const M: usize>(w: &[f32], columns: usize, x: &[f32], acc: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::Mnemonic::Vfmadd231ps;
+
+    #[test]
+    fn inner_loops_keep_their_sums_in_registers() {
+        use super::super::spills::check;
+        type Micro = unsafe fn(&[f32], usize, &[f32], &mut [f32]);
+        for (m, kernel) in [
+            (TOKENS, micro_some::<TOKENS> as Micro),
+            (8, micro_some::<8> as Micro),
+            (1, micro_some::<1> as Micro),
+        ] {
+            check(&format!("micro, {m} tokens"), kernel as *const u8, Vfmadd231ps, 2 * m);
+        }
+    }
+}
