@@ -228,11 +228,11 @@ impl Pool {
         self.activations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for `len` elements of scratch on every thread, so that later jobs that need no
-    /// more allocate nothing.
-    pub fn reserve_scratch(&self, len: usize) {
+    /// Makes room for `floats` and `bytes` of scratch on every thread, so that later jobs that need
+    /// no more allocate nothing, whichever thread they run on.
+    pub fn reserve_scratch(&self, floats: usize, bytes: usize) {
         for thread in 0..self.threads() {
-            self.scratch(thread).get(len);
+            self.scratch(thread).floats_and_bytes([floats, 0], bytes);
         }
     }
 
@@ -270,15 +270,40 @@ impl Pool {
         small: bool,
         f: &(dyn Fn(usize, Columns<'_>, &mut Scratch) + Sync),
     ) {
-        let target = Target::new(out, width);
+        self.split_matrices([(out, width)], grain, small, &|_, first, columns, scratch| {
+            f(first, columns, scratch);
+        });
+    }
+
+    /// Cuts the columns of several matrices `(elements, width)` among the threads at multiples of
+    /// `grain`, as one job, and calls `f(matrix, first column, columns, scratch)`.
+    pub fn split_matrices<const N: usize>(
+        &self,
+        outs: [(&mut [f32], usize); N],
+        grain: usize,
+        small: bool,
+        f: &(dyn Fn(usize, usize, Columns<'_>, &mut Scratch) + Sync),
+    ) {
+        let targets = outs.map(|(out, width)| Target::new(out, width));
         if small || self.workers.is_empty() {
-            return f(0, target.columns(0..width), &mut self.scratch(0));
+            for (i, target) in targets.iter().enumerate() {
+                f(i, 0, target.columns(0..target.width), &mut self.scratch(0));
+            }
+            return;
         }
-        let parts = Parts { len: width, grain, parts: self.parts() };
+        let grains = |t: &Target<'_, f32>| t.width.div_ceil(grain.max(1));
+        let parts = Parts { len: targets.iter().map(grains).sum(), grain: 1, parts: self.parts() };
         self.run(parts.parts, &|part, thread| {
             let part = parts.of(part);
-            if !part.is_empty() {
-                f(part.start, target.columns(part), &mut self.scratch(thread));
+            let mut before = 0;
+            for (i, target) in targets.iter().enumerate() {
+                let own = before..before + grains(target);
+                before = own.end;
+                let clip = |g: usize| (g.clamp(own.start, own.end) - own.start) * grain;
+                let columns = clip(part.start)..clip(part.end).min(target.width);
+                if columns.start < columns.end {
+                    f(i, columns.start, target.columns(columns), &mut self.scratch(thread));
+                }
             }
         });
     }

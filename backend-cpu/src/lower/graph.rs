@@ -66,6 +66,10 @@ impl<'a> GraphLower<'a> {
             if !wanted || self.cc[node.results[0].index()] {
                 continue;
             }
+            // A product may have been lowered beside an earlier one of the same value.
+            if matches!(node.op, Op::Matmul) && self.is_defined(node.results[0]) {
+                continue;
+            }
             match node.op {
                 Op::Repeat { block, first, count } => {
                     self.repeat(block, first..first.saturating_add(count), node)?;
@@ -95,6 +99,24 @@ impl<'a> GraphLower<'a> {
             };
         }
         Ok(())
+    }
+
+    /// Whether a value has its place.
+    fn is_defined(&self, value: ValueId) -> bool {
+        !matches!(self.values[value.index()], Value::Undefined)
+    }
+
+    /// Products of `x` with constant matrices that are needed and not lowered yet, as (matrix,
+    /// result): the runtime makes one job of calls that follow each other.
+    pub(super) fn products_of(&self, x: ValueId) -> Vec<(ValueId, ValueId)> {
+        let nodes = self.graph.nodes().map(|(_, node)| node);
+        let products = nodes.filter(|n| matches!(n.op, Op::Matmul) && n.operands[0] == x);
+        let pairs = products.map(|n| (n.operands[1], n.results[0]));
+        let open = |&(_, out): &(_, ValueId)| {
+            self.needed[out.index()] && !self.is_constant(out) && !self.is_defined(out)
+        };
+        let matrix = |w: ValueId| self.graph.ty(w).as_tensor().is_some_and(|t| t.dims.len() == 2);
+        pairs.filter(open).filter(|&(w, _)| self.is_constant(w) && matrix(w)).collect()
     }
 
     /// Whether a value is a compile-time constant.

@@ -83,12 +83,21 @@ impl GraphLower<'_> {
         Ok(())
     }
 
-    /// A packed product where the right side is a constant matrix, else the general one.
+    /// A packed product where the right side is a constant matrix, else the general one. Other packed
+    /// products of the same value follow it at once.
     fn matmul(&mut self, a: ValueId, b: ValueId, out: ValueId) -> Result<(), CpuError> {
         let matrix = self.dims(b)?.len() == 2;
         if !matrix || !self.is_constant(b) || self.is_constant(a) {
             return self.compute(Kernel::Matmul, &[a, b], out);
         }
+        self.packed_product(a, b, out)?;
+        for (b, out) in self.products_of(a) {
+            self.packed_product(a, b, out)?;
+        }
+        Ok(())
+    }
+
+    fn packed_product(&mut self, a: ValueId, b: ValueId, out: ValueId) -> Result<(), CpuError> {
         let graph = self.graph;
         let transposed = graph.producer(b).filter(
             |(_, node)| matches!(&node.op, Op::Transpose(perm) if perm.as_slice() == [1, 0]),

@@ -4,7 +4,7 @@ use super::bind::Bound;
 use super::caches::Caches;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::kv::{Across, Tiles, Tiling};
-use crate::kernels::matmul::{MatmulShape, linear, matmul};
+use crate::kernels::matmul::{MatmulShape, linear, linears, matmul};
 use crate::kernels::pack::Packed;
 use crate::kernels::rope::RopeTable;
 use crate::kernels::view::{Copy, copy};
@@ -14,7 +14,7 @@ use crate::pool::Pool;
 use tensor::DType;
 
 use crate::program::{
-    Bindings, Call, Index, MAX_RANK, Op, Operand, Program, Reduce, Repeat, Size, StridedCopy,
+    Bindings, Call, Index, MAX_RANK, Op, Operand, Reduce, Repeat, Size, StridedCopy,
 };
 
 /// Elements below which an elementwise call stays on one thread.
@@ -48,8 +48,18 @@ const NOTHING: Value<'static> = Value { data: &[], dims: &[], cache: None };
 const SCALAR: [usize; 0] = [];
 
 impl Machine<'_> {
-    fn program(&self) -> &Program {
-        self.payload.program()
+    /// Runs calls in order.
+    pub(super) fn calls(&mut self, calls: &[Call], scope: Scope<'_>) {
+        let mut rest = calls;
+        while let Some((first, others)) = rest.split_first() {
+            rest = match self.products(rest, scope) {
+                0 => {
+                    self.call(first, scope);
+                    others
+                }
+                n => &rest[n..],
+            };
+        }
     }
 
     /// Runs one call.
@@ -108,6 +118,56 @@ impl Machine<'_> {
         run.op(&call.op, out, scope);
     }
 
+    /// Runs the calls that begin a list as one job, where they are products of one value with weights
+    /// of a kind; returns how many it ran, 0 where the first must be run alone.
+    fn products(&mut self, calls: &[Call], scope: Scope<'_>) -> usize {
+        let payload = self.payload;
+        let Some([Operand::Buffer(x)]) = calls.first().map(|c| c.operands.as_slice()) else {
+            return 0;
+        };
+        let weights = calls.iter().map_while(|call| match call.op {
+            Op::Linear { weight } if call.operands == [Operand::Buffer(*x)] => {
+                Some(packed(payload, weight, scope))
+            }
+            _ => None,
+        });
+        let mut found = [None; 3];
+        for (slot, weight) in found.iter_mut().zip(weights) {
+            *slot = Some(weight);
+        }
+        let alike = |a: Packed<'_>, b: Packed<'_>| a.dtype.is_quantized() == b.dtype.is_quantized();
+        match found {
+            [Some(a), Some(b), Some(c)] if alike(a, b) && alike(a, c) => {
+                self.join([a, b, c], &calls[..3], *x)
+            }
+            [Some(a), Some(b), _] if alike(a, b) => self.join([a, b], &calls[..2], *x),
+            _ => 0,
+        }
+    }
+
+    /// One job of `N` products of buffer x.
+    fn join<const N: usize>(&mut self, w: [Packed<'_>; N], calls: &[Call], x: u32) -> usize {
+        let range = |id: u32| self.bound.ranges[id as usize].clone();
+        // `check` saw that no result overlaps x; results that overlap each other are not joined.
+        let outs: [_; N] = std::array::from_fn(|i| range(calls[i].out));
+        let (x, arena) = (range(x), &mut *self.arena);
+        let before = outs.iter().all(|o| o.end <= x.start);
+        let after = outs.iter().all(|o| o.start >= x.end);
+        let split = |o: std::ops::Range<usize>, by: usize| o.start - by..o.end - by;
+        let (x, outs, rest) = if before {
+            let (rest, tail) = arena.split_at_mut(x.start);
+            (&tail[..x.len()], outs, rest)
+        } else if after {
+            let (head, rest) = arena.split_at_mut(x.end);
+            (&head[x.clone()], outs.map(|o| split(o, x.end)), rest)
+        } else {
+            return 0;
+        };
+        let Ok(outs) = rest.get_disjoint_mut(outs) else { return 0 };
+        linears(self.kernels, self.pool, w, x, outs);
+        N
+    }
+
     fn append(&mut self, call: &Call, cache: usize, at: &Size) {
         let Some(Operand::Buffer(id)) = call.operands.first() else { return };
         let x = &self.arena[self.bound.ranges[*id as usize].clone()];
@@ -128,6 +188,14 @@ fn cache_index(index: Index, scope: Scope<'_>) -> usize {
         (Index::Layer(column), Some((repeat, layer))) => repeat.cache(layer, column) as usize,
         (Index::Fixed(i) | Index::Layer(i), _) => i as usize,
     }
+}
+
+/// A packed weight of the program.
+fn packed<'a>(payload: &'a Payload, index: Index, scope: Scope<'_>) -> Packed<'a> {
+    let weight = &payload.program().weights[weight_index(index, scope)];
+    let (rows, cols) = (weight.dims[0] as usize, weight.dims[1] as usize);
+    let bytes = payload.weight(weight);
+    Packed::new(weight.dtype, rows, cols, bytes).expect("`check` compared the sizes")
 }
 
 /// A call whose operands are found.
@@ -168,7 +236,7 @@ impl Run<'_> {
             }),
             Op::Copy(plan) => self.copy(plan, out),
             Op::Linear { weight } => {
-                linear(self.kernels, self.pool, &self.packed(*weight, scope), a.data, out);
+                linear(self.kernels, self.pool, &packed(self.payload, *weight, scope), a.data, out);
             }
             Op::Matmul => matmul(self.pool, matmul_shape(a.dims, b.dims), a.data, b.data, out),
             Op::Reduce { op, axis } => self.reduce(*op, usize::from(*axis), out),
@@ -183,7 +251,7 @@ impl Run<'_> {
                 });
             }
             Op::Gather { weight } => {
-                let table = self.packed(*weight, scope);
+                let table = packed(self.payload, *weight, scope);
                 for (out, &id) in out.chunks_exact_mut(table.cols).zip(a.data) {
                     table.row(id as usize, out);
                 }
@@ -205,13 +273,6 @@ impl Run<'_> {
     fn rows(&self, grain: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
         let small = out.len() < THREAD_ELEMENTS;
         self.pool.split(out, grain, small, &|start, part, _| f(start, part));
-    }
-
-    fn packed(&self, index: Index, scope: Scope<'_>) -> Packed<'_> {
-        let weight = &self.payload.program().weights[weight_index(index, scope)];
-        let (rows, cols) = (weight.dims[0] as usize, weight.dims[1] as usize);
-        let bytes = self.payload.weight(weight);
-        Packed::new(weight.dtype, rows, cols, bytes).expect("`check` compared the sizes")
     }
 
     fn causal_mask(&self, window: Option<u32>, out: &mut [f32]) {

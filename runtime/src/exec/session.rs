@@ -6,7 +6,7 @@ use super::bind::Bound;
 use super::caches::Caches;
 use super::call::Machine;
 use crate::kernels::rope::RopeTable;
-use crate::kernels::{Isa, Kernels};
+use crate::kernels::{self, Isa, Kernels};
 use crate::mmap::Zeroed;
 use crate::payload::Payload;
 use crate::pool::Pool;
@@ -14,6 +14,9 @@ use crate::program::{Bindings, Step};
 
 /// Tokens of one step of a long prompt: a multiple of what the matrix kernels take at once.
 const CHUNK: usize = 96;
+
+/// Query heads to a key/value head for which scratch is set aside at the start.
+const QUERY_HEADS: usize = 32;
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,6 +114,9 @@ impl Session {
             source,
         })?;
         let program = payload.program();
+        let width = program.caches.iter().map(|c| c.width as usize).max().unwrap_or(0);
+        let (floats, bytes) = kernels::decode_scratch(QUERY_HEADS, width);
+        pool.reserve_scratch(floats, bytes);
         let caches = Caches::new(program).map_err(|(bytes, e)| refused_bytes(bytes, e))?;
         let chunk = if options.chunk == 0 { CHUNK } else { options.chunk };
         let ropes = vec![RopeTable::default(); program.ropes.len()];
@@ -252,9 +258,7 @@ impl Session {
                 Step::Call(call) => machine.call(call, None),
                 Step::Repeat(repeat) => {
                     for layer in 0..repeat.count as usize {
-                        for call in &repeat.calls {
-                            machine.call(call, Some((repeat, layer)));
-                        }
+                        machine.calls(&repeat.calls, Some((repeat, layer)));
                     }
                 }
             }

@@ -46,6 +46,26 @@ impl AttentionShape {
     }
 }
 
+/// Scratch elements that `rows` queries of one key/value head take.
+pub(crate) fn scratch_elements(rows: usize, key_width: usize, value_width: usize) -> usize {
+    lengths(rows, key_width, value_width).into_iter().fold(0, usize::saturating_add)
+}
+
+/// Elements of each of [`Buffers`].
+fn lengths(rows: usize, key_width: usize, value_width: usize) -> [usize; 8] {
+    let values = value_width.next_multiple_of(PAIR);
+    [
+        rows * key_width,
+        rows * values,
+        rows * 2,
+        BLOCK * key_width,
+        BLOCK * values,
+        FLOAT_TOKENS * BLOCK,
+        FLOAT_TOKENS * BLOCK,
+        FLOAT_TOKENS * PAIR,
+    ]
+}
+
 /// `q[T, heads, key_width]` -> `out[T, heads, value_width]`.
 pub fn attention(
     kernels: &Kernels,
@@ -127,8 +147,7 @@ impl Queries<'_> {
         scratch: &mut Scratch,
     ) {
         let (rows, shape) = (self.rows(), self.shape);
-        let pairs = shape.value_width.div_ceil(PAIR);
-        let mut b = self.buffers(pairs, scratch);
+        let mut b = self.buffers(scratch);
         b.sums.fill(0.0);
         for state in b.state.as_chunks_mut::<2>().0 {
             *state = [f32::NEG_INFINITY, 0.0];
@@ -146,18 +165,8 @@ impl Queries<'_> {
         self.scatter(b.sums, b.state, out);
     }
 
-    fn buffers<'b>(&self, pairs: usize, scratch: &'b mut Scratch) -> Buffers<'b> {
-        let (rows, width) = (self.rows(), self.shape.key_width);
-        let lengths = [
-            rows * width,
-            rows * pairs * PAIR,
-            rows * 2,
-            BLOCK * width,
-            BLOCK * pairs * PAIR,
-            FLOAT_TOKENS * BLOCK,
-            FLOAT_TOKENS * BLOCK,
-            FLOAT_TOKENS * PAIR,
-        ];
+    fn buffers<'b>(&self, scratch: &'b mut Scratch) -> Buffers<'b> {
+        let lengths = lengths(self.rows(), self.shape.key_width, self.shape.value_width);
         let [q, sums, state, keys, values, scores, weights, products] = scratch.several(lengths);
         Buffers { q, sums, state, keys, values, scores, weights, products }
     }

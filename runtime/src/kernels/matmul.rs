@@ -1,8 +1,9 @@
 //! Matrix products: a packed constant times activations, and activations times activations.
 //!
 //! One token goes through `gemv`, straight from the packed bytes. Several tokens share widened
-//! weights: 128 columns of two tiles at a time, so that weights, activations and sums stay in the
-//! first-level cache. Both add the columns in order, so the bits agree.
+//! weights: a chunk of columns of two tiles at a time, so that weights and sums stay in near caches,
+//! and the next chunk is fetched meanwhile. Both add the columns in order, so the bits agree. Products
+//! of one x with several weights are one job.
 
 use super::Kernels;
 use super::activation::{BLOCK as TOKENS, Block, QUADS, TOKEN_WORDS};
@@ -24,26 +25,51 @@ const THREAD_WORK: usize = 1 << 15;
 
 /// `out[t][n] = sum_k x[t][k] * w[n][k]`: x is `[T, cols]`, out `[T, rows]`.
 pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &mut [f32]) {
-    let tokens = x.len().checked_div(w.cols).unwrap_or(0);
-    let small = w.rows * w.cols * tokens < THREAD_WORK;
-    if w.dtype.is_quantized() {
-        return integer_linear(kernels, pool, w, x, small, out);
+    linears(kernels, pool, [*w], x, [out]);
+}
+
+/// [`linear`] of several weights and the same x, as one job. The weights have equally many columns,
+/// and all or none are quantised.
+///
+/// # Panics
+/// When they have not.
+pub fn linears<const N: usize>(
+    kernels: &Kernels,
+    pool: &Pool,
+    w: [Packed<'_>; N],
+    x: &[f32],
+    out: [&mut [f32]; N],
+) {
+    let (cols, quantized) = (w[0].cols, w[0].dtype.is_quantized());
+    assert!(w.iter().all(|w| w.cols == cols && w.dtype.is_quantized() == quantized));
+    let tokens = x.len().checked_div(cols).unwrap_or(0);
+    let rows: usize = w.iter().map(|w| w.rows).sum();
+    let small = rows * cols * tokens < THREAD_WORK;
+    let mut i = 0;
+    let out = out.map(|out| {
+        i += 1;
+        (out, w[i - 1].rows)
+    });
+    if quantized {
+        return integer_linears(kernels, pool, w, x, small, out);
     }
     if tokens == 1 {
-        pool.split(out, TILE, small, &|start, part, _| (kernels.gemv)(w, start / TILE, x, part));
+        pool.split_matrices(out, TILE, small, &|i, first, mut columns, _| {
+            (kernels.gemv)(&w[i], first / TILE, x, columns.row(0));
+        });
         return;
     }
     let mut activations = pool.activations();
     let blocks = activations.get(x.len());
-    let block_len = FLOAT_TOKENS * w.cols;
+    let block_len = FLOAT_TOKENS * cols;
     pool.split(blocks, block_len, x.len() < THREAD_ELEMENTS, &|start, blocks, _| {
         for (x, block) in x[start..].chunks(block_len).zip(blocks.chunks_mut(block_len)) {
-            interleave(x, w.cols, block);
+            interleave(x, cols, block);
         }
     });
     let blocks = &*blocks;
-    pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
-        linear_columns(kernels, w, blocks, first / TILE, &mut columns, scratch);
+    pool.split_matrices(out, PAIR, small, &|i, first, mut columns, scratch| {
+        linear_columns(kernels, &w[i], blocks, first / TILE, &mut columns, scratch);
     });
 }
 
@@ -58,35 +84,38 @@ fn interleave(x: &[f32], cols: usize, block: &mut [f32]) {
 }
 
 /// Quantised weights: activations become integers first, once for all threads.
-fn integer_linear(
+fn integer_linears<const N: usize>(
     kernels: &Kernels,
     pool: &Pool,
-    w: &Packed<'_>,
+    w: [Packed<'_>; N],
     x: &[f32],
     small: bool,
-    out: &mut [f32],
+    out: [(&mut [f32], usize); N],
 ) {
-    let (groups, tokens) = (w.groups(), x.len() / w.cols);
+    let (groups, cols) = (w[0].groups(), w[0].cols);
+    let tokens = x.len() / cols;
     let block_words = TOKENS * groups * TOKEN_WORDS;
     let mut activations = pool.activations();
     let words = activations.words(tokens * groups * TOKEN_WORDS);
     let few = x.len() < THREAD_ELEMENTS;
     pool.split(words, block_words, few, &|start, words, _| {
-        let x = &x[start / block_words * TOKENS * w.cols..];
+        let x = &x[start / block_words * TOKENS * cols..];
         let blocks = words.chunks_mut(block_words);
-        for (x, words) in x.chunks(TOKENS * w.cols).zip(blocks) {
+        for (x, words) in x.chunks(TOKENS * cols).zip(blocks) {
             let m = words.len() / (groups * TOKEN_WORDS);
-            (kernels.quantize)(m, w.cols, x, words);
+            (kernels.quantize)(m, cols, x, words);
         }
     });
     let words = &*words;
     if let (1, Some(gemv)) = (tokens, kernels.integer_gemv) {
         let x = Block::new(1, groups, words);
-        pool.split(out, TILE, small, &|start, part, _| gemv(w, start / TILE, &x, part));
+        pool.split_matrices(out, TILE, small, &|i, first, mut columns, _| {
+            gemv(&w[i], first / TILE, &x, columns.row(0));
+        });
         return;
     }
-    pool.split_columns(out, w.rows, PAIR, small, &|first, mut columns, scratch| {
-        integer_columns(kernels, w, words, first / TILE, &mut columns, scratch);
+    pool.split_matrices(out, PAIR, small, &|i, first, mut columns, scratch| {
+        integer_columns(kernels, &w[i], words, first / TILE, &mut columns, scratch);
     });
 }
 
@@ -340,6 +369,30 @@ mod tests {
                             "{case}"
                         );
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_weights_are_one_job_with_the_same_bits() {
+        let mut rng = Rng::new(8);
+        for (dtype, tokens) in [(DType::BF16, 1), (DType::BF16, 7), (DType::Q4, 1), (DType::Q8, 9)]
+        {
+            let x = values(&mut rng, tokens * 320);
+            let weights = [100, 37, 520].map(|rows| (rows, packed(dtype, rows, 320, &mut rng).0));
+            let w =
+                [0, 1, 2].map(|i| Packed::new(dtype, weights[i].0, 320, &weights[i].1).unwrap());
+            for kernels in isas() {
+                for threads in [1, 3] {
+                    let pool = Pool::new(threads).unwrap();
+                    let mut one = w.map(|w| vec![0.0; tokens * w.rows]);
+                    for (w, out) in w.iter().zip(&mut one) {
+                        linear(&kernels, &pool, w, &x, out);
+                    }
+                    let mut all = w.map(|w| vec![0.0; tokens * w.rows]);
+                    linears(&kernels, &pool, w, &x, all.each_mut().map(Vec::as_mut_slice));
+                    assert_eq!(one, all, "{dtype} {} on {threads}", kernels.isa);
                 }
             }
         }

@@ -121,6 +121,13 @@ pub struct Kernels {
     pub rms_norm: fn(x: &[f32], gain: Option<&[f32]>, eps: f32, width: usize, out: &mut [f32]),
 }
 
+/// Scratch of a thread for decode steps with caches of elements up to `width` and `heads` query
+/// heads to a key/value head: f32 elements, and bytes.
+pub(crate) fn decode_scratch(heads: usize, width: usize) -> (usize, usize) {
+    let attention = attention::scratch_elements(heads, width, width);
+    (attention.max(panel::HEADS + 2 * pack::TILE), panel::CODES)
+}
+
 impl Kernels {
     /// The kernels of `isa`, or `None` when this machine cannot run them.
     pub fn new(isa: Isa) -> Option<Kernels> {

@@ -10,9 +10,7 @@ use super::super::activation::{Block, CODE_WORDS, QUADS};
 use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
 use super::super::panel::{self, HEAD, Panel};
 use super::super::{Isa, Kernels};
-use super::{
-    check_gemv, check_micro, check_panel, check_rows, check_unpack, check_widen, prefetch,
-};
+use super::{check_gemv, check_micro, check_panel, check_unpack, check_widen, prefetch};
 
 super::wide!("avx2,fma,f16c", Pairs);
 

@@ -9,7 +9,7 @@ use tensor::DType;
 
 use super::super::pack::{Packed, TILE};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_rows, check_widen, prefetch};
+use super::{check_gemv, check_micro, check_widen, prefetch};
 
 mod integer;
 
