@@ -148,22 +148,14 @@ impl Machine<'_> {
     /// One job of `N` products of buffer x.
     fn join<const N: usize>(&mut self, w: [Packed<'_>; N], calls: &[Call], x: u32) -> usize {
         let range = |id: u32| self.bound.ranges[id as usize].clone();
+        let out = |i: usize| calls.get(i).map_or(0..0, |call| range(call.out));
         // `check` saw that no result overlaps x; results that overlap each other are not joined.
-        let outs: [_; N] = std::array::from_fn(|i| range(calls[i].out));
-        let (x, arena) = (range(x), &mut *self.arena);
-        let before = outs.iter().all(|o| o.end <= x.start);
-        let after = outs.iter().all(|o| o.start >= x.end);
-        let split = |o: std::ops::Range<usize>, by: usize| o.start - by..o.end - by;
-        let (x, outs, rest) = if before {
-            let (rest, tail) = arena.split_at_mut(x.start);
-            (&tail[..x.len()], outs, rest)
-        } else if after {
-            let (head, rest) = arena.split_at_mut(x.end);
-            (&head[x.clone()], outs.map(|o| split(o, x.end)), rest)
-        } else {
+        let Ok([a, b, c, x]) = self.arena.get_disjoint_mut([out(0), out(1), out(2), range(x)])
+        else {
             return 0;
         };
-        let Ok(outs) = rest.get_disjoint_mut(outs) else { return 0 };
+        let mut outs = [a, b, c].into_iter();
+        let outs: [_; N] = std::array::from_fn(|_| outs.next().unwrap_or_default());
         linears(self.kernels, self.pool, w, x, outs);
         N
     }
