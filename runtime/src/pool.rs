@@ -15,8 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Checks of the job counter before a worker starts to yield: some ten microseconds.
-const SPINS: u32 = 2_000;
+/// Checks of the job counter before a thread starts to yield: some hundred microseconds, longer than
+/// the part of a decode step that one thread does alone. To yield on a busy machine costs
+/// milliseconds.
+const SPINS: u32 = 10_000;
 /// Yields before a worker goes to sleep: a fraction of a millisecond.
 const YIELDS: u32 = 200;
 
