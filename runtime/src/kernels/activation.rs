@@ -99,12 +99,17 @@ fn quantize_group(
     let sum: i32 = codes.iter().fold(0i32, |a, &c| a.wrapping_add(c));
     match order {
         Order::Planes => {
-            for (quad, c) in codes.as_chunks::<QUAD>().0.iter().enumerate() {
-                let [a, b, c, d] = c.map(|c| c.wrapping_add(32768) as u32 & 0xffff);
-                let high = a >> 8 | (b & 0xff00) | (c & 0xff00) << 8 | (d & 0xff00) << 16;
-                let low = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (d & 255) << 24;
-                out[quad * m + token] = high;
-                out[(QUADS + quad) * m + token] = low;
+            // Loops over bytes, which the compiler makes wide; then one word a quad.
+            let (mut high, mut low) = ([0u8; GROUP], [0u8; GROUP]);
+            for ((h, l), c) in high.iter_mut().zip(&mut low).zip(codes) {
+                let c = c.wrapping_add(32768);
+                (*h, *l) = ((c >> 8) as u8, c as u8);
+            }
+            let planes = [high, low];
+            for (plane, bytes) in planes.iter().enumerate() {
+                for (quad, four) in bytes.as_chunks::<QUAD>().0.iter().enumerate() {
+                    out[(plane * QUADS + quad) * m + token] = u32::from_le_bytes(*four);
+                }
             }
         }
         Order::Pairs => {
