@@ -344,7 +344,8 @@ pub struct KernelArgs {
     /// meshgemv: columns of the matrix per tile
     #[arg(long, value_name = "N", requires = "kernel")]
     pub tile_n: Option<u32>,
-    /// meshgemv: tiles per group of the reduction tree [default: about the root of the grid]
+    /// meshgemv: tiles per group of the reduction tree, or the nearest number that gives each group a
+    /// root [default: about the root of the grid]
     #[arg(long, value_name = "G", requires = "kernel")]
     pub group_size: Option<u32>,
     /// decode-layer: groups of each reduction tree [default: about the root of the grid]

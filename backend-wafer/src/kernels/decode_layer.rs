@@ -8,11 +8,11 @@
 
 use plan::{
     Affine, Axis, BinaryOp, BufferRole, Clause, Combine, Instr, Len, LogitsOutput, Matrix, Operand,
-    Predicate, ReduceOp, RegionId, Role, Slice, Storage, Target, UnaryOp, WireFormat,
+    Predicate, ReduceOp, RegionId, Role, Slice, Storage, Target, UnaryOp,
 };
 use tensor::DType;
 
-use super::{Built, input};
+use super::{Built, input, mesh_tree};
 use crate::partition::Linear;
 use crate::program::builder::{Columns, TemplateBuilder, Vector};
 use crate::program::pins::{Tiling, pin_matrix, pin_vector};
@@ -79,12 +79,7 @@ impl Layer {
                 Axis::X => palette::row_tree(),
                 Axis::Y => palette::column_tree(),
             };
-            // The least group size of at most so many groups in which every group has its root.
-            let least = p.div_ceil(sizes.groups.min(p));
-            let mut trees = (least..=p).map(|s| Tree::with_group(line, s, colors));
-            let tree = trees.find(Tree::is_regular);
-            let tree = tree.unwrap_or_else(|| Tree::with_group(line, p, colors));
-            Tree { wire: WireFormat::F16, ..tree }
+            mesh_tree(line, p.div_ceil(sizes.groups.min(p)), colors)
         };
         Layer {
             b: TemplateBuilder::new("decode-layer".into(), sizes.grid, sizes.grid, (1, 1)),

@@ -6,11 +6,11 @@
 
 use plan::{
     Affine, Axis, BufferRole, Clause, Combine, Instr, Len, LogitsOutput, Matrix, Predicate,
-    RegionId, Slice, Storage, Target, WireFormat,
+    RegionId, Slice, Storage, Target,
 };
 use tensor::DType;
 
-use super::{Built, KernelError, input};
+use super::{Built, input, mesh_tree};
 use crate::partition::Linear;
 use crate::program::builder::{Columns, TemplateBuilder, Vector};
 use crate::program::pins::{Tiling, pin_matrix, pin_vector};
@@ -86,21 +86,14 @@ pub(super) fn build((width, height): (u32, u32), (k, n): (u32, u32), target: &Ta
     ops.finish("gemv")
 }
 
-/// MeshGEMV: f16 in SRAM and on the wire, groups of `group` PEs.
-///
-/// # Errors
-/// Groups without a root.
-pub(super) fn mesh(grid: u32, (k, n): (u32, u32), group: u32) -> Result<Built, KernelError> {
+/// MeshGEMV: f16 in SRAM and on the wire, groups of about `group` PEs.
+pub(super) fn mesh(grid: u32, (k, n): (u32, u32), group: u32) -> Built {
     let mut ops = operands("meshgemv", (grid, grid), (grid * k, grid * n), DType::F16);
-    let tree = Tree::with_group(column(grid), group.min(grid), palette::column_tree());
-    let tree = Tree { wire: WireFormat::F16, ..tree };
-    if !tree.is_regular() {
-        return Err(KernelError::Group { group, len: grid });
-    }
+    let tree = mesh_tree(column(grid), group, palette::column_tree());
     let multiply = ops.multiply.clone();
     ops.reduce("meshgemv", &[multiply], &tree, Reach::All, grid);
     ops.b.routes(tree.routes());
-    Ok(ops.finish("meshgemv"))
+    ops.finish("meshgemv")
 }
 
 /// Two calls of the vendor's collective library in f32: a chain to one end, a broadcast back.

@@ -12,7 +12,7 @@ mod gemv;
 use plan::target::cost::instruction_cycles;
 use plan::{
     LogitsOutput, ModelInfo, Orientation, Outputs, PhaseClaim, Plan, Rect, Region, Storage, Target,
-    TemplateId, WeightData, WeightDecl,
+    TemplateId, WeightData, WeightDecl, WireFormat,
 };
 use tensor::DType;
 
@@ -21,6 +21,7 @@ pub use collective::{Algorithm, Op};
 use crate::partition::{Matrix as Constant, Piece, WeightRef};
 use crate::program::builder::Program;
 use crate::program::cost;
+use crate::route::tree::{Line, Tree, TreeColors};
 
 /// Elements up to which an input is a table inside the plan.
 const INLINE_ELEMENTS: usize = 1 << 20;
@@ -57,7 +58,7 @@ pub enum Kernel {
         grid: u32,
         /// Rows (K) and columns (N) of the tile of one PE.
         tile: (u32, u32),
-        /// PEs per group.
+        /// PEs per group, or the nearest number that gives each group a root.
         group: u32,
     },
     /// The vendor library's GEMV: f32, a chain reduction to one end and a broadcast back.
@@ -137,16 +138,8 @@ pub enum KernelError {
         /// Senders that the target allows.
         most: u32,
     },
-    /// No tree with groups of this size exists on a line of this length.
-    #[error("SPK4206: groups of {group} do not divide a line of {len} PEs so that each has a root")]
-    Group {
-        /// PEs per group.
-        group: u32,
-        /// PEs of the line.
-        len: u32,
-    },
     /// An extent beyond what a plan can say.
-    #[error("SPK4207: {what} = {value} is above 2^31")]
+    #[error("SPK4206: {what} = {value} is above 2^31")]
     Extent {
         /// Which.
         what: &'static str,
@@ -218,7 +211,7 @@ pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
             collective::build((op, algorithm), (pes, length), target)?
         }
         Kernel::Gemv { region, k, n } => gemv::build(region, (k, n), target),
-        Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group)?,
+        Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group),
         Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
         Kernel::DecodeLayer { grid, d, s, f, groups } => {
             decode_layer::build(decode_layer::Sizes { grid, d, s, f, groups }, target)
@@ -272,6 +265,17 @@ fn without_starts(target: &Target) -> Target {
     target.core.task_switch_cycles = 0;
     target.core.color_bind_cycles = 0;
     target
+}
+
+/// The half-precision tree whose groups are nearest to `group` PEs, each with its root.
+fn mesh_tree(line: Line, group: u32, colors: TreeColors) -> Tree {
+    let near = |d: u32| [group.saturating_add(d), group.saturating_sub(d)];
+    let sizes = (0..line.len.max(group)).flat_map(near).filter(|s| (1..=line.len).contains(s));
+    let mut trees = sizes.map(|size| Tree::with_group(line, size, colors));
+    let tree = trees.find(Tree::is_regular);
+    // One group is always regular.
+    let tree = tree.unwrap_or_else(|| Tree::with_group(line, line.len, colors));
+    Tree { wire: WireFormat::F16, ..tree }
 }
 
 /// A program and where its result is.

@@ -5,7 +5,7 @@
 //! that of the tile with the most of it, so together they bound a phase from above unless messages meet
 //! on a link. How long a phase really takes is told by the engine: see [`super::engine`].
 
-use plan::{Target, Template};
+use plan::{Instr, Target, Template};
 
 use super::domain::{Domain, Program, Step, StepKind, phase_overhead};
 use super::report::PhaseTime;
@@ -39,6 +39,15 @@ fn local(program: &Program, phase: usize) -> u64 {
     once(steps) + more.sum::<u64>()
 }
 
+/// Cycles of scalar code in a program.
+fn software(program: &[Instr]) -> u64 {
+    let cycles = |i: &Instr| match i {
+        Instr::Software { cycles } => u64::from(*cycles),
+        _ => 0,
+    };
+    program.iter().map(cycles).sum()
+}
+
 fn parts(
     target: &Target,
     template: &Template,
@@ -52,7 +61,8 @@ fn parts(
     let local = programs.map(|p| local(p, index)).max().unwrap_or(0);
     let overheads = phase.roles.iter().map(|r| phase_overhead(target, &r.program, &mut Vec::new()));
     // Binding counts every color as fresh here: an upper bound, never more than was spent.
-    let overhead = overheads.max().unwrap_or(0).min(local);
+    let software = phase.roles.iter().map(|r| software(&r.program)).max().unwrap_or(0);
+    let overhead = (overheads.max().unwrap_or(0) + software).min(local);
     let mut time = PhaseTime {
         name: phase.name.clone(),
         compute: local - overhead,
@@ -64,7 +74,10 @@ fn parts(
         let depth = u64::from(comm.depth);
         time.payload = comm.serial.elements(tokens) * w;
         time.distance = u64::from(target.fabric.hop_cycles) * u64::from(comm.hops);
-        time.relay = w * depth;
+        let steps = domain.table.iter().flat_map(|p| &p.steps);
+        let here = steps.filter(|s| usize::from(s.phase) == index);
+        let latency = here.map(|s| s.latency).max().unwrap_or(0);
+        time.relay = (w + latency) * depth;
         time.fixed += 2 * u64::from(target.fabric.ramp_cycles) * depth
             + u64::from(target.core.message_cycles) * u64::from(comm.messages);
     }

@@ -161,7 +161,6 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
                 (Exit::DoesNotFit, "a larger region or grid, or smaller sizes per tile")
             }
             KernelError::Star { .. } => (Exit::DoesNotFit, "--algo chain, tree or two-phase"),
-            KernelError::Group { .. } => (Exit::BadInput, "a group size that divides the grid"),
             KernelError::Empty { .. } => (Exit::BadInput, "sizes of at least 1"),
             KernelError::Extent { .. } => (Exit::BadInput, "smaller sizes"),
         };
