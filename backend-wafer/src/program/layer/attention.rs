@@ -230,7 +230,7 @@ impl Layer<'_> {
             piece.insert(0, zero.clone());
         }
         let tree = self.trees.groups;
-        if !self.share_pays(&[alone.clone()], &piece, &tree.comm(Reach::All, p.len)) {
+        if !self.share_pays(std::slice::from_ref(&alone), &piece, &tree.comm(Reach::All, p.len)) {
             self.b.forget(buffer);
             return (scores, vec![alone]);
         }
