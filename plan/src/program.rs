@@ -466,7 +466,7 @@ pub enum Instr {
     },
 }
 
-/// Microthreads of a core [SDK].
+/// Microthreads of a core, by the vendor SDK.
 pub const MICROTHREADS: u8 = 8;
 
 /// Instructions of a program with the loop each is in: index, instruction, index of its Repeat.

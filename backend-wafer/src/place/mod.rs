@@ -5,7 +5,7 @@
 //! so that the activation vector always steps into the neighbour; at a turn the two regions share
 //! their outer edge.
 //! Method: strip heights are enumerated; per height and block the widths that fit SRAM are priced with
-//! the block's own program; the pipeline is cut into one part per wafer ([`wafers`]) and the shortest
+//! the block's own program; the pipeline is cut into one part per wafer (`wafers`) and the shortest
 //! token wins. Everything is resident: no region is used by two layers.
 //! Does not choose colors (`route`) or final programs (`schedule`).
 

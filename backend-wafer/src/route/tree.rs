@@ -150,7 +150,7 @@ impl Tree {
         std::iter::once(single).chain(trees).min_by_key(cost).unwrap_or(single)
     }
 
-    /// A tree with groups of `group`. Groups of cells must be even (see [`Tree::parity`]).
+    /// A tree with groups of `group`. Groups of cells must be even (see `parity`).
     pub fn with_group(line: Line, group: u32, colors: TreeColors) -> Self {
         let group = group.max(1);
         let groups = line.len.div_ceil(group);
