@@ -38,7 +38,7 @@ from transformers.utils import logging
 
 EXIT_DOES_NOT_FIT = 3
 THREADS = (1, 2, 4)
-INSTRUCTION_SETS = ("portable", "neon", "avx2", "avx512")
+INSTRUCTION_SETS = ("portable", "aarch64", "x86-64-v3", "x86-64-v4")
 COMMAND_SECONDS_MAX = 300
 
 
@@ -144,7 +144,7 @@ def compare(row, way, got, want, tolerance):
 def check_instruction_sets(row, args, compiled, prompt, want, tolerance, scratch):
     for name in INSTRUCTION_SETS:
         try:
-            command = [compiled / "model", "--isa", name]
+            command = [compiled / "model", "--cpu", name]
             got = run(command, prompt, args.n, scratch / "isa.safetensors")
         except Refusal as refusal:
             if f"this machine has no {name}" not in str(refusal):

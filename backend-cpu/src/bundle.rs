@@ -13,6 +13,7 @@ use runtime::{Assets, Payload, PayloadHead, WEIGHT_ALIGN, write_tail};
 use crate::error::CpuError;
 use crate::lower::{Lowered, lower};
 use crate::pack::{PackError, write_weights};
+use crate::tokenizer;
 
 /// The program of every executable: `runtime`'s `sparkc-stub`, built beside this crate.
 static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sparkc-stub"));
@@ -46,6 +47,8 @@ pub struct Summary {
     pub cache_bytes_per_token: u64,
     /// Calls per decode step, loops unrolled.
     pub calls: u64,
+    /// Why the executable reads its tokenizer.json at every start: tables would be quicker.
+    pub without_tables: Option<String>,
     /// The program.
     pub program: Program,
 }
@@ -68,11 +71,13 @@ pub fn compile(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Summary, CpuError> {
     let lowered = lower(module)?;
+    let (assets, tables, without_tables) = with_tables(assets);
     let write = |source: io::Error| CpuError::Write { path: path.to_path_buf(), source };
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".model-").tempfile_in(directory).map_err(write)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let result = write_executable(module, &lowered, weights, assets, &mut out, progress);
+    let texts = (assets, tables.as_slice());
+    let result = write_executable(module, &lowered, weights, texts, &mut out, progress);
     let file_bytes = match result {
         Ok(bytes) => bytes,
         Err(PackError::Cpu(error)) => return Err(error),
@@ -81,7 +86,19 @@ pub fn compile(
     let file = out.into_inner().map_err(|e| write(e.into_error()))?;
     make_executable(file.as_file()).map_err(write)?;
     file.persist(path).map_err(|e| write(e.error))?;
-    Ok(summary(lowered, file_bytes))
+    Ok(Summary { without_tables, ..summary(lowered, file_bytes) })
+}
+
+/// The assets with tables in place of tokenizer.json, the tables, and why there are none.
+fn with_tables(mut assets: Assets) -> (Assets, Vec<u8>, Option<String>) {
+    let Some(json) = &assets.tokenizer else { return (assets, Vec::new(), None) };
+    match tokenizer::tables(json) {
+        Ok(tables) => {
+            (assets.tokenizer, assets.tables) = (None, Some(tables.head));
+            (assets, tables.bytes, None)
+        }
+        Err(why) => (assets, Vec::new(), Some(why)),
+    }
 }
 
 /// Compiles to a payload in memory: for tests and for running without a file.
@@ -100,7 +117,8 @@ pub fn compile_in_memory(
         Err(PackError::Cpu(error)) => return Err(error),
         Err(PackError::Io(error)) => return Err(CpuError::Internal { why: error.to_string() }),
     }
-    let payload = Payload::new(lowered.program, bytes.into(), assets);
+    let (assets, tables, _) = with_tables(assets);
+    let payload = Payload::with_tables(lowered.program, bytes.into(), assets, tables.into());
     payload.map_err(|e| CpuError::Internal { why: e.to_string() })
 }
 
@@ -108,7 +126,7 @@ fn write_executable(
     module: &Module,
     lowered: &Lowered,
     weights: &dyn WeightSource,
-    assets: Assets,
+    (assets, tables): (Assets, &[u8]),
     out: &mut dyn Write,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64, PackError> {
@@ -120,10 +138,11 @@ fn write_executable(
     let mut report = |done, weight: &str| progress(Progress { done, total, weight });
     write_weights(module, lowered, weights, out, &mut report)?;
     let head = PayloadHead { program: encode(&lowered.program), assets };
-    let tail = write_tail(&head, weight_offset, total);
+    out.write_all(tables)?;
+    let tail = write_tail(&head, weight_offset, total, tables.len() as u64);
     out.write_all(&tail)?;
     out.flush()?;
-    Ok(weight_offset + total + tail.len() as u64)
+    Ok(weight_offset + total + (tables.len() + tail.len()) as u64)
 }
 
 #[cfg(unix)]
@@ -150,6 +169,7 @@ fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
         stub_bytes: STUB.len() as u64,
         cache_bytes_per_token: cache.sum(),
         calls: calls.sum(),
+        without_tables: None,
         program,
     }
 }

@@ -77,7 +77,7 @@ fn logits_and_tokens_are_those_of_eval() {
     let prompt = [1u32, 5, 2, 8];
     let mut eval = Eval::new(&module, &weights, EvalOptions::default()).expect("verifies");
     let expected = eval.step(&prompt, 4).expect("evaluates");
-    for extra in [&["--threads", "1"][..], &["--threads", "2"], &["--isa", "portable"]] {
+    for extra in [&["--threads", "1"][..], &["--threads", "2"], &["--cpu", "portable"]] {
         let mut args = vec!["--tokens", "1,5,2,8", "--logits", logits_arg, "--json", "-n", "4"];
         args.extend(extra);
         let output = run(&path, &args);
@@ -112,7 +112,7 @@ fn the_command_line_keeps_its_contract() {
         (&["--tokens", "1,900"], 1, "token 900 is not in the vocabulary"),
         (&["--tokens", &long], 3, "200 tokens do not fit the context of 24"),
         (
-            &["--tokens", "1", "--isa", "neon"],
+            &["--tokens", "1", "--cpu", "aarch64"],
             if cfg!(target_arch = "aarch64") { 0 } else { 1 },
             "",
         ),

@@ -12,7 +12,7 @@ use sparkc_frontend::{ErrorClass, FrontendError, Model, OpenOptions, load_tokeni
 use tensor::{DType, Rng};
 
 use ErrorClass::{Input, Unsupported};
-use gguf::{F32, GgufFile, Meta, Q4_0, Q4_1, Q8_0, llama};
+use gguf::{F32, GgufFile, Meta, Q4_0, Q4_1, Q5_1, Q8_0, llama};
 
 fn open_bytes(bytes: &[u8]) -> Result<Model, FrontendError> {
     let scratch = tempfile::tempdir().expect("a temporary directory");
@@ -31,7 +31,8 @@ fn load(model: &Model, name: &str) -> tensor::Tensor {
 
 #[test]
 fn weights_keep_their_precision() {
-    for (kind, dtype) in [(F32, DType::F32), (Q8_0, DType::Q8), (Q4_0, DType::Q4)] {
+    let kinds = [(F32, DType::F32), (Q8_0, DType::Q8), (Q4_0, DType::Q4), (Q4_1, DType::Q4M)];
+    for (kind, dtype) in kinds {
         let file = llama(kind);
         let model = opened(&file);
         assert_eq!((model.info.family.as_str(), model.info.name.as_str()), ("llama", "tiny.Q8_0"));
@@ -42,10 +43,10 @@ fn weights_keep_their_precision() {
         assert_eq!(down.bytes()[..], stored.data[..], "a view of the file");
         assert!(ir::verify(&model.module).is_ok());
     }
-    let model = opened(&llama(Q4_1));
+    let model = opened(&llama(Q5_1));
     assert_eq!(load(&model, "model.embed_tokens.weight").dtype(), DType::F32);
     let widened = model.warnings.iter().find(|w| w.code == "SPK2808").expect("a warning");
-    assert!(widened.message.contains("15 tensors of Q4_1"), "{widened}");
+    assert!(widened.message.contains("15 tensors of Q5_1"), "{widened}");
 }
 
 #[test]

@@ -1,10 +1,15 @@
-//! The generation loop: prompt, then one token at a time until something ends it.
+//! The generation loop: prompt, then tokens until something ends it.
+//!
+//! A step computes the chosen token and, where it pays, guesses of what follows (`speculate`); a guess
+//! is used exactly when the sampler chooses it from the logits before it, so texts do not depend on
+//! guessing.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::exec::{Session, SessionError, Wanted};
 use crate::sample::{Sampler, Sampling};
+use crate::speculate::{Guesser, Speculation};
 
 /// Takes rows of logits, `f32[rows, vocab]` row-major.
 pub type LogitsSink<'a> = dyn FnMut(&[f32]) + 'a;
@@ -45,6 +50,8 @@ pub struct Timings {
     pub decode_tokens: usize,
     /// From there to the end.
     pub decode: Duration,
+    /// What came of guessing.
+    pub speculation: Speculation,
 }
 
 impl Timings {
@@ -92,6 +99,19 @@ pub struct GenerationOptions<'a> {
     pub sampling: Sampling,
     /// Tokens that end the text.
     pub stop_tokens: &'a [u32],
+    /// Most tokens guessed ahead; 0 for none. Never changes the text.
+    pub guesses: usize,
+}
+
+/// Logits that a step gave beyond those of its first token.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The guesses of the last step.
+    guesses: Vec<u32>,
+    /// Of these, how many were chosen.
+    accepted: usize,
+    /// `f32[guesses + 1, vocab]`: after the step's own token and after each guess.
+    rows: Vec<f32>,
 }
 
 impl Generator {
@@ -103,6 +123,12 @@ impl Generator {
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Forgets what the cache holds.
+    pub fn forget(&mut self) {
+        self.session.truncate(0);
+        self.cached.clear();
     }
 
     /// Continues `prompt`. What the cache holds of its beginning is not computed again. Every token
@@ -129,6 +155,8 @@ impl Generator {
         };
         let begin = Instant::now();
         let mut sampler = Sampler::new(options.sampling, vocab);
+        let mut guesser = Guesser::new(prompt, options.guesses);
+        let mut ahead = Ahead::default();
         let limit = options.limit;
         let mut tokens = Vec::with_capacity(limit.min(self.session.context()));
         let stop = loop {
@@ -146,15 +174,59 @@ impl Generator {
             if tokens.len() >= limit {
                 break StopReason::Length;
             }
-            if self.session.len() == self.session.context() {
+            if self.cached.len() == self.session.context() {
                 break StopReason::ContextFull;
             }
-            self.session.feed(&[token], Wanted::Last, &mut |row| last.copy_from_slice(row))?;
+            guesser.push(token);
+            if ahead.guesses.get(ahead.accepted) == Some(&token) {
+                ahead.accepted += 1;
+                last.copy_from_slice(&ahead.rows[ahead.accepted * vocab..][..vocab]);
+            } else {
+                guesser.learn(ahead.guesses.len(), ahead.accepted);
+                let room = limit - tokens.len() - 1;
+                self.advance(token, room, &mut guesser, &mut ahead, &mut last)?;
+            }
             self.cached.push(token);
             timings.decode_tokens += 1;
         };
+        guesser.learn(ahead.guesses.len(), ahead.accepted);
+        self.session.truncate(self.cached.len());
         timings.decode = begin.elapsed();
+        timings.speculation = guesser.result();
         Ok(Generation { tokens, stop, timings })
+    }
+
+    /// A step over `token` and guesses of what follows, at most `room`. Logits after the token go to
+    /// `last`, those after the guesses wait in `ahead`.
+    fn advance(
+        &mut self,
+        token: u32,
+        room: usize,
+        guesser: &mut Guesser,
+        ahead: &mut Ahead,
+        last: &mut [f32],
+    ) -> Result<(), SessionError> {
+        let begin = Instant::now();
+        // Guesses that did not hold are still in the cache.
+        self.session.truncate(self.cached.len());
+        let room = room.min(self.session.context() - self.session.len() - 1);
+        // Some kinds of RoPE compute a long sequence otherwise than its tokens one by one.
+        let whole = self.session.len() + 1 + room;
+        let apart = self.session.payload().program().needs_whole_prompt(whole);
+        *ahead = Ahead { rows: std::mem::take(&mut ahead.rows), ..Ahead::default() };
+        ahead.guesses.extend(if apart { &[] } else { guesser.guess(room) });
+        if ahead.guesses.is_empty() {
+            self.session.feed(&[token], Wanted::Last, &mut |row| last.copy_from_slice(row))?;
+        } else {
+            let mut step = vec![token];
+            step.extend(&ahead.guesses);
+            ahead.rows.clear();
+            let rows = &mut ahead.rows;
+            self.session.feed(&step, Wanted::All, &mut |some| rows.extend_from_slice(some))?;
+            last.copy_from_slice(&ahead.rows[..last.len()]);
+        }
+        guesser.timed(ahead.guesses.len(), begin.elapsed());
+        Ok(())
     }
 
     /// Computes what the cache lacks of the prompt; returns how many tokens that were.

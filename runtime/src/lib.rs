@@ -20,11 +20,12 @@ mod payload;
 mod pool;
 pub mod program;
 mod sample;
+mod speculate;
 mod text;
 
 pub use exec::{Session, SessionError, SessionOptions, Wanted};
 pub use generate::{Generation, GenerationOptions, Generator, LogitsSink, StopReason, Timings};
-pub use kernels::Isa;
+pub use kernels::{Cpu, Isa};
 pub use payload::{
     Assets, FOOTER_BYTES, GenerationDefaults, Payload, PayloadError, PayloadHead, WEIGHT_ALIGN,
     find_payload, write_tail,
@@ -32,4 +33,5 @@ pub use payload::{
 pub use pool::Pool;
 pub use program::Program;
 pub use sample::{Sampler, Sampling};
-pub use text::{ChatMessage, Text, TextError, TextStream};
+pub use speculate::{GUESSES_MAX, Speculation};
+pub use text::{ChatMessage, Text, TextError, TextStream, tokenizer};

@@ -1,13 +1,14 @@
 //! The payload of an executable: what is appended to the stub.
 //!
 //! ```text
-//! stub | zeros to the alignment | weights | head | footer
+//! stub | zeros to the alignment | weights | tokenizer tables | head | footer
 //! ```
 //!
 //! The footer is the last 64 bytes of the file: magic, version, places of weights and head, digest
 //! of head and footer, and length of the file, all little-endian u64. Weights start at a multiple of
-//! [`WEIGHT_ALIGN`] (or of a page, for a small model) and are read where they are mapped. The head is
-//! the program, the tokenizer and the defaults, as postcard.
+//! [`WEIGHT_ALIGN`] (or of a page, for a small model); they and the tables, which end where the head
+//! begins, are read where they are mapped. The head is the program, what of the tokenizer is not in
+//! tables, and the defaults, as postcard.
 //!
 //! Reading hostile bytes gives an error. The digest (FNV-1a) finds accidents, not attacks: who can
 //! change the payload can change the program beside it.
@@ -20,6 +21,7 @@ use tensor::Bytes;
 
 use crate::mmap;
 use crate::program::{self, Layout, Program, ProgramError, Weight};
+use crate::text::tokenizer::TableHead;
 
 /// Bytes of the footer.
 pub const FOOTER_BYTES: usize = 64;
@@ -27,7 +29,7 @@ pub const FOOTER_BYTES: usize = 64;
 pub const WEIGHT_ALIGN: u64 = 2 << 20;
 
 const MAGIC: [u8; 8] = *b"sparkCPU";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Why a file is no executable of ours, or a broken one.
 #[derive(Debug, thiserror::Error)]
@@ -90,16 +92,27 @@ impl Default for GenerationDefaults {
 /// What is needed beside the program to read and write text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Assets {
-    /// `tokenizer.json`.
+    /// `tokenizer.json`, where there are no tables.
     pub tokenizer: Option<Vec<u8>>,
+    /// The tokenizer as tables, which lie beside the weights.
+    pub tables: Option<TableHead>,
     /// Jinja template of a conversation.
     pub chat_template: Option<String>,
     /// Names of special tokens for the template: `bos_token`, `eos_token`, ...
     pub special_tokens: Vec<(String, String)>,
     /// Sampling and stopping.
     pub generation: GenerationDefaults,
+    /// The processor it was compiled for, as `--cpu` spells it; `None` for any.
+    pub cpu: Option<String>,
     /// Facts for `--info`, as (name, value).
     pub facts: Vec<(String, String)>,
+}
+
+impl Assets {
+    /// Whether there is a tokenizer, in either form.
+    pub fn has_tokenizer(&self) -> bool {
+        self.tokenizer.is_some() || self.tables.is_some()
+    }
 }
 
 /// The head of a payload.
@@ -117,6 +130,7 @@ pub struct Payload {
     program: Program,
     weights: Bytes,
     assets: Assets,
+    tables: Bytes,
 }
 
 impl Payload {
@@ -125,8 +139,21 @@ impl Payload {
     /// # Errors
     /// When the program does not fit the weights.
     pub fn new(program: Program, weights: Bytes, assets: Assets) -> Result<Self, PayloadError> {
+        Payload::with_tables(program, weights, assets, Vec::new().into())
+    }
+
+    /// A payload in memory whose assets have their tokenizer in `tables`.
+    ///
+    /// # Errors
+    /// As [`Payload::new`].
+    pub fn with_tables(
+        program: Program,
+        weights: Bytes,
+        assets: Assets,
+        tables: Bytes,
+    ) -> Result<Self, PayloadError> {
         program.check(weights.len() as u64)?;
-        let payload = Payload { program, weights, assets };
+        let payload = Payload { program, weights, assets, tables };
         let unaligned = |w: &&Weight| w.layout == Layout::Plain && payload.plain(w).is_none();
         if let Some(weight) = payload.program.weights.iter().find(unaligned) {
             let why = format!("weight {} is not aligned in memory", weight.name);
@@ -145,9 +172,19 @@ impl Payload {
         &self.assets
     }
 
+    /// The sections of the tokenizer.
+    pub(crate) fn table_bytes(&self) -> &Bytes {
+        &self.tables
+    }
+
     /// Bytes of the weight segment.
     pub fn weight_bytes(&self) -> usize {
         self.weights.len()
+    }
+
+    /// All weights.
+    pub(crate) fn weight_segment(&self) -> &[u8] {
+        &self.weights
     }
 
     /// The bytes of a weight; `check` has seen to the range.
@@ -162,13 +199,18 @@ impl Payload {
     }
 }
 
-/// Head and footer of a payload whose weights are `weight_bytes` from `weight_offset` of the file;
-/// they belong right behind the weights.
-pub fn write_tail(head: &PayloadHead, weight_offset: u64, weight_bytes: u64) -> Vec<u8> {
+/// Head and footer of a payload whose weights are `weight_bytes` from `weight_offset` of the file,
+/// and whose tables are `table_bytes` right behind them; head and footer belong right behind those.
+pub fn write_tail(
+    head: &PayloadHead,
+    weight_offset: u64,
+    weight_bytes: u64,
+    table_bytes: u64,
+) -> Vec<u8> {
     let mut out =
         postcard::to_allocvec(head).expect("a vector takes any bytes and every type has a length");
     let head_bytes = out.len() as u64;
-    let head_offset = weight_offset + weight_bytes;
+    let head_offset = weight_offset + weight_bytes + table_bytes;
     let file_bytes = head_offset + head_bytes + FOOTER_BYTES as u64;
     let places = [VERSION, weight_offset, weight_bytes, head_offset, head_bytes];
     let digest = digest(&out, &places, file_bytes);
@@ -219,7 +261,13 @@ fn read_payload(file: &Bytes) -> Result<Payload, PayloadError> {
     let head: PayloadHead = postcard::from_bytes(&head)
         .map_err(|e| damaged(format!("the head does not parse: {e}")))?;
     let program = program::decode(&head.program, weights.len() as u64)?;
-    Payload::new(program, weights, head.assets)
+    let table_bytes = match &head.assets.tables {
+        Some(tables) => tables.bytes().unwrap_or(u64::MAX),
+        None => 0,
+    };
+    let start = field(4).checked_sub(table_bytes);
+    let start = start.ok_or_else(|| damaged(format!("{table_bytes} bytes of tokenizer tables")))?;
+    Payload::with_tables(program, weights, head.assets, part(start, table_bytes)?)
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll and Vo), of the head and of all of the footer but the digest.

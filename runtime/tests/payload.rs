@@ -22,7 +22,7 @@ fn file() -> Vec<u8> {
     bytes.resize(4096, 0);
     bytes.extend(&weights);
     let head = PayloadHead { program: encode(&program), assets };
-    bytes.extend(write_tail(&head, 4096, weights.len() as u64));
+    bytes.extend(write_tail(&head, 4096, weights.len() as u64, 0));
     bytes
 }
 

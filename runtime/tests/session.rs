@@ -107,8 +107,12 @@ fn limits_are_errors() {
 #[test]
 fn generation_ends_for_its_reason_and_reuses_the_cache() {
     let mut generator = Generator::new(session(SessionOptions::default()));
-    let options =
-        |limit, stop_tokens| GenerationOptions { limit, sampling: Sampling::GREEDY, stop_tokens };
+    let options = |limit, stop_tokens| GenerationOptions {
+        limit,
+        sampling: Sampling::GREEDY,
+        stop_tokens,
+        guesses: 0,
+    };
     let mut run = |prompt: &[u32], o: &GenerationOptions<'_>| {
         generator
             .generate(prompt, o, None, &mut |_| ControlFlow::Continue(()))
@@ -176,4 +180,53 @@ fn small(program: &runtime::Program) -> bool {
         })
         .sum();
     calls < 1000 && program.context <= 4096
+}
+
+#[test]
+fn guessing_ahead_never_changes_a_text() {
+    let mut saved = 0;
+    for seed in 0..12u64 {
+        let mut generator = Generator::new(session(SessionOptions::default()));
+        // A prompt that repeats itself, so that there is something to guess from.
+        let prompt: Vec<u32> = (0..12).map(|i| (i % 4 + seed as u32 * 3) % 50).collect();
+        for temperature in [0.0, 0.7] {
+            let sampling = Sampling { temperature, top_k: 5, top_p: 1.0, seed };
+            let mut run = |guesses: usize| {
+                generator.forget();
+                let o = GenerationOptions { limit: 30, sampling, stop_tokens: &[], guesses };
+                let mut seen = Vec::new();
+                let generation = generator
+                    .generate(&prompt, &o, None, &mut |token| {
+                        seen.push(token);
+                        ControlFlow::Continue(())
+                    })
+                    .expect("works on this program");
+                assert_eq!(seen, generation.tokens);
+                assert_eq!(generation.timings.decode_tokens, 29);
+                generation
+            };
+            let plain = run(0);
+            let ahead = run(7);
+            assert_eq!(plain.tokens, ahead.tokens, "seed {seed}, temperature {temperature}");
+            assert_eq!(plain.timings.speculation.guessed, 0);
+            saved += ahead.timings.speculation.accepted;
+            // The cache holds what was chosen and nothing guessed: the text goes on as ever.
+            let longer = [prompt.clone(), ahead.tokens[..20].to_vec()].concat();
+            let o = GenerationOptions {
+                limit: 5,
+                sampling: Sampling::GREEDY,
+                stop_tokens: &[],
+                guesses: 7,
+            };
+            let go_on = |g: &mut Generator| {
+                g.generate(&longer, &o, None, &mut |_| ControlFlow::Continue(()))
+                    .expect("works")
+                    .tokens
+            };
+            let reused = go_on(&mut generator);
+            generator.forget();
+            assert_eq!(reused, go_on(&mut generator));
+        }
+    }
+    assert!(saved > 20, "only {saved} guesses held");
 }

@@ -10,6 +10,7 @@ pub mod help;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use runtime::Cpu;
 use tensor::DType;
 
 /// Compiles language models ahead of time: one model in, a wafer placement plan and one native
@@ -61,6 +62,9 @@ pub enum Command {
     /// Compile if needed, then write text with the executable
     #[command(after_help = help::RUN)]
     Run(RunArgs),
+    /// Measure the executable beside other programs that run the same model
+    #[command(after_help = help::BENCH)]
+    Bench(BenchArgs),
     /// Execute a wafer plan: the tokens it produces and the time it takes
     #[command(after_help = help::SIMULATE)]
     Simulate(SimulateArgs),
@@ -91,7 +95,7 @@ pub enum Command {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct ModelArgs {
     /// Directory with config.json and *.safetensors, a .safetensors file with config.json beside
-    /// it, a .spark file, or a bare config.json (shapes only)
+    /// it, a .gguf file, a .spark file, or a bare config.json (shapes only)
     pub model: PathBuf,
     /// Weights of a .spark MODEL
     #[arg(long, value_name = "FILE")]
@@ -141,6 +145,10 @@ pub struct BuildArgs {
     /// What rewrites may do to the numbers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
+    /// Processor of the executable: native takes the best where it runs; x86-64-v4, x86-64-v3,
+    /// aarch64 and portable give the same bits everywhere and are refused elsewhere
+    #[arg(long, default_value_t = Cpu::Native, value_name = "NAME")]
+    pub cpu: Cpu,
 }
 
 /// How many wafers a plan may use.
@@ -254,6 +262,9 @@ pub struct RunArgs {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
+    /// Guess up to N tokens ahead where the text repeats itself [default: 7]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub speculate: Option<u32>,
     /// Put the prompt into the model's chat template
     #[arg(long)]
     pub chat: bool,
@@ -270,6 +281,39 @@ pub struct RunArgs {
     #[arg(long)]
     pub info: bool,
     /// Print one JSON object: text, tokens, prompt_tokens, timings
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Model to compile, or directory that `sparkc compile` wrote
+    #[arg(value_name = "MODEL|DIR")]
+    pub model: PathBuf,
+    /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
+    #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
+    pub quant: Quant,
+    /// A peer besides those that are found: NAME=COMMAND, with {M} for MODEL, {P} for the tokens of
+    /// the prompt, {G} for those of the text and {T} for threads
+    #[arg(long, value_name = "NAME=COMMAND")]
+    pub peer: Vec<String>,
+    /// Repetitions of each program, interleaved
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub reps: u32,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// Tokens of the prompt whose speed is measured
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt: u32,
+    /// Tokens of the prompt before the text
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub short: u32,
+    /// Tokens of the text
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub text: u32,
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -1,5 +1,6 @@
 //! One file per subcommand: arguments in, data on standard output out.
 
+pub mod bench;
 pub mod compile;
 pub mod completions;
 pub mod eval;
@@ -22,6 +23,7 @@ use crate::exit::Exit;
 /// Whatever it finds wrong; see `report::diag` for the exit code.
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
+        Command::Bench(args) => bench::run(args)?,
         Command::Compile(args) => compile::run(args)?,
         Command::Eval(args) => eval::run(args)?,
         Command::Inspect(args) => inspect::run(args)?,

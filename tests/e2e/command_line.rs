@@ -28,6 +28,7 @@ fn every_screen_of_help() {
     for command in [
         "compile",
         "run",
+        "bench",
         "simulate",
         "eval",
         "inspect",

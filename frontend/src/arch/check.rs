@@ -15,7 +15,8 @@ use crate::error::{ErrorKind, FrontendError, TensorProblem, Warning};
 use crate::weights::Weights;
 
 /// The dtypes that weights may have.
-const SUPPORTED: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4];
+const SUPPORTED: [DType; 6] =
+    [DType::F32, DType::F16, DType::BF16, DType::Q8, DType::Q4, DType::Q4M];
 
 /// Which tensor fills which role, in which dtype.
 #[derive(Debug)]

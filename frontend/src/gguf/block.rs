@@ -84,6 +84,7 @@ impl BlockType {
             BlockType::F16 => DType::F16,
             BlockType::Bf16 => DType::BF16,
             BlockType::Q4_0 => DType::Q4,
+            BlockType::Q4_1 => DType::Q4M,
             BlockType::Q8_0 | BlockType::Q5_0 | BlockType::Iq4Nl => DType::Q8,
             _ => DType::F32,
         }
@@ -104,10 +105,10 @@ impl BlockType {
             | BlockType::F16
             | BlockType::Bf16
             | BlockType::Q4_0
+            | BlockType::Q4_1
             | BlockType::Q8_0 => return data,
             BlockType::Q5_0 => return each(&data, |b: &[u8; 22], out| q5_0(b, out)).into(),
             BlockType::Iq4Nl => return each(&data, |b: &[u8; 18], out| iq4_nl(b, out)).into(),
-            BlockType::Q4_1 => each(&data, |b: &[u8; 20], out| q4_1(b, out)),
             BlockType::Q5_1 => each(&data, |b: &[u8; 24], out| q5_1(b, out)),
             BlockType::Q2K => each(&data, |b: &[u8; 84], out| q2_k(b, out)),
             BlockType::Q3K => each(&data, |b: &[u8; 110], out| q3_k(b, out)),
@@ -134,11 +135,6 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 /// Low nibbles, then high nibbles: the order of elements in blocks of 32.
 fn nibbles(codes: &[u8]) -> impl Iterator<Item = u8> + '_ {
     codes.iter().map(|b| b & 15).chain(codes.iter().map(|b| b >> 4))
-}
-
-fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
-    let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-    out.extend(nibbles(&block[4..]).map(|q| f32::from(q) * scale + minimum));
 }
 
 /// The 32 codes of 5 bits: nibbles, and a word with the fifth bits.

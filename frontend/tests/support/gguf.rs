@@ -43,6 +43,7 @@ pub(crate) struct GgufFile {
 pub(crate) const F32: u32 = 0;
 pub(crate) const Q4_0: u32 = 2;
 pub(crate) const Q4_1: u32 = 3;
+pub(crate) const Q5_1: u32 = 7;
 pub(crate) const Q8_0: u32 = 8;
 
 /// Bytes of `elements` of an encoding: small scales, any codes.
@@ -57,6 +58,7 @@ pub(crate) fn blocks(kind: u32, elements: u64, rng: &mut Rng) -> Vec<u8> {
         F32 => (0..elements).flat_map(|_| (rng.normal() * 0.1).to_le_bytes()).collect(),
         Q4_0 => (0..elements / 32).flat_map(|_| block(rng, 1, 16)).collect(),
         Q4_1 => (0..elements / 32).flat_map(|_| block(rng, 2, 16)).collect(),
+        Q5_1 => (0..elements / 32).flat_map(|_| block(rng, 2, 20)).collect(),
         Q8_0 => (0..elements / 32).flat_map(|_| block(rng, 1, 32)).collect(),
         other => panic!("no blocks of {other}"),
     }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::kernels::Isa;
+use crate::kernels::Cpu;
 use crate::payload::GenerationDefaults;
 use crate::sample::Sampling;
+use crate::speculate::GUESSES_MAX;
 
 /// A command line that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,7 @@ pub struct UsageError(pub String);
 #[allow(missing_docs, reason = "the fields are the flags; `help` describes them")]
 pub struct Args {
     pub prompt: Option<String>,
+    pub protocol: Option<[usize; 3]>,
     pub tokens: Option<Vec<u32>>,
     pub n: Option<usize>,
     pub greedy: bool,
@@ -27,7 +29,8 @@ pub struct Args {
     pub top_p: Option<f32>,
     pub seed: Option<u64>,
     pub threads: Option<usize>,
-    pub isa: Option<Isa>,
+    pub cpu: Option<Cpu>,
+    pub speculate: Option<usize>,
     pub chat: bool,
     pub logits: Option<PathBuf>,
     pub bench: bool,
@@ -37,6 +40,8 @@ pub struct Args {
     pub version: bool,
 }
 
+/// Most guesses that can be asked for.
+const MAX_GUESSES: usize = 64;
 /// Most threads that can be asked for.
 const MAX_THREADS: usize = 1024;
 
@@ -48,18 +53,20 @@ impl Args {
     pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, UsageError> {
         let mut parser = lexopt::Parser::from_args(args);
         let mut out = Args::default();
+        let mut texts = Vec::new();
         while let Some(arg) = parser.next().map_err(|e| UsageError(e.to_string()))? {
             // Owned, because the parser is asked for the value next.
             let flag = match arg {
                 Short(letter) => format!("-{letter}"),
                 Long(name) => format!("--{name}"),
                 Value(text) => {
-                    out.positional(text).map_err(UsageError)?;
+                    texts.push(text);
                     continue;
                 }
             };
             out.flag(&flag, &mut parser).map_err(|e| UsageError(format!("{flag}: {e}")))?;
         }
+        out.positional(texts).map_err(UsageError)?;
         out.check()?;
         Ok(out)
     }
@@ -87,12 +94,20 @@ impl Args {
         };
         range("--temp", self.temperature, |t| t >= 0.0 && t.is_finite(), "a number from 0 up")?;
         range("--top-p", self.top_p, |p| p > 0.0 && p <= 1.0, "a number above 0, at most 1")?;
+        if let Some(n) = self.speculate.filter(|&n| n > MAX_GUESSES) {
+            return Err(UsageError(format!("--speculate {n}: expected 0 to {MAX_GUESSES}")));
+        }
         match self.threads {
             Some(n) if n == 0 || n > MAX_THREADS => {
                 Err(UsageError(format!("--threads {n}: expected 1 to {MAX_THREADS}")))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Most tokens to guess ahead.
+    pub fn guesses(&self) -> usize {
+        self.speculate.unwrap_or(GUESSES_MAX)
     }
 
     /// How to choose tokens: what is given, else what the model's authors want.
@@ -111,12 +126,22 @@ impl Args {
 }
 
 impl Args {
-    fn positional(&mut self, text: OsString) -> Result<(), String> {
-        let text = text.into_string().map_err(|_| "the prompt is not UTF-8".to_string())?;
-        if self.prompt.is_some() {
-            return Err(format!("`{text}` is a second prompt: put quotes around one"));
+    /// A prompt; or, for `--bench`, three numbers.
+    fn positional(&mut self, texts: Vec<OsString>) -> Result<(), String> {
+        let texts: Result<Vec<String>, _> = texts.into_iter().map(OsString::into_string).collect();
+        let texts = texts.map_err(|_| "the prompt is not UTF-8".to_string())?;
+        if let (true, [prompt, text, threads]) = (self.bench, texts.as_slice())
+            && let (Ok(prompt), Ok(text), Ok(threads)) =
+                (prompt.parse(), text.parse(), threads.parse())
+        {
+            self.protocol = Some([prompt, text, threads]);
+            self.threads = Some(threads);
+            return Ok(());
         }
-        self.prompt = Some(text);
+        if let Some(second) = texts.get(1) {
+            return Err(format!("`{second}` is a second prompt: put quotes around one"));
+        }
+        self.prompt = texts.into_iter().next();
         Ok(())
     }
 
@@ -129,7 +154,8 @@ impl Args {
             "--top-p" => self.top_p = Some(parser.value()?.parse()?),
             "--seed" => self.seed = Some(parser.value()?.parse()?),
             "--threads" => self.threads = Some(parser.value()?.parse()?),
-            "--isa" => self.isa = Some(parser.value()?.parse()?),
+            "--speculate" => self.speculate = Some(parser.value()?.parse()?),
+            "--cpu" => self.cpu = Some(parser.value()?.parse()?),
             "--chat" => self.chat = true,
             "--tokens" => self.tokens = Some(token_list(&parser.value()?.string()?)?),
             "--logits" => self.logits = Some(parser.value()?.into()),
@@ -176,12 +202,18 @@ What to read and report:
   --tokens 1,2,3    prompt as token ids
   --logits FILE     write the logits of every prompt position to a safetensors file
   --json            print one JSON object: text, tokens, prompt_tokens, timings
-  --bench           measure prompt and generation speed, time to first token and memory
+  --bench           measure prompt and generation speed, time to first token, memory, and how
+                    close they are to this machine's limits
+  --bench P G T     as a driver of benchmarks: a prompt of P tokens, G more, T threads; prints
+                    FIRST at the first token, then RESULT {{..}}
   --info            describe the model inside
 
 How to run:
   --threads N       threads [default: one per core]; never changes the result
-  --isa NAME        kernels: portable, neon, avx2, avx512 [default: the best here]
+  --speculate N     guess up to N tokens ahead where the text repeats itself, 0 for none
+                    [default: 7]; never changes the result
+  --cpu NAME        instructions to use: native (the best here), x86-64-v4, x86-64-v3, aarch64 or
+                    portable [default: what it was compiled for, which is native unless told]
   -h, --help        this text
   -V, --version     version of sparkc that made this file
 
@@ -208,7 +240,10 @@ mod tests {
         let args = parse("--tokens 1,2,3 --logits out.st --json --greedy").unwrap();
         assert_eq!(args.tokens, Some(vec![1, 2, 3]));
         assert!(args.greedy && args.json);
-        let flags = ["--chat", "--bench", "--info", "--isa avx2", "--help", "-V"];
+        assert_eq!(parse("--bench 32 128 2").unwrap().protocol, Some([32, 128, 2]));
+        assert!(parse("--bench hello").unwrap().prompt.is_some());
+        let flags =
+            ["--chat", "--bench", "--info", "--cpu x86-64-v3", "--cpu native", "--help", "-V"];
         assert!(flags.iter().all(|f| parse(f).is_ok()));
     }
 
@@ -222,7 +257,8 @@ mod tests {
             ("--temp -1", "-1"),
             ("--top-p 0", "above 0"),
             ("--threads 0", "1 to 1024"),
-            ("--isa mmx", "mmx"),
+            ("--speculate 65", "0 to 64"),
+            ("--cpu mmx", "mmx"),
             ("hello --tokens 1", "exclude"),
             ("--greedy --temp 1", "exclude"),
         ] {

@@ -14,7 +14,7 @@ pub(super) fn converse(
     streams: &mut Streams<'_>,
 ) -> Result<(), CliError> {
     let payload = generator.session().payload().clone();
-    let text = Text::new(payload.assets())?;
+    let text = Text::of(&payload)?;
     if !text.can_chat() {
         return Err(TextError::NoTemplate.into());
     }
@@ -64,6 +64,7 @@ fn answer(
         limit: args.n.unwrap_or(generator.session().context()),
         sampling: args.sampling(defaults),
         stop_tokens: &defaults.stop_tokens,
+        guesses: args.guesses(),
     };
     let out = &mut *streams.out;
     let (generation, answer) = stream::generate(generator, prompt, &options, None, text, out)?;

@@ -18,7 +18,7 @@ pub(super) fn complete(
 ) -> Result<(), CliError> {
     let payload = generator.session().payload().clone();
     // With token ids alone a model without tokenizer is of use.
-    let text = match Text::new(payload.assets()) {
+    let text = match Text::of(&payload) {
         Ok(text) => Some(text),
         Err(TextError::NoTokenizer) if args.tokens.is_some() => None,
         Err(error) => return Err(error.into()),
@@ -31,6 +31,7 @@ pub(super) fn complete(
         limit: args.n.unwrap_or(if asked_for_logits { 0 } else { model_limit }),
         sampling: args.sampling(defaults),
         stop_tokens: &defaults.stop_tokens,
+        guesses: args.guesses(),
     };
     let program = payload.program();
     let mut file = match &args.logits {
@@ -141,6 +142,8 @@ fn print_json(
             "prompt_tokens_per_second": timings.prompt_rate(),
             "generate_seconds": timings.decode.as_secs_f64(),
             "tokens_per_second": timings.decode_rate(),
+            "guessed_tokens": timings.speculation.guessed,
+            "accepted_tokens": timings.speculation.accepted,
         },
     });
     writeln!(streams.out, "{object}")?;

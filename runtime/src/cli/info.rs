@@ -36,7 +36,7 @@ pub(super) fn info(
             "layers": layers,
             "weight_bytes": payload.weight_bytes(),
             "cache_bytes_per_token": cache,
-            "tokenizer": assets.tokenizer.is_some(),
+            "tokenizer": assets.has_tokenizer(),
             "chat": assets.chat_template.is_some(),
             "sample": defaults.sample,
             "temperature": defaults.temperature,
@@ -57,7 +57,7 @@ pub(super) fn info(
         ("context".to_string(), format!("{} tokens", program.context)),
         ("weights".to_string(), format!("{mebibytes:.2} MiB, mapped")),
         ("KV cache".to_string(), format!("{cache} bytes per token")),
-        ("tokenizer".to_string(), yes(assets.tokenizer.is_some()).to_string()),
+        ("tokenizer".to_string(), yes(assets.has_tokenizer()).to_string()),
         ("chat".to_string(), yes(assets.chat_template.is_some()).to_string()),
         ("sampling".to_string(), sampling),
     ];

@@ -21,6 +21,7 @@ pub use args::{Args, UsageError};
 
 use crate::exec::{Session, SessionError, SessionOptions};
 use crate::generate::Generator;
+use crate::kernels::Cpu;
 use crate::payload::{Payload, PayloadError};
 use crate::text::TextError;
 
@@ -59,12 +60,15 @@ enum CliError {
     Prompt(io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+    #[error("internal error: guessing ahead changed the text")]
+    Guessing,
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             CliError::Usage(_) => exit::USAGE,
+            CliError::Guessing => exit::INTERNAL,
             CliError::Session(SessionError::ContextFull { .. }) => exit::DOES_NOT_FIT,
             CliError::Session(SessionError::Resource { .. } | SessionError::TooLarge { .. }) => {
                 exit::RESOURCE
@@ -86,7 +90,7 @@ impl CliError {
                 "shorten the prompt to {context} tokens, or compile with a larger --context"
             )),
             CliError::Session(SessionError::Isa(_)) => {
-                Some("leave --isa out to take the best of this machine".to_string())
+                Some("--cpu native takes the best of this machine".to_string())
             }
             _ => None,
         }
@@ -134,6 +138,7 @@ fn execute(
     open: impl FnOnce() -> Result<Payload, PayloadError>,
     streams: &mut Streams<'_>,
 ) -> Result<(), CliError> {
+    let begin = std::time::Instant::now();
     let args = Args::parse(args)?;
     if args.help {
         streams.out.write_all(args::help(program).as_bytes())?;
@@ -147,12 +152,16 @@ fn execute(
     if args.info {
         return info::info(&payload, args.json, streams);
     }
-    let options =
-        SessionOptions { threads: args.threads.unwrap_or(0), isa: args.isa, chunk: 0, pin: true };
+    let made_for = payload.assets().cpu.as_deref().and_then(|name| name.parse().ok());
+    let isa = match args.cpu.or(made_for).unwrap_or_default() {
+        Cpu::Native => None,
+        Cpu::Level(isa) => Some(isa),
+    };
+    let options = SessionOptions { threads: args.threads.unwrap_or(0), isa, chunk: 0, pin: true };
     let session = Session::new(Arc::clone(&payload), options)?;
     let mut generator = Generator::new(session);
     if args.bench {
-        bench::bench(&args, &mut generator, streams)
+        bench::bench(&args, &mut generator, begin, streams)
     } else if args.chat && args.prompt.is_none() && args.tokens.is_none() && !args.json {
         chat::converse(&args, &mut generator, streams)
     } else {

@@ -64,7 +64,7 @@ pub enum SessionError {
     #[error("no tokens: a model needs at least one")]
     NoTokens,
     /// The machine lacks the instruction set asked for.
-    #[error("this machine has no {0}")]
+    #[error("this machine has no {0} instructions")]
     Isa(Isa),
     /// The system refuses memory or threads.
     #[error("cannot get {what}: {source}")]

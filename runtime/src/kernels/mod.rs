@@ -29,6 +29,8 @@ pub mod view;
 use std::fmt;
 use std::str::FromStr;
 
+pub(crate) use arch::peak;
+
 use activation::Block;
 use pack::{Chunk, Packed};
 use panel::Panel;
@@ -53,13 +55,22 @@ impl Isa {
     /// Every instruction set, the most capable last.
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
 
-    /// The spelling of `--isa`.
+    /// The spelling of `--cpu`: the level of the platform that has the instructions.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-            Isa::Neon => "neon",
+            Isa::Avx2 => "x86-64-v3",
+            Isa::Avx512 => "x86-64-v4",
+            Isa::Neon => "aarch64",
+        }
+    }
+
+    /// Whether this build has its kernels; the machine may still lack the instructions.
+    pub fn is_built(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 | Isa::Avx512 => cfg!(target_arch = "x86_64"),
+            Isa::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -81,7 +92,37 @@ impl FromStr for Isa {
     fn from_str(text: &str) -> Result<Self, String> {
         let names = Isa::ALL.map(Isa::name).join(", ");
         let isa = Isa::ALL.into_iter().find(|i| i.name() == text);
-        isa.ok_or_else(|| format!("no instruction set `{text}`: expected one of {names}"))
+        isa.ok_or_else(|| format!("no processor `{text}`: expected native, {names}"))
+    }
+}
+
+/// The processor that an executable is for: the value of `--cpu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cpu {
+    /// The one it runs on, whichever that is.
+    #[default]
+    Native,
+    /// One with this instruction set: the same bits everywhere, refused where it is missing.
+    Level(Isa),
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cpu::Native => f.write_str("native"),
+            Cpu::Level(isa) => isa.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Cpu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "native" {
+            return Ok(Cpu::Native);
+        }
+        text.parse().map(Cpu::Level)
     }
 }
 

@@ -1,16 +1,28 @@
 //! Text in and out: tokenizer, chat template, streaming.
 //!
-//! The tokenizer is the model's own `tokenizer.json`, run by the `tokenizers` crate; the template is
-//! the model's own Jinja text. Nothing here knows the network.
+//! An executable carries its tokenizer as [`tables`](crate::tokenizer) that are ready when mapped;
+//! a kind that the tables do not know is the model's own `tokenizer.json`, run by the `tokenizers`
+//! crate. The template is the model's own Jinja text. Nothing here knows the network.
 
+mod bpe;
 mod chat;
+mod cut;
 mod stream;
+mod tables;
 
-use tokenizers::Tokenizer;
+use tokenizers::{NormalizedString, Normalizer as _, Tokenizer};
 
-use crate::payload::Assets;
+use crate::payload::{Assets, Payload};
 pub use chat::ChatMessage;
 pub use stream::TextStream;
+
+/// The tokenizer as tables, for those who make them.
+pub mod tokenizer {
+    pub use super::cut::Pattern;
+    pub use super::tables::{
+        AddedToken, Normalizer, SECTIONS, Spelling, TableHead, TableSections, Tables, flags,
+    };
+}
 
 /// Why text cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,23 +50,43 @@ pub enum TextError {
 /// The tokenizer and template of a model.
 #[derive(Debug)]
 pub struct Text {
-    tokenizer: Tokenizer,
+    engine: Engine,
     template: Option<String>,
     special_tokens: Vec<(String, String)>,
 }
 
+#[derive(Debug)]
+enum Engine {
+    Tables(Box<tables::Tables>),
+    Library(Box<Tokenizer>),
+}
+
 impl Text {
-    /// The text side of a model.
+    /// The text side of assets that carry a tokenizer.json.
     ///
     /// # Errors
     /// When there is no tokenizer, or one that does not load.
     pub fn new(assets: &Assets) -> Result<Self, TextError> {
         let json = assets.tokenizer.as_deref().ok_or(TextError::NoTokenizer)?;
-        Ok(Text {
-            tokenizer: Tokenizer::from_bytes(json).map_err(refused)?,
-            template: assets.chat_template.clone(),
-            special_tokens: assets.special_tokens.clone(),
-        })
+        let library = Tokenizer::from_bytes(json).map_err(refused)?;
+        Ok(Text::with(Engine::Library(Box::new(library)), assets))
+    }
+
+    /// The text side of an executable.
+    ///
+    /// # Errors
+    /// As [`Text::new`].
+    pub fn of(payload: &Payload) -> Result<Self, TextError> {
+        let assets = payload.assets();
+        let Some(head) = &assets.tables else { return Text::new(assets) };
+        let tables = tables::Tables::new(head, payload.table_bytes()).ok_or_else(damaged)?;
+        Ok(Text::with(Engine::Tables(Box::new(tables)), assets))
+    }
+
+    fn with(engine: Engine, assets: &Assets) -> Self {
+        let (template, special_tokens) =
+            (assets.chat_template.clone(), assets.special_tokens.clone());
+        Text { engine, template, special_tokens }
     }
 
     /// The tokens of `text`, with those that the model puts around every text.
@@ -66,8 +98,13 @@ impl Text {
     }
 
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(refused)?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.engine {
+            Engine::Tables(tables) => tables.encode(text, add_special_tokens).ok_or_else(damaged),
+            Engine::Library(library) => {
+                let encoding = library.encode_fast(text, add_special_tokens).map_err(refused)?;
+                Ok(encoding.get_ids().to_vec())
+            }
+        }
     }
 
     /// The text of `tokens`, special tokens left out.
@@ -75,7 +112,10 @@ impl Text {
     /// # Errors
     /// When the tokenizer refuses the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
-        self.tokenizer.decode(tokens, true).map_err(refused)
+        match &self.engine {
+            Engine::Tables(tables) => Ok(tables.decode(tokens)),
+            Engine::Library(library) => library.decode(tokens, true).map_err(refused),
+        }
     }
 
     /// The tokens of a conversation, up to where the model answers.
@@ -102,6 +142,19 @@ impl Text {
 
 fn refused(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer { why: error.to_string() }
+}
+
+fn damaged() -> TextError {
+    TextError::Tokenizer { why: "its tables are damaged: compile the model again".to_string() }
+}
+
+/// Unicode's normal form C, by the library's tables.
+fn compose(text: &str) -> String {
+    let mut composed = NormalizedString::from(text);
+    match tokenizers::normalizers::NFC.normalize(&mut composed) {
+        Ok(()) => composed.get().to_string(),
+        Err(_) => text.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,17 @@ Examples:
   sparkc run tinypy.sparkc --bench --threads 2
   sparkc run tinypy.sparkc --tokens 1,2,3 --logits out.safetensors --json";
 
+/// `bench`.
+pub const BENCH: &str = "\
+Programs run one after another, each in a process of its own, and take turns; medians are reported.
+Found where installed for `python3`: llama_cpp (for .gguf) and transformers. A peer of your own prints
+a line FIRST at its first token and then RESULT {\"prefill_tps\": .., \"decode_tps\": .., \"rss_mb\": ..}.
+
+Examples:
+  sparkc bench model-q8_0.gguf
+  sparkc bench models/tinypy --quant q4 --prompt 128 --reps 5
+  sparkc bench DIR --peer \"mine=./driver model.bin {P} {G} {T}\" --json";
+
 /// `simulate`.
 pub const SIMULATE: &str = "\
 The simulator knows nothing of how the plan was made. Weights are looked for in --model, in the plan
@@ -126,6 +137,7 @@ mod tests {
             SPARKC,
             COMPILE,
             RUN,
+            BENCH,
             SIMULATE,
             EVAL,
             INSPECT,

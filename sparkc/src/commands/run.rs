@@ -18,13 +18,16 @@ use crate::exit::Fault;
 /// # Errors
 /// A model that cannot be compiled, a directory without executable.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let executable = executable(&args.model)?;
+    let executable = executable(&args.model, Quant::None)?;
     let error = Command::new(&executable).args(flags(args)).exec();
     Err(error).with_context(|| format!("cannot start `{}`", executable.display()))
 }
 
 /// The executable of a directory or of a model; compiles where there is none.
-fn executable(path: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// As [`run`].
+pub fn executable(path: &Path, quant: Quant) -> Result<PathBuf> {
     let inside = path.join(names::EXECUTABLE);
     if path.join(crate::output::MARKER).is_file() {
         if inside.is_file() {
@@ -35,10 +38,14 @@ fn executable(path: &Path) -> Result<PathBuf> {
         return Err(Fault::bad_input(message).advise(advice).into());
     }
     let model = frontend::open(path, &OpenOptions::default())?;
-    let destination = PathBuf::from(format!("{}.sparkc", model.info.name));
+    let kind = match quant {
+        Quant::None => String::new(),
+        other => format!("-{}", crate::driver::quant(other).map_or("none", |d| d.name())),
+    };
+    let destination = PathBuf::from(format!("{}{kind}.sparkc", model.info.name));
     let built = destination.join(names::EXECUTABLE);
     if !is_current(&destination, &built, path) {
-        compile::compile(&compile_args(path, destination))?;
+        compile::compile(&compile_args(path, destination, quant))?;
     }
     absolute(&built)
 }
@@ -72,16 +79,17 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 /// The compilation that `run` needs: the executable alone.
-fn compile_args(model: &Path, destination: PathBuf) -> CompileArgs {
+fn compile_args(model: &Path, destination: PathBuf, quant: Quant) -> CompileArgs {
     CompileArgs {
         model: ModelArgs { model: model.to_path_buf(), weights: None, kv_cache: None },
         output: Some(destination),
         build: BuildArgs {
             target: "wse3".to_string(),
             wafers: WaferCount::Auto,
-            quant: Quant::None,
+            quant,
             context: None,
             numerics: Numerics::Reassoc,
+            cpu: runtime::Cpu::Native,
         },
         emit: vec![Emit::Cpu, Emit::Ir],
         embed_weights: false,
@@ -105,6 +113,7 @@ fn flags(args: &RunArgs) -> Vec<OsString> {
     value("--top-p", args.sampling.top_p.map(|p| p.to_string()));
     value("--seed", args.sampling.seed.map(|s| s.to_string()));
     value("--threads", args.threads.map(|n| n.to_string()));
+    value("--speculate", args.speculate.map(|n| n.to_string()));
     value("--tokens", args.tokens.as_ref().map(ids));
     let switches = [
         ("--greedy", args.sampling.greedy),

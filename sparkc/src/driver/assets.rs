@@ -16,6 +16,7 @@ pub fn assets(model: &Model, quant: Quant) -> Assets {
         special_tokens: special_tokens(model),
         generation: generation(model),
         facts: facts(model, quant),
+        ..Assets::default()
     }
 }
 

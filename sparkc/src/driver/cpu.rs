@@ -7,9 +7,12 @@ use backend_cpu::{CpuCost, Progress};
 use frontend::Model;
 use ir::Module;
 use passes::Report;
+use runtime::Cpu;
 
 use super::{assets, optimise, weights};
 use crate::cli::BuildArgs;
+use crate::exit::Fault;
+use crate::report::diag;
 
 /// What is known of an executable.
 #[derive(Clone, Debug)]
@@ -36,9 +39,19 @@ pub fn compile(
     path: Option<&Path>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Executable> {
+    if let Cpu::Level(isa) = build.cpu
+        && !isa.is_built()
+    {
+        let here = std::env::consts::ARCH;
+        let message = format!("this sparkc makes executables for {here}, not for `{isa}`");
+        return Err(Fault::bad_input(message)
+            .advise(format!("use a sparkc built for {isa}"))
+            .into());
+    }
     let (module, passes) = optimise(model, build, &CpuCost, false)?;
     let source = weights(model)?;
-    let assets = assets::assets(model, build.quant);
+    let mut assets = assets::assets(model, build.quant);
+    assets.cpu = (build.cpu != Cpu::Native).then(|| build.cpu.to_string());
     let Some(path) = path else {
         let payload = backend_cpu::compile_in_memory(&module, source, assets)?;
         return Ok(Executable {
@@ -50,6 +63,10 @@ pub fn compile(
         });
     };
     let summary = backend_cpu::compile(&module, source, assets, path, progress)?;
+    if let Some(why) = &summary.without_tables {
+        let message = format!("{why}: the executable reads tokenizer.json at every start");
+        diag::warn("SPK4801", &message);
+    }
     Ok(Executable {
         module,
         passes,

@@ -51,6 +51,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod peak;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod spills;
 

@@ -27,7 +27,7 @@ pub(super) fn run(args: &InspectArgs, path: &Path) -> Result<()> {
             "vocab": program.vocab,
             "steps": calls,
             "weights": program.weights.len(),
-            "tokenizer": assets.tokenizer.is_some(),
+            "tokenizer": assets.has_tokenizer(),
             "chat_template": assets.chat_template.is_some(),
             "facts": facts,
         }));
@@ -41,7 +41,7 @@ pub(super) fn run(args: &InspectArgs, path: &Path) -> Result<()> {
     table.row(["packed weights", &report::bytes(payload.weight_bytes() as u64)]);
     table.row(["context", &report::grouped(u64::from(program.context))]);
     table.row(["vocabulary", &report::grouped(u64::from(program.vocab))]);
-    table.row(["tokenizer", if assets.tokenizer.is_some() { "yes" } else { "none" }]);
+    table.row(["tokenizer", if assets.has_tokenizer() { "yes" } else { "none" }]);
     table.row(["chat template", if assets.chat_template.is_some() { "yes" } else { "none" }]);
     let title = Style::Bold.paint("executable", colored);
     output::print(&format!("{title}\n{}", table.render(colored)))
