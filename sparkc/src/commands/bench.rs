@@ -177,7 +177,8 @@ fn installed(model: &Path) -> Vec<Case> {
     if gguf && has("llama_cpp") {
         add("llama.cpp", LLAMA_CPP);
     }
-    if (gguf && has("torch, transformers, gguf")) || (model.is_dir() && has("torch, transformers"))
+    if (gguf && has("torch, transformers, accelerate, gguf"))
+        || (model.is_dir() && has("torch, transformers"))
     {
         add("transformers f32", TRANSFORMERS);
     }

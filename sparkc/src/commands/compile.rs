@@ -10,14 +10,16 @@ use frontend::Model;
 use indicatif::ProgressBar;
 use plan::Target;
 use serde_json::{Value, json};
+use tensor::DType;
 
-use crate::cli::{BuildArgs, CompileArgs, Emit};
+use crate::cli::{BuildArgs, CompileArgs, Emit, Quant};
 use crate::driver::cpu::{self, Executable};
 use crate::driver::wafer::{self, Planned};
 use crate::driver::{self, heldout, plan_file};
 use crate::exit::Fault;
 use crate::output::{self, MARKER, Staging};
 use crate::report::built::Built;
+use crate::report::diag;
 use crate::report::progress::{self, Progress};
 use crate::report::{self, Style};
 
@@ -110,7 +112,13 @@ fn wanted(args: &CompileArgs, model: &Model) -> Result<Vec<Emit>> {
     let weightless = model.weights.is_none();
     if args.emit.is_empty() {
         let all = [Emit::Cpu, Emit::Wafer, Emit::Map, Emit::Ir];
-        return Ok(all.into_iter().filter(|e| !weightless || *e != Emit::Cpu).collect());
+        let plan = can_be_planned(model, &args.build);
+        let possible = |e: &Emit| match e {
+            Emit::Cpu => !weightless,
+            Emit::Wafer | Emit::Map => plan,
+            Emit::Ir => true,
+        };
+        return Ok(all.into_iter().filter(possible).collect());
     }
     if weightless && args.emit.contains(&Emit::Cpu) {
         let message = "an executable needs weights, the model has shapes only";
@@ -118,6 +126,18 @@ fn wanted(args: &CompileArgs, model: &Model) -> Result<Vec<Emit>> {
         return Err(fault.advise("leave `cpu` out of --emit, or give the weights").into());
     }
     Ok(args.emit.clone())
+}
+
+/// Whether a PE has a storage for all weights: of those that files hold, `q4m` has none.
+fn can_be_planned(model: &Model, build: &BuildArgs) -> bool {
+    let mut headers = model.weights.iter().flat_map(|w| w.names().filter_map(|n| w.header(n)));
+    let plan = build.quant != Quant::None || headers.all(|h| h.dtype != Some(DType::Q4M));
+    if !plan {
+        let message = "weights of q4m (4 bits with a minimum) have no storage on a PE: no wafer plan \
+                       is made; --quant q8 or q4 stores them otherwise";
+        diag::warn("SPK4802", message);
+    }
+    plan
 }
 
 fn destination(args: &CompileArgs, model: &Model) -> PathBuf {
