@@ -117,16 +117,27 @@ impl Frame<'_> {
     }
 }
 
-/// Executes a local instruction on a tile; communicating ones do nothing here.
+/// Executes a local instruction on a tile; communicating ones, loops and microthreads do nothing here.
 pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) {
+    scratch.out.clear();
+    if let Instr::KvAppend { cache, src } = *instr {
+        append(frame, tile, cache, src, scratch);
+    } else if let Some(dst) =
+        vector(frame, instr, tile, scratch).or_else(|| product(frame, instr, tile, scratch))
+    {
+        frame.write(dst, tile, &scratch.out);
+    }
+}
+
+/// Instructions on vectors: the result goes to `scratch.out`, the destination is returned; `None` for
+/// other instructions.
+fn vector(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -> Option<Slice> {
     let Scratch { a: spare, b: second, out } = scratch;
-    out.clear();
-    let dst = match *instr {
+    Some(match *instr {
         Instr::Fill { dst, value } => {
             out.resize(frame.len(dst, tile), value);
             dst
         }
-        Instr::Software { .. } => return,
         Instr::Copy { dst, src } => {
             out.extend_from_slice(frame.read(src, tile, spare));
             dst
@@ -150,6 +161,26 @@ pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Sc
             reduce(op, frame.read(src, tile, spare), frame.len(dst, tile), out);
             dst
         }
+        Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
+            let freq = frequencies(frame, tile, frame.read(inv_freq, tile, spare), dynamic);
+            let heads = (heads as usize, half as usize);
+            let pos = frame.registers.pos;
+            rope(frame.read(data, tile, second), heads, &freq, pos, scale, out);
+            data
+        }
+        Instr::ArgMax { dst, src, base, limit } => {
+            let base = base.at(frame.position(tile), frame.cell).unwrap_or(i64::MAX);
+            out.extend(arg_max(frame.read(src, tile, spare), base, limit));
+            dst
+        }
+        _ => return None,
+    })
+}
+
+/// Instructions on matrices, tables and caches, as [`vector`].
+fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -> Option<Slice> {
+    let Scratch { a: spare, b: second, out } = scratch;
+    Some(match *instr {
         Instr::Gemv { y, x, w, accumulate } => {
             if accumulate {
                 out.extend_from_slice(frame.read(y, tile, spare));
@@ -165,29 +196,11 @@ pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Sc
             gemm(m as usize, operands, accumulate, out);
             c
         }
-        Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
-            let freq = frequencies(frame, tile, frame.read(inv_freq, tile, spare), dynamic);
-            let heads = (heads as usize, half as usize);
-            let pos = frame.registers.pos;
-            rope(frame.read(data, tile, second), heads, &freq, pos, scale, out);
-            data
-        }
         Instr::Gather { dst, table, axis, base, limit } => {
             let base = base.at(frame.position(tile), frame.cell);
             let n = frame.len(dst, tile);
             gather(frame, tile, n, (table, axis), (base, limit), (out, spare));
             dst
-        }
-        Instr::KvAppend { cache, src } => {
-            let (pos, row) = (frame.registers.pos, frame.position(tile).1);
-            let Some(kv) = frame.kv.filter(|kv| kv.owns(row, pos)) else {
-                return;
-            };
-            out.extend_from_slice(frame.read(src, tile, spare));
-            let elements = frame.layout.buffers[cache.0 as usize].elements;
-            let at = tile as usize * elements + (kv.slot(pos) * src.len.constant) as usize;
-            frame.caches[cache.0 as usize].write(at, out);
-            return;
         }
         Instr::Scores { shape, dst, q, k } => {
             scores(frame, tile, shape, frame.read(q, tile, spare), k, (out, second));
@@ -197,19 +210,33 @@ pub fn execute(frame: &mut Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Sc
             attend_values(frame, tile, shape, frame.read(p, tile, spare), v, (out, second));
             dst
         }
-        Instr::ArgMax { dst, src, base, limit } => {
-            let base = base.at(frame.position(tile), frame.cell).unwrap_or(i64::MAX);
-            out.extend(arg_max(frame.read(src, tile, spare), base, limit));
-            dst
-        }
-        Instr::Send { .. }
+        Instr::Fill { .. }
+        | Instr::Copy { .. }
+        | Instr::Unary { .. }
+        | Instr::Binary { .. }
+        | Instr::Part { .. }
+        | Instr::Reduce { .. }
+        | Instr::Rope { .. }
+        | Instr::ArgMax { .. }
+        | Instr::KvAppend { .. }
+        | Instr::Software { .. }
+        | Instr::Send { .. }
         | Instr::Recv { .. }
         | Instr::Relay { .. }
         | Instr::Start { .. }
         | Instr::Join { .. }
-        | Instr::Repeat { .. } => return,
-    };
-    frame.write(dst, tile, out);
+        | Instr::Repeat { .. } => return None,
+    })
+}
+
+/// Stores an entry of a cache on the row that owns the current position.
+fn append(frame: &mut Frame<'_>, tile: u32, cache: BufferId, src: Slice, scratch: &mut Scratch) {
+    let (pos, row) = (frame.registers.pos, frame.position(tile).1);
+    let Some(kv) = frame.kv.filter(|kv| kv.owns(row, pos)) else { return };
+    scratch.out.extend_from_slice(frame.read(src, tile, &mut scratch.a));
+    let elements = frame.layout.buffers[cache.0 as usize].elements;
+    let at = tile as usize * elements + (kv.slot(pos) * src.len.constant) as usize;
+    frame.caches[cache.0 as usize].write(at, &scratch.out);
 }
 
 /// An element-wise function of one operand.

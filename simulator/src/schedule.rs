@@ -200,7 +200,6 @@ impl Flows {
             exports: Vec::new(),
         };
         let (w, h) = (map.template.width, map.template.height);
-        let mut open = Vec::new();
         let per_role = |roles: &Vec<u16>, traffic: &Vec<Traffic>, tile: usize, sent: bool| {
             let Some(t) = traffic.get(usize::from(roles[tile])) else { return 0u64 };
             let list = if sent { &t.sent } else { &t.received };
@@ -212,29 +211,11 @@ impl Flows {
         };
         for tile in 0..tiles {
             for color in bits(colors_of(tile, true)) {
-                let mut exits = false;
-                let mut steps = 0;
-                open.push((tile, Port::Ramp));
-                while let Some((at, from)) = open.pop() {
-                    let (input, outputs) = route(at, color);
-                    steps += 1;
-                    if input != 1 << from as u8 || steps > tiles {
-                        continue;
-                    }
-                    let (x, y) = (at as u32 % w, at as u32 / w);
-                    for port in Ports(outputs).iter() {
-                        let (dx, dy) = port.step();
-                        let (nx, ny) = (i64::from(x) + dx, i64::from(y) + dy);
-                        if port == Port::Ramp {
-                            flows.source[at * colors + usize::from(color)] = tile as u32;
-                        } else if nx < 0 || ny < 0 || nx >= w.into() || ny >= h.into() {
-                            exits = true;
-                        } else {
-                            open.push(((ny * i64::from(w) + nx) as usize, port.opposite()));
-                        }
-                    }
+                let reached = follow((w, h), tile, |at| route(at, color));
+                for at in reached.receivers {
+                    flows.source[at * colors + usize::from(color)] = tile as u32;
                 }
-                if exits {
+                if reached.exits {
                     flows.exports.push((tile as u32, color));
                 }
             }
@@ -259,6 +240,43 @@ impl Flows {
     fn exported(&self, tile: u32, color: u8) -> bool {
         self.exports.binary_search(&(tile, color)).is_ok()
     }
+}
+
+/// Where a flow goes.
+#[derive(Default)]
+struct Reached {
+    /// Tiles whose core receives it.
+    receivers: Vec<usize>,
+    /// Whether it leaves the rectangle.
+    exits: bool,
+}
+
+/// Follows what the core of `tile` sends along the routes of one color (input and output bits).
+fn follow((w, h): (u32, u32), tile: usize, route: impl Fn(usize) -> (u8, u8)) -> Reached {
+    let mut reached = Reached::default();
+    let mut open = vec![(tile, Port::Ramp)];
+    // A legal flow is a tree: it passes a router once.
+    let mut steps = 0;
+    while let Some((at, from)) = open.pop() {
+        let (input, outputs) = route(at);
+        steps += 1;
+        if input != 1 << from as u8 || steps > w as usize * h as usize {
+            continue;
+        }
+        let (x, y) = (at as u32 % w, at as u32 / w);
+        for port in Ports(outputs).iter() {
+            let (dx, dy) = port.step();
+            let (nx, ny) = (i64::from(x) + dx, i64::from(y) + dy);
+            if port == Port::Ramp {
+                reached.receivers.push(at);
+            } else if nx < 0 || ny < 0 || nx >= w.into() || ny >= h.into() {
+                reached.exits = true;
+            } else {
+                open.push(((ny * i64::from(w) + nx) as usize, port.opposite()));
+            }
+        }
+    }
+    reached
 }
 
 /// Whether what arrives at `tile` comes from outside of the template's rectangle: follows the routes of

@@ -133,6 +133,24 @@ impl Bits {
     }
 }
 
+impl Bits {
+    /// The byte before, `length` (3 to 258) times more: RFC 1951, 3.2.5.
+    fn repeat(&mut self, length: u32) {
+        let over = length - 3;
+        match over {
+            255 => self.symbol(285),
+            0..=7 => self.symbol(257 + over),
+            _ => {
+                let extra = over.ilog2() - 2;
+                self.symbol(257 + 4 * (extra + 1) + (over >> extra & 3));
+                self.put(over & ((1 << extra) - 1), extra);
+            }
+        }
+        // Distance 1: five zero bits.
+        self.put(0, 5);
+    }
+}
+
 /// A zlib stream (RFC 1950) of one fixed block, in which bytes repeat as matches of distance 1.
 fn zlib(data: &[u8]) -> Vec<u8> {
     let mut bits = Bits { out: vec![0x78, 0x01], ..Bits::default() };
@@ -143,11 +161,10 @@ fn zlib(data: &[u8]) -> Vec<u8> {
         let run = data[at..].iter().take_while(|&&b| b == byte).count();
         bits.symbol(byte.into());
         let mut left = run - 1;
-        while left >= 258 {
-            // Length 258, distance 1: five zero bits.
-            bits.symbol(285);
-            bits.put(0, 5);
-            left -= 258;
+        while left >= 3 {
+            let length = left.min(258);
+            bits.repeat(length as u32);
+            left -= length;
         }
         (0..left).for_each(|_| bits.symbol(byte.into()));
         at += run;
@@ -167,7 +184,7 @@ fn zlib(data: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Inflates what [`zlib`] writes: fixed codes, literals and runs of 258.
+    /// Inflates what [`zlib`] writes: fixed codes, literals and matches of distance 1.
     fn inflate(stream: &[u8]) -> Vec<u8> {
         let mut at = 16 + 3;
         let mut bit = || {
@@ -191,9 +208,17 @@ mod tests {
                 0..=255 => out.push(symbol as u8),
                 256 => return out,
                 _ => {
-                    assert_eq!((symbol, (0..5).map(|_| bit()).sum::<u32>()), (285, 0));
+                    let extra = if symbol < 265 || symbol == 285 { 0 } else { (symbol - 261) / 4 };
+                    // RFC 1951, 3.2.5: first length of each code.
+                    const BASE: [u32; 29] = [
+                        3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
+                        67, 83, 99, 115, 131, 163, 195, 227, 258,
+                    ];
+                    let more: u32 = (0..extra).map(|i| bit() << i).sum();
+                    let length = BASE[symbol as usize - 257] + more;
+                    assert_eq!((0..5).map(|_| bit()).sum::<u32>(), 0, "distance 1");
                     let last = *out.last().expect("a run repeats something");
-                    out.extend(std::iter::repeat_n(last, 258));
+                    out.extend(std::iter::repeat_n(last, length as usize));
                 }
             }
         }
@@ -204,6 +229,10 @@ mod tests {
         let ramp: Vec<u8> = (0..=255).collect();
         for data in [vec![], vec![7], vec![0; 5000], ramp, [vec![200; 259], vec![3; 258]].concat()]
         {
+            assert_eq!(inflate(&zlib(&data)), data);
+        }
+        for run in 1..600 {
+            let data = [vec![9; run], vec![1, 2]].concat();
             assert_eq!(inflate(&zlib(&data)), data);
         }
         // The check value of the CRC's standard.
