@@ -132,22 +132,13 @@ pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
         entering.push((flows.follow(job, &index, place), runs::of_times(&crossing.times)?));
     }
     let sharing = flows.sharing(job.tiles.len());
+    // Of flows that share a link everything they send is kept.
     let mut shares = vec![false; flows.len()];
     for pair in &sharing {
         shares[pair.a as usize] = true;
         shares[pair.b as usize] = true;
     }
-    let mut fabric = Fabric {
-        job,
-        cores: Cores::new(job),
-        windows: vec![(u64::MAX, 0); flows.len()],
-        flows,
-        sharing,
-        shares,
-        sent: Vec::new(),
-        ready: (0..job.tiles.len() as u32).rev().collect(),
-        leaving: BTreeMap::new(),
-    };
+    let mut fabric = Fabric { sharing, ..Fabric::new(job, flows, shares) };
     for (flow, runs) in entering {
         runs.into_iter().for_each(|run| fabric.enter(flow, run));
     }
@@ -156,23 +147,50 @@ pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
 }
 
 /// Cores connected by flows without contention.
-struct Fabric<'a> {
+pub struct Fabric<'a> {
     job: &'a Job<'a>,
     cores: Cores<'a>,
     flows: Flows,
     sharing: Vec<Sharing>,
     /// Per flow: first and last cycle in which a wavelet entered it; the first above the last when none.
-    windows: Vec<(u64, u64)>,
-    /// Per flow: whether it shares a link; then its runs are kept in `sent`.
-    shares: Vec<bool>,
+    pub windows: Vec<(u64, u64)>,
+    /// Per flow: whether its runs are kept in `sent`.
+    logged: Vec<bool>,
     sent: Vec<(u32, Run)>,
     ready: Vec<u32>,
     leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
 }
 
-impl Fabric<'_> {
+impl<'a> Fabric<'a> {
+    /// All cores at their first step; of the flows marked in `logged` everything sent is kept.
+    pub fn new(job: &'a Job<'a>, flows: Flows, logged: Vec<bool>) -> Self {
+        Fabric {
+            job,
+            cores: Cores::new(job),
+            windows: vec![(u64::MAX, 0); flows.len()],
+            flows,
+            sharing: Vec::new(),
+            logged,
+            sent: Vec::new(),
+            ready: (0..job.tiles.len() as u32).rev().collect(),
+            leaving: BTreeMap::new(),
+        }
+    }
+
+    /// The runs of each flow, in order, of those that are kept.
+    pub fn sent_by_flow(&self) -> Vec<Vec<Run>> {
+        let mut by_flow = vec![Vec::new(); self.flows.len()];
+        self.sent.iter().for_each(|&(flow, run)| by_flow[flow as usize].push(run));
+        by_flow
+    }
+
+    /// Flows, and the outcome but for links and borders.
+    pub fn into_parts(self) -> (Flows, Outcome) {
+        (self.flows, self.cores.finish())
+    }
+
     /// Lets cores go on until all wait or have ended.
-    fn drain(&mut self) {
+    pub fn drain(&mut self) {
         let mut emitted = Emitted::new();
         while let Some(tile) = self.ready.pop() {
             self.cores.advance(tile, &mut emitted);
@@ -190,7 +208,7 @@ impl Fabric<'_> {
     fn enter(&mut self, flow: u32, run: Run) {
         let window = &mut self.windows[flow as usize];
         *window = (window.0.min(run.first), window.1.max(run.last()));
-        if self.shares[flow as usize] {
+        if self.logged[flow as usize] {
             self.sent.push((flow, run));
         }
         self.cores.out.work.hops += self.flows.links(flow).len() as u64 * u64::from(run.n);
@@ -210,24 +228,13 @@ impl Fabric<'_> {
 
     /// Whether no two flows have met on a link.
     fn is_free_of_contention(&self) -> bool {
-        let mut starts = vec![0usize; self.flows.len() + 1];
-        self.sent.iter().for_each(|(flow, _)| starts[*flow as usize + 1] += 1);
-        for i in 0..self.flows.len() {
-            starts[i + 1] += starts[i];
-        }
-        let mut by_flow = vec![Run::dense(0, 1); self.sent.len()];
-        let mut next = starts.clone();
-        for &(flow, run) in &self.sent {
-            by_flow[next[flow as usize]] = run;
-            next[flow as usize] += 1;
-        }
-        let of = |flow: u32| &by_flow[starts[flow as usize]..starts[flow as usize + 1]];
+        let sent = self.sent_by_flow();
         self.sharing.iter().all(|s| {
             let (a, b) = (self.windows[s.a as usize], self.windows[s.b as usize]);
             let moved = |t: u64| t as i64 + s.delta;
             let used = a.0 <= a.1 && b.0 <= b.1;
             let apart = used && (moved(a.1) < b.0 as i64 || moved(a.0) > b.1 as i64);
-            !used || apart || !meet(of(s.a), of(s.b), s.delta)
+            !used || apart || !meet(&sent[s.a as usize], &sent[s.b as usize], s.delta)
         })
     }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::domain::NONE;
+use super::domain::{Domain, NONE};
 use super::engine::Job;
 
 /// Port number of the ramp.
@@ -49,6 +49,39 @@ pub struct Sharing {
     pub delta: i64,
 }
 
+/// Flows that are given their receivers one by one.
+pub struct Connecting {
+    /// Per tile and color: the color when the core sends on it.
+    senders: Vec<Option<u8>>,
+    receivers: Vec<(u32, After)>,
+}
+
+impl Connecting {
+    /// Adds a receiver to what the core of a (tile, color) sends.
+    pub fn connect(&mut self, slot: usize, receiver: After) {
+        self.receivers.push((slot as u32, receiver));
+    }
+
+    /// The flows, without links.
+    pub fn finish(mut self) -> Flows {
+        self.receivers.sort_unstable();
+        let mut flows = Flows { of_core: vec![NONE; self.senders.len()], ..Flows::default() };
+        let mut open = self.receivers.into_iter().peekable();
+        for (slot, sender) in self.senders.iter().enumerate() {
+            let Some(color) = *sender else { continue };
+            let from = flows.receivers.len() as u32;
+            while let Some((_, receiver)) = open.next_if(|r| r.0 as usize <= slot) {
+                flows.receivers.push(receiver);
+            }
+            flows.of_core[slot] = flows.flows.len() as u32;
+            let receivers = from..flows.receivers.len() as u32;
+            let (links, exits, entries) = (0..0, 0..0, 0..0);
+            flows.flows.push(Flow { color, receivers, links, exits, entries });
+        }
+        flows
+    }
+}
+
 /// All flows of a job.
 #[derive(Default)]
 pub struct Flows {
@@ -78,6 +111,28 @@ impl Flows {
             }
         }
         flows
+    }
+
+    /// A flow of every core that can send on a color, that reaches nobody yet.
+    pub fn unconnected(domain: &Domain, tiles: &[u32]) -> Connecting {
+        let colors = domain.colors;
+        let sends = |&t: &u32| (0..colors).map(move |c| (t as usize * colors + c, c as u8));
+        let routes = tiles.iter().flat_map(sends);
+        Connecting {
+            senders: routes
+                .map(|(slot, color)| (domain.routes[slot].0 == 1 << RAMP).then_some(color))
+                .collect(),
+            receivers: Vec::new(),
+        }
+    }
+
+    /// Forgets all flows but not what they take to store.
+    pub fn clear(&mut self) {
+        self.flows.clear();
+        self.receivers.clear();
+        self.links.clear();
+        self.exits.clear();
+        self.entries.clear();
     }
 
     /// Number of flows.

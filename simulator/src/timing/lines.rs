@@ -7,13 +7,16 @@
 //!
 //! Segments overlap in time without a barrier between them. That is exact as long as no link
 //! carries wavelets of a later segment before the last one of an earlier segment; when one does, the
-//! whole template is run on all tiles. So running lines never changes what an engine says.
+//! whole template is run on all tiles. So running lines never changes what an engine says; lines of
+//! large templates with loops are folded first ([`super::fold`]), and the outcome tells by how much that
+//! may change it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::domain::{Domain, Step, StepKind};
 use super::engine::{Crossing, Job, Outcome};
+use super::fold::{self, Folded};
 
 /// What runs a job: [`super::engine::run`] run by run, [`super::wavelets::run`] event by event.
 pub type Engine = fn(&Job<'_>) -> Outcome;
@@ -70,6 +73,8 @@ pub struct LinesOutcome {
     pub lines_run: usize,
     /// Lines in all.
     pub lines: usize,
+    /// When columns were folded ([`super::fold`]): cycles by which times may be off.
+    pub folded: Option<u64>,
     /// True when the template ran on all tiles at once.
     pub fell_back: bool,
 }
@@ -86,6 +91,7 @@ pub fn run(
         outcome: run_all(domain, starts, entering, engine),
         lines_run: 1,
         lines: 1,
+        folded: None,
         fell_back: true,
     })
 }
@@ -111,8 +117,10 @@ fn run_lines(
         outcome: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
         lines_run: 0,
         lines: 0,
+        folded: None,
         fell_back: false,
     };
+    let fold = domain.len() >= fold::TILES_MIN && fold::has_loops(domain);
     let mut used = 0;
     for segment in &segments {
         let classes = classes(domain, segment);
@@ -141,7 +149,9 @@ fn run_lines(
             total.lines += 1;
             if !known.contains_key(&key) {
                 total.lines_run += 1;
-                let outcome = run_line(domain, segment, &tiles, &key, engine);
+                let (outcome, off_by) =
+                    run_line(domain, segment, &tiles, &key, engine, (fold, width));
+                total.folded = total.folded.max(off_by);
                 known.insert(key.clone(), outcome);
             }
             let outcome = &known[&key];
@@ -164,16 +174,21 @@ fn run_line(
     tiles: &[u32],
     key: &LineKey,
     engine: Engine,
-) -> Outcome {
+    (fold, width): (bool, u32),
+) -> (Outcome, Option<u64>) {
     let place = |c: &Crossing| Crossing { tile: tiles[c.tile as usize], ..c.clone() };
     let entering: Vec<Crossing> = key.entering.iter().map(place).collect();
     let phases = segment.phases.clone();
     let job = Job { domain, tiles, phases, starts: &key.starts, entering: &entering };
-    let mut outcome = engine(&job);
+    let folded = if fold { fold::run(&job, width) } else { None };
+    let (mut outcome, off_by) = match folded {
+        Some(Folded { outcome, off_by }) => (outcome, Some(off_by)),
+        None => (engine(&job), None),
+    };
     let index = |t: u32| tiles.binary_search(&t).map_or(0, |i| i as u32);
     outcome.leaving.iter_mut().for_each(|c| c.tile = index(c.tile));
     outcome.waiting.iter_mut().for_each(|w| w.0 = index(w.0));
-    outcome
+    (outcome, off_by)
 }
 
 /// Adds a line's outcome to the total; `None` when a link was busy out of order.

@@ -16,6 +16,7 @@ pub mod cores;
 pub mod domain;
 pub mod engine;
 pub mod flows;
+pub mod fold;
 pub mod lines;
 mod parts;
 pub mod report;
@@ -132,6 +133,11 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
             "segments overlap on a link: all tiles were run".to_owned()
         } else {
             format!("{} of {} lines run", run.lines_run, run.lines)
+        };
+        let note = match run.folded {
+            Some(0) => format!("{note}, columns folded"),
+            Some(n) => format!("{note}, columns folded: times to about {n} cycles"),
+            None => note,
         };
         (run.outcome, Some(note))
     };

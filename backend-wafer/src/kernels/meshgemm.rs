@@ -1,0 +1,238 @@
+//! MeshGEMM: C = A B on a square of PEs; tiles of A travel along X, tiles of B along Y (WaferLLM).
+//!
+//! PE (x, y) at ring positions (p, r) of its row and column computes tile (y, x) of C. In step s it
+//! multiplies the tiles of A and B whose block of K is p + r - s (mod P); both come from the ring
+//! position before, and the exchange for the next step runs in microthreads meanwhile. The host
+//! places B so that step 0 needs no move; A starts in ring order, block p at position p, and is aligned
+//! at run time: even rows move it y/2 positions backwards, odd ones (y+1)/2 forwards.
+
+use plan::{
+    Affine, Axis, Clause, Color, Combine, Instr, Len, Pin, Predicate, Role, Slice, Span, Term,
+    WireFormat,
+};
+
+use super::ring::{Ring, Way};
+
+/// Cell of the template: parities of the ring along x, turns of the alignment along y.
+pub(super) const CELL: (u32, u32) = (2, 4);
+/// Colors of a ring.
+const RING: u8 = 3;
+
+/// The tile sizes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Rows of a tile of A and C.
+    pub(super) m: u32,
+    /// Columns of a tile of A, rows of one of B.
+    pub(super) k: u32,
+    /// Columns of a tile of B and C.
+    pub(super) n: u32,
+}
+
+impl Tile {
+    pub(super) fn a(self) -> u32 {
+        self.m * self.k
+    }
+
+    pub(super) fn b(self) -> u32 {
+        self.k * self.n
+    }
+
+    pub(super) fn c(self) -> u32 {
+        self.m * self.n
+    }
+}
+
+/// The buffers of a product: two of A and B, one of C.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operands {
+    pub(super) a: [Slice; 2],
+    pub(super) b: [Slice; 2],
+    pub(super) c: Slice,
+}
+
+/// A product on a grid of `grid` x `grid` PEs, at least 2 x 2.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MeshGemm {
+    pub(super) grid: u32,
+    pub(super) tile: Tile,
+    pub(super) operands: Operands,
+    pub(super) wire: WireFormat,
+    /// The first of its colors.
+    pub(super) first_color: u8,
+}
+
+impl MeshGemm {
+    /// Colors it takes.
+    pub(super) const COLORS: u8 = 3 * RING;
+
+    fn ring(&self, axis: Axis, way: Way) -> Ring {
+        let index = match (axis, way) {
+            (Axis::X, Way::Forwards) => 0,
+            (Axis::X, Way::Backwards) => 1,
+            (Axis::Y, _) => 2,
+        };
+        let first_color = self.first_color + index * RING;
+        Ring { axis, len: self.grid, first_color, way }
+    }
+
+    /// The routes of its rings.
+    pub(super) fn routes(&self) -> Vec<plan::Route> {
+        let even = [Clause::eq(Term::Rem(2), 0)];
+        let mut routes = self.ring(Axis::X, Way::Forwards).routes(&[]);
+        routes.extend(self.ring(Axis::X, Way::Backwards).routes(&even));
+        routes.extend(self.ring(Axis::Y, Way::Forwards).routes(&[]));
+        routes
+    }
+
+    /// Moves A to where step 0 needs it: roles of one phase.
+    pub(super) fn align(&self) -> Vec<Role> {
+        let mut roles = Vec::new();
+        for rem in 0..4 {
+            let way = if rem % 2 == 0 { Way::Backwards } else { Way::Forwards };
+            // Positions to move: 2 * (y/4) + 0, 1, 1, 2.
+            let times = Affine { base: i64::from(rem == 3), yq: 1, ..Affine::default() };
+            let single = rem == 1 || rem == 2;
+            for (send, receive, x) in self.ring(Axis::X, way).roles() {
+                let shift = |from: usize| {
+                    let [a, to] = [self.operands.a[from], self.operands.a[1 - from]];
+                    let mut part = self.exchange(0, (send, a), (receive, to));
+                    part.push(Instr::Join { threads: 0b11 });
+                    part
+                };
+                let mut program = vec![Instr::Repeat { times, body: 0 }];
+                program.extend(shift(0));
+                program.extend(shift(1));
+                program[0] = Instr::Repeat { times, body: program.len() as u32 - 1 };
+                if single {
+                    program.extend(shift(0));
+                    program.push(Instr::Copy { dst: self.operands.a[0], src: self.operands.a[1] });
+                }
+                let mut predicate = Predicate::everywhere().and_y(Clause::eq(Term::Rem(4), rem));
+                predicate.x = x.clauses();
+                roles.push(Role { name: format!("align {}", roles.len()), predicate, program });
+            }
+        }
+        roles
+    }
+
+    /// All steps: roles of one phase.
+    pub(super) fn steps(&self) -> Vec<Role> {
+        let mut roles = Vec::new();
+        for (send_b, receive_b, y) in self.ring(Axis::Y, Way::Forwards).roles() {
+            for (send_a, receive_a, x) in self.ring(Axis::X, Way::Forwards).roles() {
+                let step = |from: usize| {
+                    let o = &self.operands;
+                    let to = 1 - from;
+                    let mut part = self.exchange(0, (send_a, o.a[from]), (receive_a, o.a[to]));
+                    part.extend(self.exchange(2, (send_b, o.b[from]), (receive_b, o.b[to])));
+                    part.push(self.multiply(from));
+                    part.push(Instr::Join { threads: 0b1111 });
+                    part
+                };
+                let mut program = Vec::new();
+                let times = Affine::constant(i64::from(self.grid / 2));
+                let body = [step(0), step(1)].concat();
+                program.push(Instr::Repeat { times, body: body.len() as u32 });
+                program.extend(body);
+                if self.grid % 2 == 1 {
+                    program.extend(step(0));
+                }
+                let predicate =
+                    Predicate { x: x.clauses(), y: y.clauses(), ..Predicate::default() };
+                roles.push(Role { name: format!("step {}", roles.len()), predicate, program });
+            }
+        }
+        roles
+    }
+
+    fn multiply(&self, from: usize) -> Instr {
+        let (Tile { m, k, n }, o) = (self.tile, &self.operands);
+        Instr::Gemm { m, k, n, c: o.c, a: o.a[from], b: o.b[from], accumulate: true }
+    }
+
+    /// Sends one buffer and receives into another, in two microthreads.
+    fn exchange(
+        &self,
+        thread: u8,
+        (send, src): (Color, Slice),
+        (receive, dst): (Color, Slice),
+    ) -> Vec<Instr> {
+        let wire = self.wire;
+        vec![
+            Instr::Start { thread },
+            Instr::Send { color: send, src, wire },
+            Instr::Start { thread: thread + 1 },
+            Instr::Recv { color: receive, dst, combine: Combine::Store, wire },
+        ]
+    }
+
+    /// Where the blocks of A \[K, M\] (transposed) lie before the alignment: K block p, M block y.
+    pub(super) fn pins_of_a(&self, (k, m): (u32, u32), pin: &Pin) -> Vec<Pin> {
+        let rows = span(self.tile.m, Affine::of_y(0, 1, CELL), m);
+        (0..2)
+            .map(|parity| {
+                let predicate = Predicate::everywhere().and_x(Clause::eq(Term::Rem(2), parity));
+                let (base, xq) = self.position(parity);
+                let block = Affine { base, xq, ..Affine::default() };
+                let axis0 = span(self.tile.k, block, k);
+                Pin { predicate, axis0, axis1: rows, ..pin.clone() }
+            })
+            .collect()
+    }
+
+    /// Ring position of PEs with a parity: base + coefficient * (i/2).
+    fn position(&self, parity: u32) -> (i64, i64) {
+        if parity == 0 { (0, 1) } else { (i64::from(self.grid) - 1, -1) }
+    }
+
+    /// Where the blocks of B \[K, N\] lie in step 0: K block p + r (mod P), N block x.
+    pub(super) fn pins_of_b(&self, (k, n): (u32, u32), pin: &Pin) -> Vec<Pin> {
+        let columns = span(self.tile.n, Affine::of_x(0, 1, CELL), n);
+        let far = 1 << 20;
+        let mut pins = Vec::new();
+        for rem in 0..4 {
+            for parity in 0..2 {
+                let ((px, xq), (py, step)) = (self.position(parity), self.position(rem % 2));
+                // y/2 = 2 * (y/4) + rem/2.
+                let base = px + py + step * i64::from(rem / 2);
+                let block = |wrap: i64| {
+                    let base = base - wrap * i64::from(self.grid);
+                    Affine { base, xq, yq: 2 * step, ..Affine::default() }
+                };
+                // p + r reaches P on one side of the diagonal when parities differ, always when both
+                // are odd.
+                let sides: &[(i64, Option<(i64, i64)>)] = match (parity, rem % 2) {
+                    (0, 0) => &[(0, None)],
+                    (1, 1) => &[(1, None)],
+                    (0, _) => &[(0, Some((-far, 0))), (1, Some((0, far)))],
+                    _ => &[(0, Some((0, far))), (1, Some((-far, 0)))],
+                };
+                for &(wrap, diagonal) in sides {
+                    let predicate = Predicate {
+                        x: vec![Clause::eq(Term::Rem(2), parity)],
+                        y: vec![Clause::eq(Term::Rem(4), rem)],
+                        diagonal,
+                        antidiagonal: None,
+                    };
+                    let axis0 = span(self.tile.k, block(wrap), k);
+                    pins.push(Pin { predicate, axis0, axis1: columns, ..pin.clone() });
+                }
+            }
+        }
+        pins
+    }
+}
+
+/// Block `block` of `tile` indices of an axis of `extent`.
+fn span(tile: u32, block: Affine, extent: u32) -> Span {
+    let t = i64::from(tile);
+    let Affine { base, xq, xr, yq, yr } = block;
+    let start = Affine { base: base * t, xq: xq * t, xr: xr * t, yq: yq * t, yr: yr * t };
+    Span { start, len: tile, limit: Affine::constant(i64::from(extent)) }
+}
+
+/// All elements of a buffer.
+pub(super) fn whole(buffer: plan::BufferId, len: u32) -> Slice {
+    Slice { buffer, offset: 0, len: Len::of(len) }
+}

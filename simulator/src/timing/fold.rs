@@ -1,0 +1,350 @@
+//! Large rectangles with loops, folded: of rows and columns that repeat only a few are run.
+//!
+//! A loop over a ring of PEs makes every PE depend on every other, so lines cannot be told apart; but
+//! columns at one distance modulo a small period have equal programs and routes. Away from the ends one
+//! column per remainder stands for all of them, and hears from the column that stands for its sender.
+//! Each such equation is that of the whole rectangle but where a column behind the end hears from one
+//! before it: there the two histories are compared, message by message. Equal histories make the fold
+//! exact; otherwise times are off by about the largest difference, because a core's times never move
+//! by more than its inputs do. Rows likewise; if rows start at different times, all start with the
+//! last, which bounds the end from above, and the last one by itself bounds it from below.
+//! What times may be off by is returned; a fold off by more than [`TOLERANCE`] of the run is refused.
+
+use std::collections::BTreeMap;
+
+use super::cores::{Cores, Emitted};
+use super::domain::{Domain, StepKind};
+use super::engine::{Fabric, Job, Outcome};
+use super::flows::{Flows, RAMP};
+use super::runs::Run;
+
+/// Columns at either end that are always run, so that the ends' effects die out.
+const MARGIN: u32 = 4;
+/// Longest period looked for.
+const PERIOD_MAX: u32 = 12;
+/// Tiles above which folding is worth it; smaller templates stay exact.
+pub const TILES_MIN: usize = 1 << 14;
+/// One part in this many of the run.
+const TOLERANCE: u64 = 500;
+
+/// Along one axis: which place stands for each.
+struct Fold {
+    /// Per place: its representative.
+    standing: Vec<u32>,
+    /// Representatives, ascending.
+    kept: Vec<u32>,
+}
+
+/// What came of a folded job.
+pub struct Folded {
+    /// As of the whole job.
+    pub outcome: Outcome,
+    /// Cycles by which times may be off; 0 when they are exact.
+    pub off_by: u64,
+}
+
+/// Whether some program of a domain has a loop: others are not worth folding.
+pub fn has_loops(domain: &Domain) -> bool {
+    let mut steps = domain.table.iter().flat_map(|p| &p.steps);
+    steps.any(|s| matches!(s.kind, StepKind::Turn { .. }))
+}
+
+/// Runs a job whose tiles are whole rows of `width` columns; `None` when it cannot be folded.
+pub fn run(job: &Job<'_>, width: u32) -> Option<Folded> {
+    let first = *job.tiles.first()?;
+    let whole = first.is_multiple_of(width)
+        && (job.tiles.len() as u32).is_multiple_of(width)
+        && job.tiles.last() == Some(&(first + job.tiles.len() as u32 - 1));
+    if !whole || !job.entering.is_empty() || job.domain.wavelet == 0 {
+        return None;
+    }
+    let plane = Plane::fold(job, width)?;
+    let tiles = plane.tiles();
+    let latest = job.starts.iter().max().copied().unwrap_or(0);
+    let staggered = plane.rows() > 1 && job.starts.iter().any(|&s| s != latest);
+    let starts: Vec<u64> = match staggered {
+        true => vec![latest; tiles.len()],
+        false => tiles.iter().map(|&t| job.starts[(t - first) as usize]).collect(),
+    };
+    let small = Job {
+        domain: job.domain,
+        tiles: &tiles,
+        phases: job.phases.clone(),
+        starts: &starts,
+        entering: &[],
+    };
+    let (flows, seams) = plane.flows(&tiles)?;
+    let mut logged = vec![false; flows.len()];
+    seams.iter().for_each(|s| (logged[s.0 as usize], logged[s.1 as usize]) = (true, true));
+    let mut fabric = Fabric::new(&small, flows, logged);
+    fabric.drain();
+    let mut off_by = largest_difference(&fabric.sent_by_flow(), &seams)?;
+    let outcome = plane.unfold(&tiles, fabric)?;
+    let end = outcome.ends.iter().max().copied().unwrap_or(0);
+    if staggered {
+        off_by += end.saturating_sub(least_end(job));
+    }
+    (off_by <= end / TOLERANCE).then_some(Folded { outcome, off_by })
+}
+
+/// When the last tile ends if none ever waits for a wavelet.
+fn least_end(job: &Job<'_>) -> u64 {
+    let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
+    for (i, &tile) in job.tiles.iter().enumerate() {
+        let at = latest.entry(job.domain.programs[tile as usize]).or_insert(i);
+        if job.starts[i] > job.starts[*at] {
+            *at = i;
+        }
+    }
+    let alone = |&i: &usize| {
+        let tiles = &job.tiles[i..=i];
+        let starts = &job.starts[i..=i];
+        let alone = Job { tiles, starts, phases: job.phases.clone(), ..*job };
+        let mut cores = Cores::new(&alone);
+        for color in 0..job.domain.colors as u8 {
+            // All it can ever want, there from the begin.
+            cores.deliver(0, color, Run { first: 0, stride: 0, n: u32::MAX });
+        }
+        cores.advance(0, &mut Emitted::new());
+        cores.finish().ends[0]
+    };
+    latest.values().map(alone).max().unwrap_or(0)
+}
+
+impl Fold {
+    /// Of places with these classes: the longest stretch that repeats, if it is most of them.
+    fn find(classes: &[u32]) -> Option<Fold> {
+        let n = classes.len() as u32;
+        let stretch = |period: u32| {
+            let same = |i: u32| classes[i as usize] == classes[(i + period) as usize];
+            let (mut best, mut from) = ((0, 0), 0);
+            for i in 0..n - period {
+                if !same(i) {
+                    from = i + 1;
+                } else if i + 1 - from > best.1 - best.0 {
+                    best = (from, i + 1);
+                }
+            }
+            (period, best.0 + MARGIN, (best.1 + period).saturating_sub(MARGIN))
+        };
+        let mut periods = (1..=PERIOD_MAX.min(n.saturating_sub(1))).map(stretch);
+        let (period, from, to) =
+            periods.find(|&(p, from, to)| to > from && to - from > (n / 2).max(6 * p))?;
+        // Deep inside, so that senders of representatives are inside too.
+        let middle = from + (to - from) / period / 2 * period;
+        let stands = |i: u32| if i < from || i >= to { i } else { middle + (i - from) % period };
+        Some(Fold::of((0..n).map(stands).collect()))
+    }
+
+    /// Every place for itself.
+    fn none(n: u32) -> Fold {
+        Fold::of((0..n).collect())
+    }
+
+    fn of(standing: Vec<u32>) -> Fold {
+        let mut kept = standing.clone();
+        kept.sort_unstable();
+        kept.dedup();
+        Fold { standing, kept }
+    }
+
+    /// Index among the kept of the place that stands for `place`.
+    fn index(&self, place: u32) -> u32 {
+        let stands = self.standing[place as usize];
+        self.kept.binary_search(&stands).unwrap_or(0) as u32
+    }
+}
+
+/// Numbers that equal lists share.
+fn classes<T: Ord>(lists: impl Iterator<Item = Vec<T>>) -> Vec<u32> {
+    let mut known = BTreeMap::new();
+    let class = |list| {
+        let next = known.len() as u32;
+        *known.entry(list).or_insert(next)
+    };
+    lists.map(class).collect()
+}
+
+/// Two flows that should have sent the same, by index: one that is heard, one that stands for it.
+type Seam = (u32, u32);
+
+struct Plane<'a> {
+    job: &'a Job<'a>,
+    width: u32,
+    columns: Fold,
+    rows: Fold,
+}
+
+impl<'a> Plane<'a> {
+    /// `None` when neither columns nor rows repeat.
+    fn fold(job: &'a Job<'a>, width: u32) -> Option<Self> {
+        let domain = job.domain;
+        let height = job.tiles.len() as u32 / width;
+        let tile = |x: u32, y: u32| {
+            let i = (y * width + x) as usize;
+            let tile = job.tiles[i] as usize;
+            let routes = &domain.routes[tile * domain.colors..(tile + 1) * domain.colors];
+            // Of several rows all start with the last.
+            let start = if height == 1 { job.starts[i] } else { 0 };
+            (domain.programs[tile], start, routes)
+        };
+        let columns = (0..width).map(|x| (0..height).map(|y| tile(x, y)).collect());
+        let columns = Fold::find(&classes(columns));
+        let rows = match height {
+            1 => None,
+            _ => {
+                Fold::find(&classes((0..height).map(|y| (0..width).map(|x| tile(x, y)).collect())))
+            }
+        };
+        if columns.is_none() && rows.is_none() {
+            return None;
+        }
+        let columns = columns.unwrap_or_else(|| Fold::none(width));
+        let rows = rows.unwrap_or_else(|| Fold::none(height));
+        Some(Plane { job, width, columns, rows })
+    }
+
+    fn first(&self) -> u32 {
+        self.job.tiles[0]
+    }
+
+    fn rows(&self) -> u32 {
+        self.job.tiles.len() as u32 / self.width
+    }
+
+    /// Tiles that are run, ascending.
+    fn tiles(&self) -> Vec<u32> {
+        let row = |&y: &u32| self.columns.kept.iter().map(move |x| y * self.width + x);
+        self.rows.kept.iter().flat_map(row).map(|t| t + self.first()).collect()
+    }
+
+    /// The tile that stands for a tile, by its index among those that are run.
+    fn standing(&self, tile: u32) -> u32 {
+        let at = tile - self.first();
+        let (x, y) = (self.columns.index(at % self.width), self.rows.index(at / self.width));
+        y * self.columns.kept.len() as u32 + x
+    }
+
+    /// Who sends what a tile receives on a color: tile, cycles from its router to this one.
+    fn source(&self, tile: u32, color: u8) -> Option<(u32, u32)> {
+        let domain = self.job.domain;
+        let (mut at, mut cycles) = (tile, 0u32);
+        for _ in 0..self.job.tiles.len() {
+            let (input, _) = domain.routes[at as usize * domain.colors + color as usize];
+            let port = input.trailing_zeros() as u8;
+            if port == RAMP {
+                return Some((at, cycles));
+            }
+            let near = *domain.neighbors[at as usize].get(port as usize)?;
+            let inside = (self.first()..self.first() + self.job.tiles.len() as u32).contains(&near);
+            let routes =
+                inside.then(|| domain.routes[near as usize * domain.colors + color as usize])?;
+            let back = (port + 2) % 4;
+            if routes.1 & (1 << back) == 0 {
+                return None;
+            }
+            cycles += domain.hop_cycles(near, back) as u32;
+            at = near;
+        }
+        None
+    }
+
+    /// The flows between the tiles that are run, and where they differ from those of all tiles. `None`
+    /// when a tile hears from another distance than the one that stands for it.
+    fn flows(&self, tiles: &[u32]) -> Option<(Flows, Vec<Seam>)> {
+        let domain = self.job.domain;
+        let slot = |i: u32, color: u8| i as usize * domain.colors + color as usize;
+        let mut heard = vec![None; tiles.len() * domain.colors];
+        let hears = |tile: u32, color: u8| {
+            domain.routes[tile as usize * domain.colors + color as usize].1 & (1 << RAMP) != 0
+        };
+        let mut flows = Flows::unconnected(self.job.domain, tiles);
+        for (i, &tile) in (0u32..).zip(tiles) {
+            for color in (0..domain.colors as u8).filter(|&c| hears(tile, c)) {
+                // Not sent in this job's phases, perhaps; then nobody receives it either.
+                let Some((from, cycles)) = self.source(tile, color) else { continue };
+                let from = self.standing(from);
+                heard[slot(i, color)] = Some((from, cycles));
+                flows.connect(slot(from, color), (i, cycles));
+            }
+        }
+        let flows = flows.finish();
+        let mut seams = Vec::new();
+        for &tile in self.job.tiles {
+            for color in (0..domain.colors as u8).filter(|&c| hears(tile, c)) {
+                let Some((from, cycles)) = self.source(tile, color) else { continue };
+                let (from, rep) = (self.standing(from), heard[slot(self.standing(tile), color)]?);
+                if cycles != rep.1 {
+                    return None;
+                }
+                if from != rep.0 {
+                    let flow = |i| flows.of_core(slot(i, color));
+                    seams.push((flow(from)?, flow(rep.0)?));
+                }
+            }
+        }
+        seams.sort_unstable();
+        seams.dedup();
+        Some((flows, seams))
+    }
+
+    /// The outcome of all tiles; `None` when a link carries two flows.
+    fn unfold(&self, tiles: &[u32], fabric: Fabric<'_>) -> Option<Outcome> {
+        let domain = self.job.domain;
+        let windows = fabric.windows.clone();
+        let (flows, small) = fabric.into_parts();
+        if !small.waiting.is_empty() {
+            return None;
+        }
+        let index = self.job.index();
+        let mut out = Outcome {
+            phase_ends: small.phase_ends.clone(),
+            work: small.work,
+            ..Outcome::empty(domain, self.job.tiles.len())
+        };
+        let mut route = Flows::unconnected(domain, tiles).finish();
+        for &tile in self.job.tiles {
+            let standing = self.standing(tile);
+            out.ends.push(small.ends[standing as usize]);
+            for color in 0..domain.colors as u8 {
+                let slot = standing as usize * domain.colors + color as usize;
+                let Some(flow) = flows.of_core(slot) else { continue };
+                let (from, to) = windows[flow as usize];
+                if from > to {
+                    continue;
+                }
+                let real = route.follow(self.job, &index, (index[tile as usize], color, RAMP));
+                for &(link, cycles) in route.links(real) {
+                    let window = (from + u64::from(cycles), to + u64::from(cycles));
+                    if out.links[link as usize].replace(window).is_some() {
+                        return None;
+                    }
+                }
+                if !route.exits(real).is_empty() {
+                    return None;
+                }
+                route.clear();
+            }
+        }
+        Some(out)
+    }
+}
+
+/// The largest difference between the histories of two flows that should be equal; `None` when they
+/// are of different length.
+fn largest_difference(sent: &[Vec<Run>], seams: &[Seam]) -> Option<u64> {
+    let mut largest = 0;
+    for &(a, b) in seams {
+        let (a, b) = (&sent[a as usize], &sent[b as usize]);
+        if a.len() != b.len() {
+            return None;
+        }
+        for (a, b) in a.iter().zip(b) {
+            if a.n != b.n {
+                return None;
+            }
+            largest = largest.max(a.first.abs_diff(b.first)).max(a.last().abs_diff(b.last()));
+        }
+    }
+    Some(largest)
+}
