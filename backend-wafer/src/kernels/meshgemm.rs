@@ -13,7 +13,8 @@ use plan::{
 
 use super::ring::{Ring, Way};
 
-/// Cell of the template: parities of the ring along x, turns of the alignment along y.
+/// Cell of a template with [`MeshGemm::pins_of_a`] and [`MeshGemm::pins_of_b`]: parities of the ring
+/// along x, turns of the alignment along y.
 pub(super) const CELL: (u32, u32) = (2, 4);
 /// Colors of a ring.
 const RING: u8 = 3;
@@ -51,6 +52,13 @@ pub(super) struct Operands {
     pub(super) c: Slice,
 }
 
+/// Colors on which a PE sends and receives, per axis.
+#[derive(Clone, Copy, Debug)]
+struct Colors {
+    x: (Color, Color),
+    y: (Color, Color),
+}
+
 /// A product on a grid of `grid` x `grid` PEs, at least 2 x 2.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MeshGemm {
@@ -63,53 +71,62 @@ pub(super) struct MeshGemm {
 }
 
 impl MeshGemm {
-    /// Colors it takes.
-    pub(super) const COLORS: u8 = 3 * RING;
-
     fn ring(&self, axis: Axis, way: Way) -> Ring {
         let index = match (axis, way) {
             (Axis::X, Way::Forwards) => 0,
             (Axis::X, Way::Backwards) => 1,
-            (Axis::Y, _) => 2,
+            (Axis::Y, Way::Forwards) => 2,
+            (Axis::Y, Way::Backwards) => 3,
         };
         let first_color = self.first_color + index * RING;
         Ring { axis, len: self.grid, first_color, way }
     }
 
-    /// The routes of its rings.
-    pub(super) fn routes(&self) -> Vec<plan::Route> {
+    /// The routes of its rings: both axes forwards, and backwards where tiles are aligned along it.
+    pub(super) fn routes(&self, aligned: &[Axis]) -> Vec<plan::Route> {
         let even = [Clause::eq(Term::Rem(2), 0)];
         let mut routes = self.ring(Axis::X, Way::Forwards).routes(&[]);
-        routes.extend(self.ring(Axis::X, Way::Backwards).routes(&even));
         routes.extend(self.ring(Axis::Y, Way::Forwards).routes(&[]));
+        for &axis in aligned {
+            routes.extend(self.ring(axis, Way::Backwards).routes(&even));
+        }
         routes
     }
 
-    /// Moves A to where step 0 needs it: roles of one phase.
-    pub(super) fn align(&self) -> Vec<Role> {
+    /// Moves A along X, or B along Y, to where step 0 needs it: roles of one phase. Line i of the
+    /// other axis, whose extent of the template's cell is 4, moves by its ring position.
+    pub(super) fn align(&self, axis: Axis) -> Vec<Role> {
+        let tiles = if axis == Axis::X { self.operands.a } else { self.operands.b };
         let mut roles = Vec::new();
         for rem in 0..4 {
             let way = if rem % 2 == 0 { Way::Backwards } else { Way::Forwards };
-            // Positions to move: 2 * (y/4) + 0, 1, 1, 2.
-            let times = Affine { base: i64::from(rem == 3), yq: 1, ..Affine::default() };
+            // Positions to move: 2 * (i/4) + 0, 1, 1, 2.
+            let base = i64::from(rem == 3);
+            let times = match axis {
+                Axis::X => Affine { base, yq: 1, ..Affine::default() },
+                Axis::Y => Affine { base, xq: 1, ..Affine::default() },
+            };
             let single = rem == 1 || rem == 2;
-            for (send, receive, x) in self.ring(Axis::X, way).roles() {
+            for (send, receive, along) in self.ring(axis, way).roles() {
                 let shift = |from: usize| {
-                    let [a, to] = [self.operands.a[from], self.operands.a[1 - from]];
-                    let mut part = self.exchange(0, (send, a), (receive, to));
+                    let mut part =
+                        self.exchange(0, (send, tiles[from]), (receive, tiles[1 - from]));
                     part.push(Instr::Join { threads: 0b11 });
                     part
                 };
-                let mut program = vec![Instr::Repeat { times, body: 0 }];
-                program.extend(shift(0));
-                program.extend(shift(1));
-                program[0] = Instr::Repeat { times, body: program.len() as u32 - 1 };
+                let body = [shift(0), shift(1)].concat();
+                let mut program = vec![Instr::Repeat { times, body: body.len() as u32 }];
+                program.extend(body);
                 if single {
                     program.extend(shift(0));
-                    program.push(Instr::Copy { dst: self.operands.a[0], src: self.operands.a[1] });
+                    program.push(Instr::Copy { dst: tiles[0], src: tiles[1] });
                 }
-                let mut predicate = Predicate::everywhere().and_y(Clause::eq(Term::Rem(4), rem));
-                predicate.x = x.clauses();
+                let line = vec![Clause::eq(Term::Rem(4), rem)];
+                let (x, y) = match axis {
+                    Axis::X => (along.clauses(), line),
+                    Axis::Y => (line, along.clauses()),
+                };
+                let predicate = Predicate { x, y, ..Predicate::default() };
                 roles.push(Role { name: format!("align {}", roles.len()), predicate, program });
             }
         }
@@ -118,25 +135,43 @@ impl MeshGemm {
 
     /// All steps: roles of one phase.
     pub(super) fn steps(&self) -> Vec<Role> {
+        self.turns(|colors, from| {
+            let (o, to) = (&self.operands, 1 - from);
+            let mut part = self.exchange(0, (colors.x.0, o.a[from]), (colors.x.1, o.a[to]));
+            part.extend(self.exchange(2, (colors.y.0, o.b[from]), (colors.y.1, o.b[to])));
+            part.push(self.multiply(o.a[from], from, o.c));
+            part.push(Instr::Join { threads: 0b1111 });
+            part
+        })
+    }
+
+    /// All steps of C = A Bt, roles of one phase: A stays, tiles of B travel along Y, sums along X. A
+    /// PE holds in step s the sum of block p + r - s (mod P) of columns of C; it is back, and
+    /// whole, after P steps, in `sums[P % 2]`: where the next product wants its A.
+    pub(super) fn transposed_steps(&self, sums: [Slice; 2]) -> Vec<Role> {
+        self.turns(|colors, from| {
+            let (o, to) = (&self.operands, 1 - from);
+            let mut part = self.exchange(0, (colors.y.0, o.b[from]), (colors.y.1, o.b[to]));
+            part.push(self.multiply(o.a[0], from, sums[from]));
+            part.extend(self.exchange(2, (colors.x.0, sums[from]), (colors.x.1, sums[to])));
+            part.push(Instr::Join { threads: 0b1111 });
+            part
+        })
+    }
+
+    /// P steps that alternate between two buffers, per pair of send and receive colors of both rings.
+    fn turns(&self, step: impl Fn(Colors, usize) -> Vec<Instr>) -> Vec<Role> {
         let mut roles = Vec::new();
-        for (send_b, receive_b, y) in self.ring(Axis::Y, Way::Forwards).roles() {
-            for (send_a, receive_a, x) in self.ring(Axis::X, Way::Forwards).roles() {
-                let step = |from: usize| {
-                    let o = &self.operands;
-                    let to = 1 - from;
-                    let mut part = self.exchange(0, (send_a, o.a[from]), (receive_a, o.a[to]));
-                    part.extend(self.exchange(2, (send_b, o.b[from]), (receive_b, o.b[to])));
-                    part.push(self.multiply(from));
-                    part.push(Instr::Join { threads: 0b1111 });
-                    part
-                };
+        for (send_y, receive_y, y) in self.ring(Axis::Y, Way::Forwards).roles() {
+            for (send_x, receive_x, x) in self.ring(Axis::X, Way::Forwards).roles() {
+                let colors = Colors { x: (send_x, receive_x), y: (send_y, receive_y) };
                 let mut program = Vec::new();
                 let times = Affine::constant(i64::from(self.grid / 2));
-                let body = [step(0), step(1)].concat();
+                let body = [step(colors, 0), step(colors, 1)].concat();
                 program.push(Instr::Repeat { times, body: body.len() as u32 });
                 program.extend(body);
                 if self.grid % 2 == 1 {
-                    program.extend(step(0));
+                    program.extend(step(colors, 0));
                 }
                 let predicate =
                     Predicate { x: x.clauses(), y: y.clauses(), ..Predicate::default() };
@@ -146,9 +181,9 @@ impl MeshGemm {
         roles
     }
 
-    fn multiply(&self, from: usize) -> Instr {
-        let (Tile { m, k, n }, o) = (self.tile, &self.operands);
-        Instr::Gemm { m, k, n, c: o.c, a: o.a[from], b: o.b[from], accumulate: true }
+    fn multiply(&self, a: Slice, from: usize, c: Slice) -> Instr {
+        let Tile { m, k, n } = self.tile;
+        Instr::Gemm { m, k, n, c, a, b: self.operands.b[from], accumulate: true }
     }
 
     /// Sends one buffer and receives into another, in two microthreads.
@@ -232,7 +267,7 @@ fn span(tile: u32, block: Affine, extent: u32) -> Span {
     Span { start, len: tile, limit: Affine::constant(i64::from(extent)) }
 }
 
-/// All elements of a buffer.
+/// The first elements of a buffer.
 pub(super) fn whole(buffer: plan::BufferId, len: u32) -> Slice {
     Slice { buffer, offset: 0, len: Len::of(len) }
 }
