@@ -371,15 +371,15 @@ pub struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan: meshgemv, chain-gemv, decode-layer, gemv, broadcast, reduce,
-    /// allreduce
+    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer, prefill-layer, gemv,
+    /// broadcast, reduce, allreduce
     #[arg(long, value_name = "NAME",
           conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
     pub kernel: Option<String>,
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// meshgemv, chain-gemv, decode-layer: side of the square of tiles
+    /// Side of the square of tiles of a meshgemv, chain-gemv, meshgemm, decode-layer or prefill-layer
     #[arg(long, value_name = "P", requires = "kernel")]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
@@ -395,22 +395,25 @@ pub struct KernelArgs {
     /// decode-layer: groups of each reduction tree [default: about the root of the grid]
     #[arg(long, value_name = "G", requires = "kernel")]
     pub groups: Option<u32>,
-    /// decode-layer: hidden elements per tile
+    /// decode-layer, prefill-layer: hidden elements per tile
     #[arg(long, value_name = "D", requires = "kernel")]
     pub d: Option<u32>,
-    /// decode-layer: cached tokens per tile
+    /// decode-layer, prefill-layer: cached tokens per tile; tokens of the prompt per tile
     #[arg(long, value_name = "S", requires = "kernel")]
     pub s: Option<u32>,
-    /// decode-layer: feed-forward elements per tile
+    /// decode-layer, prefill-layer: feed-forward elements per tile
     #[arg(long, value_name = "F", requires = "kernel")]
     pub f: Option<u32>,
     /// gemv: width and height of the region in tiles [default: 16x16]
     #[arg(long, value_name = "WxH", value_parser = extent, requires = "kernel")]
     pub region: Option<(u32, u32)>,
-    /// gemv: inner extent [default: 256]
+    /// meshgemm: rows of the left matrix
+    #[arg(long, value_name = "M", requires = "kernel")]
+    pub m: Option<u32>,
+    /// meshgemm, gemv: inner extent [default of gemv: 256]
     #[arg(long, value_name = "K", requires = "kernel")]
     pub k: Option<u32>,
-    /// gemv: columns of the result [default: 256]
+    /// meshgemm, gemv: columns of the result [default of gemv: 256]
     #[arg(id = "kernel_n", long = "n", value_name = "N", requires = "kernel")]
     pub kernel_n: Option<u32>,
     /// reduce, allreduce: algorithm [default: k-tree]

@@ -7,7 +7,11 @@
 
 mod collective;
 mod decode_layer;
+mod gemm;
 mod gemv;
+mod meshgemm;
+mod prefill_layer;
+mod ring;
 
 use plan::target::cost::instruction_cycles;
 use plan::{
@@ -81,6 +85,28 @@ pub enum Kernel {
         /// Groups of each tree.
         groups: u32,
     },
+    /// C \[m, n\] = A \[m, k\] B \[k, n\] in f16 by WaferLLM's MeshGEMM.
+    MeshGemm {
+        /// Side of the square of PEs, at least 2.
+        grid: u32,
+        /// Rows of A and C.
+        m: u32,
+        /// Columns of A, rows of B.
+        k: u32,
+        /// Columns of B and C.
+        n: u32,
+    },
+    /// WaferLLM's prefill layer on one square of PEs.
+    PrefillLayer {
+        /// Side of the square of PEs, at least 2.
+        grid: u32,
+        /// Hidden elements per PE.
+        d: u32,
+        /// Tokens per PE.
+        s: u32,
+        /// Feed-forward elements per PE.
+        f: u32,
+    },
 }
 
 /// Why a kernel cannot be built.
@@ -138,6 +164,9 @@ pub enum KernelError {
         /// Senders that the target allows.
         most: u32,
     },
+    /// A ring of one PE.
+    #[error("SPK4207: a ring needs a grid of at least 2 x 2 PEs")]
+    Ring,
     /// An extent beyond what a plan can say.
     #[error("SPK4206: {what} = {value} is above 2^31")]
     Extent {
@@ -156,7 +185,9 @@ impl Kernel {
             Kernel::Gemv { region, .. } => region,
             Kernel::MeshGemv { grid, .. }
             | Kernel::ChainGemv { grid, .. }
-            | Kernel::DecodeLayer { grid, .. } => (grid, grid),
+            | Kernel::DecodeLayer { grid, .. }
+            | Kernel::MeshGemm { grid, .. }
+            | Kernel::PrefillLayer { grid, .. } => (grid, grid),
         }
     }
 
@@ -172,6 +203,12 @@ impl Kernel {
             Kernel::DecodeLayer { grid, d, s, f, groups } => {
                 vec![("grid", grid), ("d", d), ("s", s), ("f", f), ("groups", groups)]
             }
+            Kernel::MeshGemm { grid, m, k, n } => {
+                vec![("grid", grid), ("m", m), ("k", k), ("n", n)]
+            }
+            Kernel::PrefillLayer { grid, d, s, f } => {
+                vec![("grid", grid), ("d", d), ("s", s), ("f", f)]
+            }
         }
     }
 
@@ -186,6 +223,13 @@ impl Kernel {
             Kernel::DecodeLayer { d, s, f, .. } => {
                 let weights = 4 * product(d, d) + 2 * product(d, s) + 3 * product(d, f);
                 2 * weights
+            }
+            Kernel::MeshGemm { grid, m, k, n } => {
+                let (m, k, n) = (m.div_ceil(grid), k.div_ceil(grid), n.div_ceil(grid));
+                6 * product(m, k) + 6 * product(k, n) + 2 * product(m, n)
+            }
+            Kernel::PrefillLayer { d, s, f, .. } => {
+                8 * product(d, d) + 6 * product(d, f) + 8 * product(s, d) + 4 * product(s, s)
             }
         }
     }
@@ -213,6 +257,10 @@ pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
         Kernel::Gemv { region, k, n } => gemv::build(region, (k, n), target),
         Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group),
         Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
+        Kernel::MeshGemm { grid, m, k, n } => gemm::build(grid, (m, k, n)),
+        Kernel::PrefillLayer { grid, d, s, f } => {
+            prefill_layer::build(prefill_layer::Sizes { grid, d, s, f }, target)
+        }
         Kernel::DecodeLayer { grid, d, s, f, groups } => {
             decode_layer::build(decode_layer::Sizes { grid, d, s, f, groups }, target)
         }
@@ -228,6 +276,9 @@ fn check(kernel: Kernel, target: &Target) -> Result<(), KernelError> {
         }
     }
     let (width, height) = kernel.region();
+    if matches!(kernel, Kernel::MeshGemm { .. } | Kernel::PrefillLayer { .. }) && width < 2 {
+        return Err(KernelError::Ring);
+    }
     if width == 0 || height == 0 || width > target.width || height > target.height {
         return Err(KernelError::Region {
             target: target.name.clone(),

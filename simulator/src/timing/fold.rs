@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::cores::{Cores, Emitted};
-use super::domain::{Domain, StepKind};
+use super::domain::{Domain, NONE, Program, StepKind};
 use super::engine::{Fabric, Job, Outcome};
 use super::flows::{Flows, RAMP};
 use super::runs::Run;
@@ -43,28 +43,30 @@ pub struct Folded {
     pub off_by: u64,
 }
 
-/// Whether some program of a domain has a loop: others are not worth folding.
-pub fn has_loops(domain: &Domain) -> bool {
-    let mut steps = domain.table.iter().flat_map(|p| &p.steps);
-    steps.any(|s| matches!(s.kind, StepKind::Turn { .. }))
+/// Whether some program has a loop in a phase: others are not worth folding.
+pub fn has_loops(domain: &Domain, phase: usize) -> bool {
+    let loops = |p: &std::rc::Rc<Program>| {
+        let (from, to) = (p.phase_starts.get(phase), p.phase_starts.get(phase + 1));
+        let steps = p.steps.get(*from? as usize..*to? as usize)?;
+        Some(steps.iter().any(|s| matches!(s.kind, StepKind::Turn { .. })))
+    };
+    domain.table.iter().any(|p| loops(p).unwrap_or(false))
 }
 
-/// Runs a job whose tiles are whole rows of `width` columns; `None` when it cannot be folded.
-pub fn run(job: &Job<'_>, width: u32) -> Option<Folded> {
-    let first = *job.tiles.first()?;
-    let whole = first.is_multiple_of(width)
-        && (job.tiles.len() as u32).is_multiple_of(width)
-        && job.tiles.last() == Some(&(first + job.tiles.len() as u32 - 1));
-    if !whole || !job.entering.is_empty() || job.domain.wavelet == 0 {
+/// Runs a job whose tiles lie in rows of `width`, or in one line of that length; `classes` are numbers
+/// per tile of the domain that equal steps and routes share. `None` when it cannot be folded.
+pub fn run(job: &Job<'_>, width: u32, classes: &[u32]) -> Option<Folded> {
+    let n = job.tiles.len() as u32;
+    if n == 0 || !n.is_multiple_of(width) || !job.entering.is_empty() || job.domain.wavelet == 0 {
         return None;
     }
-    let plane = Plane::fold(job, width)?;
+    let plane = Plane::fold(job, width, classes)?;
     let tiles = plane.tiles();
     let latest = job.starts.iter().max().copied().unwrap_or(0);
     let staggered = plane.rows() > 1 && job.starts.iter().any(|&s| s != latest);
     let starts: Vec<u64> = match staggered {
         true => vec![latest; tiles.len()],
-        false => tiles.iter().map(|&t| job.starts[(t - first) as usize]).collect(),
+        false => tiles.iter().map(|&t| job.starts[plane.index[t as usize] as usize]).collect(),
     };
     let small = Job {
         domain: job.domain,
@@ -156,7 +158,7 @@ impl Fold {
 }
 
 /// Numbers that equal lists share.
-fn classes<T: Ord>(lists: impl Iterator<Item = Vec<T>>) -> Vec<u32> {
+fn numbers<T: Ord>(lists: impl Iterator<Item = Vec<T>>) -> Vec<u32> {
     let mut known = BTreeMap::new();
     let class = |list| {
         let next = known.len() as u32;
@@ -170,6 +172,8 @@ type Seam = (u32, u32);
 
 struct Plane<'a> {
     job: &'a Job<'a>,
+    /// Job index per tile of the domain.
+    index: Vec<u32>,
     width: u32,
     columns: Fold,
     rows: Fold,
@@ -177,50 +181,39 @@ struct Plane<'a> {
 
 impl<'a> Plane<'a> {
     /// `None` when neither columns nor rows repeat.
-    fn fold(job: &'a Job<'a>, width: u32) -> Option<Self> {
-        let domain = job.domain;
+    fn fold(job: &'a Job<'a>, width: u32, classes: &[u32]) -> Option<Self> {
         let height = job.tiles.len() as u32 / width;
         let tile = |x: u32, y: u32| {
             let i = (y * width + x) as usize;
-            let tile = job.tiles[i] as usize;
-            let routes = &domain.routes[tile * domain.colors..(tile + 1) * domain.colors];
             // Of several rows all start with the last.
             let start = if height == 1 { job.starts[i] } else { 0 };
-            (domain.programs[tile], start, routes)
+            (classes[job.tiles[i] as usize], start)
         };
         let columns = (0..width).map(|x| (0..height).map(|y| tile(x, y)).collect());
-        let columns = Fold::find(&classes(columns));
-        let rows = match height {
-            1 => None,
-            _ => {
-                Fold::find(&classes((0..height).map(|y| (0..width).map(|x| tile(x, y)).collect())))
-            }
-        };
+        let columns = Fold::find(&numbers(columns));
+        let rows = (0..height).map(|y| (0..width).map(|x| tile(x, y)).collect());
+        let rows = if height == 1 { None } else { Fold::find(&numbers(rows)) };
         if columns.is_none() && rows.is_none() {
             return None;
         }
         let columns = columns.unwrap_or_else(|| Fold::none(width));
         let rows = rows.unwrap_or_else(|| Fold::none(height));
-        Some(Plane { job, width, columns, rows })
-    }
-
-    fn first(&self) -> u32 {
-        self.job.tiles[0]
+        Some(Plane { job, index: job.index(), width, columns, rows })
     }
 
     fn rows(&self) -> u32 {
         self.job.tiles.len() as u32 / self.width
     }
 
-    /// Tiles that are run, ascending.
+    /// Tiles that are run, in the order of the job.
     fn tiles(&self) -> Vec<u32> {
         let row = |&y: &u32| self.columns.kept.iter().map(move |x| y * self.width + x);
-        self.rows.kept.iter().flat_map(row).map(|t| t + self.first()).collect()
+        self.rows.kept.iter().flat_map(row).map(|i| self.job.tiles[i as usize]).collect()
     }
 
     /// The tile that stands for a tile, by its index among those that are run.
     fn standing(&self, tile: u32) -> u32 {
-        let at = tile - self.first();
+        let at = self.index[tile as usize];
         let (x, y) = (self.columns.index(at % self.width), self.rows.index(at / self.width));
         y * self.columns.kept.len() as u32 + x
     }
@@ -228,19 +221,17 @@ impl<'a> Plane<'a> {
     /// Who sends what a tile receives on a color: tile, cycles from its router to this one.
     fn source(&self, tile: u32, color: u8) -> Option<(u32, u32)> {
         let domain = self.job.domain;
+        let routes = |tile: u32| domain.routes[tile as usize * domain.colors + color as usize];
         let (mut at, mut cycles) = (tile, 0u32);
         for _ in 0..self.job.tiles.len() {
-            let (input, _) = domain.routes[at as usize * domain.colors + color as usize];
-            let port = input.trailing_zeros() as u8;
+            let port = routes(at).0.trailing_zeros() as u8;
             if port == RAMP {
                 return Some((at, cycles));
             }
             let near = *domain.neighbors[at as usize].get(port as usize)?;
-            let inside = (self.first()..self.first() + self.job.tiles.len() as u32).contains(&near);
-            let routes =
-                inside.then(|| domain.routes[near as usize * domain.colors + color as usize])?;
             let back = (port + 2) % 4;
-            if routes.1 & (1 << back) == 0 {
+            let inside = near != NONE && self.index[near as usize] != NONE;
+            if !inside || routes(near).1 & (1 << back) == 0 {
                 return None;
             }
             cycles += domain.hop_cycles(near, back) as u32;
@@ -296,7 +287,6 @@ impl<'a> Plane<'a> {
         if !small.waiting.is_empty() {
             return None;
         }
-        let index = self.job.index();
         let mut out = Outcome {
             phase_ends: small.phase_ends.clone(),
             work: small.work,
@@ -313,7 +303,8 @@ impl<'a> Plane<'a> {
                 if from > to {
                     continue;
                 }
-                let real = route.follow(self.job, &index, (index[tile as usize], color, RAMP));
+                let real =
+                    route.follow(self.job, &self.index, (self.index[tile as usize], color, RAMP));
                 for &(link, cycles) in route.links(real) {
                     let window = (from + u64::from(cycles), to + u64::from(cycles));
                     if out.links[link as usize].replace(window).is_some() {

@@ -51,6 +51,8 @@ struct Segment {
     way: Way,
     /// Colors used in it.
     colors: Vec<u8>,
+    /// To be folded ([`super::fold`]).
+    fold: bool,
 }
 
 /// What identifies a line but for a shift in time.
@@ -110,7 +112,8 @@ fn run_lines(
     entering: &[Crossing],
     engine: Engine,
 ) -> Option<LinesOutcome> {
-    let segments = segments(domain);
+    let may_fold = domain.len() >= fold::TILES_MIN && entering.is_empty();
+    let segments = segments(domain, may_fold);
     let mut ready = starts.to_vec();
     let mut last_busy = vec![0u64; domain.len() * 4];
     let mut total = LinesOutcome {
@@ -120,7 +123,6 @@ fn run_lines(
         folded: None,
         fell_back: false,
     };
-    let fold = domain.len() >= fold::TILES_MIN && fold::has_loops(domain);
     let mut used = 0;
     for segment in &segments {
         let classes = classes(domain, segment);
@@ -128,6 +130,8 @@ fn run_lines(
             entering.iter().filter(|c| segment.colors.contains(&c.color)).collect();
         used += here.len();
         let mut known: BTreeMap<LineKey, Outcome> = BTreeMap::new();
+        // Cycles by which folded lines may be off, and by which links are busy out of order.
+        let (mut off, mut overlap) = (None, 0);
         for tiles in lines(domain.len() as u32, width, segment.way) {
             let mut of_line: Vec<Crossing> = Vec::new();
             for c in &here {
@@ -150,12 +154,25 @@ fn run_lines(
             if !known.contains_key(&key) {
                 total.lines_run += 1;
                 let (outcome, off_by) =
-                    run_line(domain, segment, &tiles, &key, engine, (fold, width));
-                total.folded = total.folded.max(off_by);
+                    run_line(domain, segment, &tiles, &key, engine, (width, &classes));
+                off = off.max(off_by);
                 known.insert(key.clone(), outcome);
             }
             let outcome = &known[&key];
-            apply(&mut total.outcome, outcome, &tiles, shift, &mut ready, &mut last_busy)?;
+            overlap = overlap.max(apply(
+                &mut total.outcome,
+                outcome,
+                &tiles,
+                shift,
+                &mut ready,
+                &mut last_busy,
+            ));
+        }
+        // Where times are not exact anyway, wavelets may meet by accident; they wait no longer than that.
+        match total.folded.zip(off).or(total.folded.map(|n| (n, 0))).or(off.map(|n| (0, n))) {
+            Some((before, more)) => total.folded = Some(before + more + overlap),
+            None if overlap > 0 => return None,
+            None => {}
         }
     }
     if used != entering.len() {
@@ -174,13 +191,14 @@ fn run_line(
     tiles: &[u32],
     key: &LineKey,
     engine: Engine,
-    (fold, width): (bool, u32),
+    (width, classes): (u32, &[u32]),
 ) -> (Outcome, Option<u64>) {
     let place = |c: &Crossing| Crossing { tile: tiles[c.tile as usize], ..c.clone() };
     let entering: Vec<Crossing> = key.entering.iter().map(place).collect();
     let phases = segment.phases.clone();
     let job = Job { domain, tiles, phases, starts: &key.starts, entering: &entering };
-    let folded = if fold { fold::run(&job, width) } else { None };
+    let width = if segment.way == Way::Both { width } else { tiles.len() as u32 };
+    let folded = if segment.fold { fold::run(&job, width, classes) } else { None };
     let (mut outcome, off_by) = match folded {
         Some(Folded { outcome, off_by }) => (outcome, Some(off_by)),
         None => (engine(&job), None),
@@ -191,7 +209,7 @@ fn run_line(
     (outcome, off_by)
 }
 
-/// Adds a line's outcome to the total; `None` when a link was busy out of order.
+/// Adds a line's outcome to the total; returns the cycles by which links were busy out of order.
 fn apply(
     total: &mut Outcome,
     line: &Outcome,
@@ -199,7 +217,8 @@ fn apply(
     shift: u64,
     ready: &mut [u64],
     last_busy: &mut [u64],
-) -> Option<()> {
+) -> u64 {
+    let mut overlap = 0;
     let absolute = |t: u64| t + shift - 1;
     for (i, &tile) in tiles.iter().enumerate() {
         ready[tile as usize] = absolute(line.ends[i]);
@@ -207,10 +226,8 @@ fn apply(
             if let Some((first, last)) = line.links[i * 4 + port] {
                 let busy = &mut last_busy[tile as usize * 4 + port];
                 // Cycles count from 1 here, so that 0 means never.
-                if *busy > absolute(first) {
-                    return None;
-                }
-                *busy = absolute(last) + 1;
+                overlap = overlap.max(busy.saturating_sub(absolute(first)));
+                *busy = (*busy).max(absolute(last) + 1);
             }
         }
     }
@@ -228,7 +245,7 @@ fn apply(
         ..c.clone()
     }));
     total.waiting.extend(line.waiting.iter().map(|w| (tiles[w.0 as usize], w.1)));
-    Some(())
+    overlap
 }
 
 /// Tiles of each line, ascending.
@@ -280,17 +297,24 @@ pub fn ways(domain: &Domain) -> Vec<(Way, Vec<u8>)> {
     used.into_iter().map(phase).collect()
 }
 
-/// Splits the phases into the longest segments along one axis.
-fn segments(domain: &Domain) -> Vec<Segment> {
+/// Splits the phases into the longest segments along one axis, to be folded as a whole or not.
+fn segments(domain: &Domain, may_fold: bool) -> Vec<Segment> {
+    let segment = |phase: usize, way, colors, fold| {
+        let phases = phase..phase + 1;
+        Segment { phases, way, colors, fold }
+    };
     let mut segments: Vec<Segment> = Vec::new();
     for (phase, (here, colors)) in ways(domain).into_iter().enumerate() {
+        let fold = may_fold && fold::has_loops(domain, phase);
         match segments.last_mut() {
+            // Of loops every phase is folded by itself.
+            Some(s) if fold || s.fold => segments.push(segment(phase, here, colors, fold)),
             Some(s) if s.way.and(here) != Way::Both || s.way == here => {
                 s.phases.end = phase + 1;
                 s.way = s.way.and(here);
                 s.colors.extend(colors);
             }
-            _ => segments.push(Segment { phases: phase..phase + 1, way: here, colors }),
+            _ => segments.push(segment(phase, here, colors, fold)),
         }
     }
     segments

@@ -15,8 +15,17 @@ use crate::exit::Fault;
 use crate::{driver, output};
 
 /// The names, for messages.
-const NAMES: [&str; 7] =
-    ["meshgemv", "chain-gemv", "decode-layer", "gemv", "broadcast", "reduce", "allreduce"];
+const NAMES: [&str; 9] = [
+    "meshgemv",
+    "chain-gemv",
+    "meshgemm",
+    "decode-layer",
+    "prefill-layer",
+    "gemv",
+    "broadcast",
+    "reduce",
+    "allreduce",
+];
 
 /// Runs it.
 ///
@@ -81,6 +90,7 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         ("d", args.d),
         ("s", args.s),
         ("f", args.f),
+        ("m", args.m),
         ("k", args.k),
         ("n", args.kernel_n),
         ("pes", args.pes),
@@ -99,6 +109,14 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
             let grid = flags.need("grid")?;
             let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
             Kernel::DecodeLayer { grid, d, s, f, groups: flags.or("groups", grid.isqrt()) }
+        }
+        "meshgemm" => {
+            let (m, k, n) = (flags.need("m")?, flags.need("k")?, flags.need("n")?);
+            Kernel::MeshGemm { grid: flags.need("grid")?, m, k, n }
+        }
+        "prefill-layer" => {
+            let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
+            Kernel::PrefillLayer { grid: flags.need("grid")?, d, s, f }
         }
         "gemv" => {
             let region = args.region.unwrap_or((16, 16));
