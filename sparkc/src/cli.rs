@@ -371,7 +371,7 @@ pub struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer, prefill-layer, gemv,
+    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer, gemv,
     /// broadcast, reduce, allreduce
     #[arg(long, value_name = "NAME",
           conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
@@ -379,7 +379,7 @@ pub struct KernelArgs {
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// Side of the square of tiles of a meshgemv, chain-gemv, meshgemm, decode-layer or prefill-layer
+    /// Side of the square of tiles of a meshgemv, chain-gemv, meshgemm or decode-layer
     #[arg(long, value_name = "P", requires = "kernel")]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
@@ -395,13 +395,13 @@ pub struct KernelArgs {
     /// decode-layer: groups of each reduction tree [default: about the root of the grid]
     #[arg(long, value_name = "G", requires = "kernel")]
     pub groups: Option<u32>,
-    /// decode-layer, prefill-layer: hidden elements per tile
+    /// decode-layer: hidden elements per tile
     #[arg(long, value_name = "D", requires = "kernel")]
     pub d: Option<u32>,
-    /// decode-layer, prefill-layer: cached tokens per tile; tokens of the prompt per tile
+    /// decode-layer: cached tokens per tile
     #[arg(long, value_name = "S", requires = "kernel")]
     pub s: Option<u32>,
-    /// decode-layer, prefill-layer: feed-forward elements per tile
+    /// decode-layer: feed-forward elements per tile
     #[arg(long, value_name = "F", requires = "kernel")]
     pub f: Option<u32>,
     /// gemv: width and height of the region in tiles [default: 16x16]

@@ -8,6 +8,7 @@ mod execute;
 mod fixtures;
 mod kernels;
 mod levels;
+mod meshgemm;
 mod refusals;
 mod scale;
 mod wafers;

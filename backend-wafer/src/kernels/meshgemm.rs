@@ -139,21 +139,7 @@ impl MeshGemm {
             let (o, to) = (&self.operands, 1 - from);
             let mut part = self.exchange(0, (colors.x.0, o.a[from]), (colors.x.1, o.a[to]));
             part.extend(self.exchange(2, (colors.y.0, o.b[from]), (colors.y.1, o.b[to])));
-            part.push(self.multiply(o.a[from], from, o.c));
-            part.push(Instr::Join { threads: 0b1111 });
-            part
-        })
-    }
-
-    /// All steps of C = A Bt, roles of one phase: A stays, tiles of B travel along Y, sums along X. A
-    /// PE holds in step s the sum of block p + r - s (mod P) of columns of C; it is back, and
-    /// whole, after P steps, in `sums[P % 2]`: where the next product wants its A.
-    pub(super) fn transposed_steps(&self, sums: [Slice; 2]) -> Vec<Role> {
-        self.turns(|colors, from| {
-            let (o, to) = (&self.operands, 1 - from);
-            let mut part = self.exchange(0, (colors.y.0, o.b[from]), (colors.y.1, o.b[to]));
-            part.push(self.multiply(o.a[0], from, sums[from]));
-            part.extend(self.exchange(2, (colors.x.0, sums[from]), (colors.x.1, sums[to])));
+            part.push(self.multiply(from));
             part.push(Instr::Join { threads: 0b1111 });
             part
         })
@@ -181,9 +167,9 @@ impl MeshGemm {
         roles
     }
 
-    fn multiply(&self, a: Slice, from: usize, c: Slice) -> Instr {
-        let Tile { m, k, n } = self.tile;
-        Instr::Gemm { m, k, n, c, a, b: self.operands.b[from], accumulate: true }
+    fn multiply(&self, from: usize) -> Instr {
+        let (Tile { m, k, n }, o) = (self.tile, &self.operands);
+        Instr::Gemm { m, k, n, c: o.c, a: o.a[from], b: o.b[from], accumulate: true }
     }
 
     /// Sends one buffer and receives into another, in two microthreads.

@@ -15,12 +15,11 @@ use crate::exit::Fault;
 use crate::{driver, output};
 
 /// The names, for messages.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 8] = [
     "meshgemv",
     "chain-gemv",
     "meshgemm",
     "decode-layer",
-    "prefill-layer",
     "gemv",
     "broadcast",
     "reduce",
@@ -113,10 +112,6 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         "meshgemm" => {
             let (m, k, n) = (flags.need("m")?, flags.need("k")?, flags.need("n")?);
             Kernel::MeshGemm { grid: flags.need("grid")?, m, k, n }
-        }
-        "prefill-layer" => {
-            let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
-            Kernel::PrefillLayer { grid: flags.need("grid")?, d, s, f }
         }
         "gemv" => {
             let region = args.region.unwrap_or((16, 16));
