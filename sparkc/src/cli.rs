@@ -379,7 +379,7 @@ pub struct KernelArgs {
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// Side of the square of tiles of a meshgemv, chain-gemv, meshgemm or decode-layer
+    /// meshgemv, chain-gemv, meshgemm, decode-layer: side of the square of tiles
     #[arg(long, value_name = "P", requires = "kernel")]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise

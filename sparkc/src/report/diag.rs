@@ -163,6 +163,7 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
             KernelError::Star { .. } => (Exit::DoesNotFit, "--algo chain, tree or two-phase"),
             KernelError::Empty { .. } => (Exit::BadInput, "sizes of at least 1"),
             KernelError::Extent { .. } => (Exit::BadInput, "smaller sizes"),
+            KernelError::Ring => (Exit::BadInput, "a larger --grid"),
         };
         return Some(Explained::new(exit).advise(advice));
     }
