@@ -12,6 +12,7 @@ mod function;
 mod map;
 mod programs;
 mod serving;
+mod timing;
 mod verify;
 
 use std::io::Write;
@@ -36,6 +37,16 @@ const BENCHES: &[Bench] = &[
         name: "verify",
         what: "a plan of 900,000 tiles is proven legal and expanded (8B on one wse3)",
         run: verify::llama_8b,
+    },
+    Bench {
+        name: "level-3",
+        what: "every wavelet of every tile of a MeshGEMV on 64x64 to 256x256",
+        run: timing::level_3,
+    },
+    Bench {
+        name: "level-2",
+        what: "cycles of one decode token on a whole wafer (8B on one wse3)",
+        run: timing::llama_8b,
     },
     Bench {
         name: "function",
