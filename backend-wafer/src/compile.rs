@@ -2,7 +2,7 @@
 
 use plan::{Plan, Target};
 
-use crate::place::Wafers;
+use crate::place::{Wafers, repair};
 use crate::{Report, WaferError, emit, partition, place, route, schedule};
 
 /// What the caller can choose.
@@ -65,14 +65,33 @@ pub fn compile(
     }
     progress(Stage::Partition);
     let partition = partition::partition(module, context)?;
+    if target.dead.is_empty() {
+        return on_grid(&partition, target, options, progress);
+    }
+    // Planned for a perfect grid, which then is laid around the dead PEs.
+    let (grid, spares) = repair::grid(target)?;
+    let (mut plan, _) = on_grid(&partition, &grid, options, progress)?;
+    plan.repair = Some(repair::repair(target, plan.target.wafers, spares)?);
+    plan.claims.token_cycles += repair::detour_cycles(&plan);
+    let report = Report::new(&plan);
+    Ok((plan, report))
+}
+
+/// Compiles for a target without dead PEs.
+fn on_grid(
+    partition: &partition::Partition,
+    target: &Target,
+    options: &Options,
+    progress: &dyn Fn(Stage),
+) -> Result<(Plan, Report), WaferError> {
     progress(Stage::Place);
-    let placement = place::place(&partition, target, options.wafers)?;
+    let placement = place::place(partition, target, options.wafers)?;
     progress(Stage::Route);
-    let routing = route::route(&partition, placement, target)?;
+    let routing = route::route(partition, placement, target)?;
     progress(Stage::Schedule);
-    let schedule = schedule::schedule(&partition, routing, target)?;
+    let schedule = schedule::schedule(partition, routing, target)?;
     progress(Stage::Emit);
-    let plan = emit::emit(&partition, schedule, target, &options.digest)?;
+    let plan = emit::emit(partition, schedule, target, &options.digest)?;
     let report = Report::new(&plan);
     Ok((plan, report))
 }

@@ -43,6 +43,7 @@ pub(crate) fn emit(
         weights,
         templates: schedule.programs.into_iter().map(|p| p.template).collect(),
         regions,
+        repair: None,
         wires: schedule.routing.wires,
         streams: schedule.routing.streams,
         outputs,

@@ -75,12 +75,19 @@ pub enum WaferError {
     /// The model does not fit the target.
     #[error("SPK4101: {0}")]
     DoesNotFit(Box<Shortfall>),
-    /// Dead PEs where regions would have to lie.
-    #[error("SPK4102: `{target}` has {count} dead PEs; this version plans for targets without")]
-    DeadPes {
+    /// Dead PEs that cannot be passed.
+    #[error(
+        "SPK4102: `{target}`: {count} dead PEs on wafer {wafer} cannot be repaired: row {row} has no \
+         spare column or no path around them left"
+    )]
+    Unrepairable {
         /// Name of the target.
         target: String,
-        /// How many.
+        /// Wafer.
+        wafer: u32,
+        /// Row where it fails.
+        row: u32,
+        /// Dead PEs on the wafer.
         count: usize,
     },
     /// The target has too few colors for the local palette.
@@ -134,7 +141,10 @@ impl std::fmt::Display for Hint {
 impl WaferError {
     /// Whether this is "does not fit" (exit code 3) rather than bad input.
     pub fn does_not_fit(&self) -> bool {
-        matches!(self, WaferError::DoesNotFit(_) | WaferError::Colors { .. })
+        matches!(
+            self,
+            WaferError::DoesNotFit(_) | WaferError::Colors { .. } | WaferError::Unrepairable { .. }
+        )
     }
 
     /// What the user can try.

@@ -14,6 +14,7 @@
 //! out passes `plan::verify`. Does not execute plans: that is the simulator's, which shares no code
 //! with this crate.
 
+mod bounds;
 mod compile;
 mod cost_model;
 mod emit;

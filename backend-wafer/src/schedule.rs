@@ -4,9 +4,10 @@
 //! its phases in order, buffer lifetimes and offsets, and the cycles it claims. Identical regions
 //! share a program. Does not name weights of single layers: `emit` does.
 
-use plan::{Bound, Claims, PhaseClaim, RegionId, SramClaim, Target, TemplateId};
+use plan::{Claims, PhaseClaim, RegionId, SramClaim, Target, TemplateId};
 
 use crate::WaferError;
+use crate::bounds::bounds;
 use crate::partition::Partition;
 use crate::place::{Block, Placed, Shape};
 use crate::program::builder::{Program, sram_by_role};
@@ -131,40 +132,6 @@ fn claims(
     let prefill_interval_cycles = program_of.iter().map(|&p| totals[p]).max().unwrap_or(0);
     let gap = |(i, &hops): (u32, &u32)| (RegionId(i), RegionId(i + 1), hops);
     let gaps = (0..).zip(&routing.gaps).map(gap).collect();
-    let bounds = bounds(partition, routing, target);
+    let bounds = bounds(partition, routing, (programs, program_of), target);
     Claims { at_pos, token_cycles, prefill_interval_cycles, phases, sram, bounds, gaps }
-}
-
-/// Lower bounds of a token's cycles, from the notes of the wafer literature: work over the PEs that
-/// share it, and the distance of its unavoidable all-to-all steps.
-fn bounds(partition: &Partition, routing: &Routing, target: &Target) -> Vec<Bound> {
-    let regions = &routing.placement.regions;
-    let mut work = 0u64;
-    let mut distance = 0u64;
-    for region in regions {
-        let pes = region.rect.area().max(1);
-        // A multiply-add per cycle and lane at best.
-        let lanes = u64::from(target.core.mac_bf16.lanes.max(1));
-        let (macs, steps) = match region.block {
-            Block::Embedding => (0, 1),
-            Block::Head => (partition.vocab as u64 * partition.hidden as u64, 1),
-            Block::Layer(i) => {
-                let spec = &partition.layers[i];
-                let q = (spec.heads * spec.head_dim) as u64;
-                let kv = (spec.kv_heads * spec.head_dim) as u64;
-                let hidden = spec.hidden as u64;
-                let attended = spec.window.map_or(partition.context, |w| w.min(partition.context));
-                let cached = 2 * q * attended as u64;
-                (hidden * (2 * q + 2 * kv + 3 * spec.ffn as u64) + cached, 4)
-            }
-        };
-        work += macs.div_ceil(pes * lanes);
-        // A step in which every PE's result depends on every PE: half the region out, half back.
-        let half = u64::from(region.rect.w.min(region.rect.h)) / 2;
-        distance += steps * 2 * half * u64::from(target.fabric.hop_cycles);
-    }
-    vec![
-        Bound { name: "work".into(), cycles: work },
-        Bound { name: "distance".into(), cycles: distance },
-    ]
 }

@@ -49,11 +49,28 @@ pub struct SramClaim {
     pub bytes: u64,
 }
 
-/// A lower bound in cycles per token, from `notes` of the back end: area, work, distance, ingress...
+/// A lower bound: what no program on the same rectangles can beat. In cycles, but for `area PEs` (PEs)
+/// and `colors` (colors).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
-    /// Which bound.
+    /// Of one region of this template; of a whole token when absent.
+    pub template: Option<TemplateId>,
+    /// `work`, `distance`, `ingress`, `reduction`, `critical path`, `area PEs`, `colors`.
     pub name: String,
-    /// Its value in cycles per token.
-    pub cycles: u64,
+    /// Its value.
+    pub value: u64,
+}
+
+impl Claims {
+    /// The bound `name` of a template, or of a token.
+    pub fn bound(&self, template: Option<TemplateId>, name: &str) -> Option<u64> {
+        let found = self.bounds.iter().find(|b| b.template == template && b.name == name);
+        found.map(|b| b.value)
+    }
+
+    /// Claimed cycles of one region of a template.
+    pub fn template_cycles(&self, template: TemplateId) -> u64 {
+        let phases = self.phases.iter().filter(|p| p.template == template);
+        phases.map(|p| p.compute_cycles + p.comm_cycles).sum()
+    }
 }

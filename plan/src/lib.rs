@@ -47,6 +47,7 @@ mod parallel;
 pub mod pin;
 pub mod plan;
 pub mod program;
+pub mod repair;
 pub mod route;
 #[doc(hidden)]
 pub mod samples;
@@ -71,6 +72,7 @@ pub use program::{
     AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, MICROTHREADS, Matrix, Operand,
     PartOp, ReduceOp, Slice, TableAxis, UnaryOp, WireFormat, in_loops,
 };
+pub use repair::{Bend, Detour, Repair, RepairMap, Spares};
 pub use route::{Color, Route};
 pub use span_map::{AffineMap, SpanMap};
 pub use target::Target;

@@ -6,6 +6,7 @@ use crate::buffer::{BufferId, Storage};
 use crate::claims::Claims;
 use crate::geometry::{Orientation, Point, Port, Ports, Rect};
 use crate::index::{Affine, Predicate};
+use crate::repair::Repair;
 use crate::route::Color;
 use crate::target::Target;
 use crate::template::Template;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub model: ModelInfo,
     /// The machine, whole: a plan needs no target file.
     pub target: Target,
+    /// How the target's grid lies on wafers with dead PEs; `None` when it is the wafer itself.
+    pub repair: Option<Repair>,
     /// Every weight tensor of the model that must be on the wafer, ordered by name.
     pub weights: Vec<WeightDecl>,
     /// One per distinct block.

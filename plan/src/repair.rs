@@ -202,9 +202,15 @@ mod tests {
         let repair = bent();
         let map = RepairMap::new(&repair, 4, 3);
         let row = |y| (0..4).map(|x| map.physical(Point { x, y }).x).collect::<Vec<u32>>();
-        assert_eq!((row(0), row(1), row(2)), (vec![0, 1, 2, 4], vec![0, 2, 3, 4], vec![0, 2, 3, 4]));
+        assert_eq!(
+            (row(0), row(1), row(2)),
+            (vec![0, 1, 2, 4], vec![0, 2, 3, 4], vec![0, 2, 3, 4])
+        );
         let at = |x, y, port| map.hops(Point { x, y }, port);
-        assert_eq!([at(0, 0, Port::South), at(1, 0, Port::South), at(3, 0, Port::South)], [1, 2, 1]);
+        assert_eq!(
+            [at(0, 0, Port::South), at(1, 0, Port::South), at(3, 0, Port::South)],
+            [1, 2, 1]
+        );
         assert_eq!([at(2, 0, Port::East), at(0, 1, Port::East), at(1, 1, Port::West)], [2, 2, 2]);
         assert_eq!([at(1, 1, Port::North), at(0, 0, Port::North), at(0, 0, Port::Ramp)], [2, 1, 0]);
         assert_eq!(map.path(Point { x: 1, y: 0 }, Axis::Y), Some(vec![Port::East, Port::South]));

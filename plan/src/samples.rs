@@ -408,6 +408,7 @@ pub fn line(collective: Collective, axis: Axis, pes: u32, elements: u32, target:
         weights: vec![decl("source", &[n], 1, WeightData::Inline(values))],
         templates: vec![d.finish()],
         regions: vec![region("line", 0, Rect { x: 0, y: 0, w, h })],
+        repair: None,
         wires: vec![],
         streams: vec![],
         outputs: Outputs { logits: vec![logits], token: None },

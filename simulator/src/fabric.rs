@@ -6,6 +6,7 @@
 use plan::{Color, Instr, Plan, PlanMap, Point, Port, Ports, Template};
 
 use crate::error::SimError;
+use crate::hops::Hops;
 
 /// No tile.
 const NONE: u32 = u32::MAX;
@@ -33,6 +34,7 @@ pub struct Fabric<'a> {
     /// Tile per PE of the machine, row by row.
     cells: Vec<u32>,
     width: usize,
+    hops: Hops<'a>,
 }
 
 impl<'a> Fabric<'a> {
@@ -56,6 +58,7 @@ impl<'a> Fabric<'a> {
             roles: Vec::new(),
             cells: vec![NONE; width * height],
             width,
+            hops: Hops::new(plan),
         };
         for (i, region) in plan.regions.iter().enumerate() {
             let t = map.templates.get(region.template.0 as usize);
@@ -214,16 +217,14 @@ impl<'a> Fabric<'a> {
         (cell != NONE).then_some(cell as usize)
     }
 
-    /// Cycles of the hop from `tile` through `port`: dearer between two wafers.
+    /// Cycles of the hop from `tile` through `port`: dearer between two wafers and around dead PEs.
     pub fn hop_cycles(&self, tile: usize, port: Port) -> u64 {
-        let target = &self.plan.target;
-        let x = self.points[tile].x;
-        let crosses = match port {
-            Port::East => (x + 1).is_multiple_of(target.width),
-            Port::West => x.is_multiple_of(target.width),
-            _ => false,
-        };
-        u64::from(if crosses { target.fabric.wafer_hop_cycles } else { target.fabric.hop_cycles })
+        self.hops.cycles(self.points[tile], port)
+    }
+
+    /// Whether the hop from `tile` through `port` leads to another wafer.
+    pub fn crosses(&self, tile: usize, port: Port) -> bool {
+        self.hops.crosses(self.points[tile], port)
     }
 
     /// Tiles whose core receives what the core of `tile` sends on `color`.

@@ -11,6 +11,7 @@
 pub mod error;
 pub mod fabric;
 pub mod functional;
+pub mod hops;
 pub mod kernels;
 pub mod memory;
 pub mod schedule;

@@ -133,9 +133,13 @@ pub struct BuildArgs {
     /// Wafer: a preset (see `sparkc targets`) or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// Wafers to spread the layers over: at most N, or auto for as few as hold the model
+    /// Wafers to spread the layers over: at most N, or auto for as few as hold the model (grids below
+    /// 65,536 PEs: as many as the target says)
     #[arg(long, default_value = "auto", value_name = "N|auto", value_parser = wafers)]
     pub wafers: WaferCount,
+    /// Dead PEs: a file with a line `X Y` each (columns of all wafers, row), or `column X`
+    #[arg(long, value_name = "FILE")]
+    pub defects: Option<PathBuf>,
     /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
     #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
     pub quant: Quant,
@@ -486,6 +490,9 @@ pub struct InspectArgs {
     /// One region of the plan
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
+    /// Lower bounds of the plan, how far it is from them, and what would help
+    #[arg(long)]
+    pub bounds: bool,
     /// Rewrites used, where, and what each saved on each target
     #[arg(long)]
     pub rewrites: bool,

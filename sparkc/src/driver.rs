@@ -59,6 +59,51 @@ pub fn target(name: &str) -> Result<Target> {
     Target::parse(&text).with_context(|| format!("target `{name}`"))
 }
 
+/// The wafer that the options describe, with the dead PEs of `--defects`.
+///
+/// # Errors
+/// As [`target`]; a file of defects that cannot be read.
+pub fn target_of(build: &BuildArgs) -> Result<Target> {
+    let mut target = target(&build.target)?;
+    if let Some(path) = &build.defects {
+        let shown = path.display();
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+        target.dead.extend(defects(&text, &target).with_context(|| format!("`{shown}`"))?);
+        target.dead.sort_unstable_by_key(|&(x, y)| (y, x));
+        target.dead.dedup();
+    }
+    Ok(target)
+}
+
+/// The most wafers whose defects can be listed.
+const DEFECT_WAFERS: u32 = 1024;
+
+/// Dead PEs from the lines of a file: `X Y`, or `column X`; `#` begins a comment.
+fn defects(text: &str, target: &Target) -> Result<Vec<(u32, u32)>> {
+    let mut dead = Vec::new();
+    let width = target.width.saturating_mul(DEFECT_WAFERS);
+    for (i, line) in (1..).zip(text.lines()) {
+        let line = line.split('#').next().unwrap_or_default();
+        let words: Vec<&str> =
+            line.split([' ', ',', '\t']).filter(|word| !word.is_empty()).collect();
+        let number = |word: &str, end: u32| word.parse().ok().filter(|&n: &u32| n < end);
+        let found = match *words.as_slice() {
+            [] => continue,
+            ["column", x] => number(x, width).map(|x| (0..target.height).map(|y| (x, y)).collect()),
+            [x, y] => number(x, width).zip(number(y, target.height)).map(|pe| vec![pe]),
+            _ => None,
+        };
+        let found: Vec<(u32, u32)> = found.ok_or_else(|| {
+            let rows = target.height;
+            Fault::bad_input(format!("line {i}: `{}` is no dead PE", line.trim()))
+                .advise(format!("a line is `X Y` with Y below {rows}, or `column X`"))
+        })?;
+        dead.extend(found);
+    }
+    Ok(dead)
+}
+
 /// The weights of a model.
 ///
 /// # Errors

@@ -384,6 +384,7 @@ fn plan_of(built: Built, (w, h): (u32, u32), target: &Target) -> Plan {
             layer: None,
             colors: Vec::new(),
         }],
+        repair: None,
         wires: Vec::new(),
         streams: Vec::new(),
         outputs: Outputs { logits: vec![built.logits], token: None },

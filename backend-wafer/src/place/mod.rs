@@ -11,6 +11,7 @@
 
 mod candidates;
 mod pack;
+pub mod repair;
 pub mod shape;
 mod wafers;
 
@@ -135,10 +136,6 @@ pub fn place(
     target: &Target,
     wafers: Wafers,
 ) -> Result<Placement, WaferError> {
-    if !target.dead.is_empty() {
-        let count = target.dead.len();
-        return Err(WaferError::DeadPes { target: target.name.clone(), count });
-    }
     let needed = u32::from(crate::route::palette::TURN);
     let available = target.usable_colors();
     if available < needed {

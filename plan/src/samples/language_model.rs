@@ -131,6 +131,7 @@ pub fn language_model(m: LanguageModel, target: Target) -> Plan {
         ],
         templates: vec![embedding(m), head_template(m)],
         regions: vec![region("embedding", 0, rect(0)), head],
+        repair: None,
         wires: if m.gap > 0 { vec![wire] } else { vec![] },
         streams: vec![stream],
         outputs: outputs(m),

@@ -6,6 +6,8 @@
 //!   by name; constants are finite.
 //! * `layout` — regions have their template's size, lie on one wafer, are disjoint and free of dead PEs;
 //!   in every phase every position is covered by exactly one role.
+//! * `repair` — no PE of the grid lies on a dead one; every link of it is a path over healthy PEs of its wafer;
+//!   no physical link carries more paths than it has lanes.
 //! * `memory` — every buffer is large enough, aligned, inside usable SRAM and disjoint from all others live
 //!   at the same phase; weights and caches live through all phases; the KV cache holds the context.
 //! * `pins` — slices lie inside their weights and buffers; pins of one buffer do not overlap; every element of
@@ -30,6 +32,7 @@ mod memory;
 mod operands;
 mod outputs;
 mod pins;
+mod repair;
 mod routes;
 mod structure;
 mod violation;
@@ -53,6 +56,7 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
     structure::check(plan, &mut found);
     if found.is_empty() {
         layout::check(plan, &mut found);
+        repair::check(plan, &mut found);
     }
     if !found.is_empty() {
         return Err(found);

@@ -54,6 +54,18 @@ pub enum Violation {
         /// Row.
         y: u32,
     },
+    /// A link of a repaired grid that is no path of the wafer.
+    #[error("PLN1105: repair: the link {axis} of ({x}, {y}) {what}")]
+    RepairPath {
+        /// Column of the grid.
+        x: u32,
+        /// Row.
+        y: u32,
+        /// `east` or `south`.
+        axis: &'static str,
+        /// What is wrong.
+        what: String,
+    },
     /// A position with no role, or with several.
     #[error(
         "PLN1104: template `{template}`, phase `{phase}`: position ({x}, {y}) and {others} more have {roles} roles"

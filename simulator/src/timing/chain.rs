@@ -13,6 +13,7 @@ use plan::{Color, Plan, PlanMap, Point, Port};
 use super::domain::{Domain, SharedLink, Step, StepKind};
 use super::engine::{Crossing, Outcome};
 use crate::error::{LISTED_TILES, SimError};
+use crate::hops::Hops;
 
 /// When no tile of a domain can do any more without input: inputs later than this all look alike. A
 /// template that communicates before its input arrives never settles, and is run anew for each region.
@@ -63,11 +64,23 @@ pub struct ChainRun {
     pub notes: Vec<String>,
 }
 
-/// Runs all regions.
+/// The domain of a region; regions with one class have equal ones.
+pub struct Placed {
+    /// Class.
+    pub class: u32,
+    /// Domain.
+    pub domain: Rc<Domain>,
+}
+
+/// Runs all regions, given the domain of each.
 ///
 /// # Errors
 /// A deadlock; flows between regions that cannot be run one region after another.
-pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<ChainRun, SimError> {
+pub fn run(
+    plan: &Plan,
+    domains: &[Placed],
+    (hops, runner): (&Hops<'_>, &Runner<'_>),
+) -> Result<ChainRun, SimError> {
     let map = PlanMap::new(plan);
     let order = order(plan)?;
     let mut inputs: Vec<BTreeMap<(u32, u8, u8), Vec<u64>>> =
@@ -85,11 +98,11 @@ pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<C
         });
         let mut entering: Vec<Crossing> = entering.collect();
         let start = entering.iter().flat_map(|c| c.times.first()).min().copied().unwrap_or(0);
-        let shift = start.saturating_sub(settled(&domains[region.template.0 as usize]));
+        let shift = start.saturating_sub(settled(&domains[i].domain));
         entering.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t -= shift));
-        let key = (region.template.0, entering);
+        let key = (domains[i].class, entering);
         if !known.contains_key(&key) {
-            let domain = &domains[region.template.0 as usize];
+            let domain = &domains[i].domain;
             let starts = vec![0; domain.len()];
             let (outcome, note) = runner(domain, region.rect.w, &starts, &key.1);
             if !outcome.waiting.is_empty() {
@@ -100,7 +113,7 @@ pub fn run(plan: &Plan, domains: &[Rc<Domain>], runner: &Runner<'_>) -> Result<C
         }
         let run =
             RegionRun { start, shift, outcome: Rc::clone(&known[&key]), entering: Rc::new(key.1) };
-        for entry in deliver(&map, i, &run, &mut wires)? {
+        for entry in deliver((&map, hops), i, &run, &mut wires)? {
             if done[entry.region].is_some() || entry.region == i {
                 return Err(not_a_chain("a flow returns to a region that has been run"));
             }
@@ -172,7 +185,7 @@ struct Hop {
 
 /// Follows what leaves a region over wires to where it enters others.
 fn deliver(
-    map: &PlanMap<'_>,
+    (map, hops): (&PlanMap<'_>, &Hops<'_>),
     from: usize,
     run: &RegionRun,
     wires: &mut WireUse,
@@ -192,16 +205,16 @@ fn deliver(
     while !open.is_empty() {
         // What crosses to another wafer shares one link: it waits until all of it is known.
         let (mut across, near): (Vec<Hop>, Vec<Hop>) =
-            open.into_iter().partition(|hop| crosses(map.plan, hop.at, hop.port));
+            open.into_iter().partition(|hop| hops.crosses(hop.at, hop.port));
         open = Vec::new();
-        let hops = if near.is_empty() {
+        let now = if near.is_empty() {
             share_link(&mut across, map.plan.target.fabric.wafer_link_wavelets);
             std::mem::take(&mut across)
         } else {
             near
         };
-        for hop in hops {
-            open.extend(step(map, hop, &mut entries, wires)?);
+        for hop in now {
+            open.extend(step((map, hops), hop, &mut entries, wires)?);
         }
         open.extend(across);
     }
@@ -210,13 +223,13 @@ fn deliver(
 
 /// Takes one hop: into a region, or to the next hops of a wire.
 fn step(
-    map: &PlanMap<'_>,
+    (map, hops): (&PlanMap<'_>, &Hops<'_>),
     mut hop: Hop,
     entries: &mut Vec<Entry>,
     wires: &mut WireUse,
 ) -> Result<Vec<Hop>, SimError> {
     let Hop { at, port, color, .. } = hop;
-    let cycles = hop_cycles(map.plan, at, port);
+    let cycles = hops.cycles(at, port);
     hop.times.iter_mut().for_each(|t| *t += cycles);
     let lost = || SimError::Illegal {
         what: format!("color {} is lost after PE ({}, {})", color.0, at.x, at.y),
@@ -272,22 +285,6 @@ fn region_color(
 ) -> Option<Color> {
     let t = map.templates.get(region.template.0 as usize)?;
     t.colors().find(|&c| region.color(c) == color && t.route(c, x, y).is_some())
-}
-
-/// Whether a hop leads to another wafer.
-fn crosses(plan: &Plan, at: Point, port: Port) -> bool {
-    match port {
-        Port::East => (at.x + 1).is_multiple_of(plan.target.width),
-        Port::West => at.x.is_multiple_of(plan.target.width),
-        _ => false,
-    }
-}
-
-/// Cycles of the hop from a PE through a port.
-fn hop_cycles(plan: &Plan, at: Point, port: Port) -> u64 {
-    let fabric = &plan.target.fabric;
-    let cycles = if crosses(plan, at, port) { fabric.wafer_hop_cycles } else { fabric.hop_cycles };
-    u64::from(cycles)
 }
 
 fn deadlock(plan: &Plan, region: usize, domain: &Domain, outcome: &Outcome) -> SimError {

@@ -12,6 +12,7 @@ use plan::{Instr, Plan, Point, Port, Region, Target, Template, TemplateMap};
 
 use crate::error::{SimError, Waiting};
 use crate::fabric::Fabric;
+use crate::hops::Hops;
 
 /// No tile.
 pub const NONE: u32 = u32::MAX;
@@ -106,6 +107,7 @@ impl SharedLink {
 }
 
 /// Tiles with their routers and programs.
+#[derive(Clone)]
 pub struct Domain {
     /// Colors: 0..colors.
     pub colors: usize,
@@ -213,8 +215,29 @@ impl Domain {
                 let cycles = fabric.hop_cycles(tile, port);
                 if cycles != domain.hop && fabric.neighbor(tile, port).is_some() {
                     domain.dear_hops.insert((tile as u32, port as u8), cycles);
-                    let link = (fabric.points[tile].x, port as u8);
-                    domain.crossings.insert((tile as u32, port as u8), link);
+                    if fabric.crosses(tile, port) {
+                        let link = (fabric.points[tile].x, port as u8);
+                        domain.crossings.insert((tile as u32, port as u8), link);
+                    }
+                }
+            }
+        }
+        domain
+    }
+
+    /// The same rectangle where a region lies: its hops around dead PEs are dearer.
+    #[must_use]
+    pub fn in_region(&self, region: &Region, hops: &Hops<'_>) -> Self {
+        let mut domain = self.clone();
+        for tile in 0..self.len() as u32 {
+            let at = region.point((tile % region.rect.w, tile / region.rect.w));
+            for port in [Port::North, Port::East, Port::South, Port::West] {
+                if self.neighbors[tile as usize][port as usize] == NONE {
+                    continue;
+                }
+                let cycles = hops.cycles(at, region.orientation.port(port));
+                if cycles != self.hop {
+                    domain.dear_hops.insert((tile, port as u8), cycles);
                 }
             }
         }

@@ -334,13 +334,18 @@ fn classes(domain: &Domain, segment: &Segment) -> Vec<u32> {
             *steps.entry(key).or_insert(next)
         })
         .collect();
-    let mut known: BTreeMap<(u32, Vec<(u8, u8)>), u32> = BTreeMap::new();
+    // Around dead PEs hops differ in length.
+    let hops = |tile: usize| match domain.dear_hops.is_empty() {
+        true => [0; 4],
+        false => [0u8, 1, 2, 3].map(|port| domain.hop_cycles(tile as u32, port)),
+    };
+    let mut known: BTreeMap<(u32, Vec<(u8, u8)>, [u64; 4]), u32> = BTreeMap::new();
     (0..domain.len())
         .map(|tile| {
             let row = &domain.routes[tile * domain.colors..(tile + 1) * domain.colors];
             let routes =
                 segment.colors.iter().map(|&c| row.get(c as usize).copied().unwrap_or((0, 0)));
-            let key = (of_program[domain.programs[tile] as usize], routes.collect());
+            let key = (of_program[domain.programs[tile] as usize], routes.collect(), hops(tile));
             let next = known.len() as u32;
             *known.entry(key).or_insert(next)
         })

@@ -35,6 +35,7 @@ pub use report::{Breakdown, Level, PhaseTime, RegionTime, TemplateTime, TimingRe
 
 use crate::error::{LISTED_TILES, SimError};
 use crate::fabric::Fabric;
+use crate::hops::Hops;
 
 /// Verifies the plan and times one token at position `pos`.
 ///
@@ -141,14 +142,25 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
         };
         (run.outcome, Some(note))
     };
-    let ChainRun { regions: runs, runs: distinct, mut notes } = chain::run(plan, domains, &runner)?;
+    let hops = Hops::new(plan);
+    let placed = |(i, region): (usize, &plan::Region)| {
+        let template = region.template.0;
+        let domain = &domains[template as usize];
+        if !hops.vary() {
+            return chain::Placed { class: template, domain: Rc::clone(domain) };
+        }
+        chain::Placed { class: i as u32, domain: Rc::new(domain.in_region(region, &hops)) }
+    };
+    let placed: Vec<chain::Placed> = plan.regions.iter().enumerate().map(placed).collect();
+    let ChainRun { regions: runs, runs: distinct, mut notes } =
+        chain::run(plan, &placed, (&hops, &runner))?;
     let mut intervals: BTreeMap<u32, u64> = BTreeMap::new();
     let mut regions = Vec::new();
-    for (region, run) in plan.regions.iter().zip(&runs) {
+    for ((region, run), placed) in plan.regions.iter().zip(&runs).zip(&placed) {
         let id = region.template.0;
         if let std::collections::btree_map::Entry::Vacant(slot) = intervals.entry(id) {
             let starts = run.outcome.ends.clone();
-            let again = runner(&domains[id as usize], region.rect.w, &starts, &run.entering).0;
+            let again = runner(&placed.domain, region.rect.w, &starts, &run.entering).0;
             let end = |ends: &[u64]| ends.iter().max().copied().unwrap_or(0);
             slot.insert(end(&again.ends) - end(&run.outcome.ends));
         }

@@ -64,7 +64,7 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     let progress = Progress::new();
     let model = progress.stage("open model", |_| driver::open(&args.model, args.build.context))?;
     let emit = wanted(args, &model)?;
-    let target = driver::target(&args.build.target)?;
+    let target = driver::target_of(&args.build)?;
     let destination = destination(args, &model);
     let staging = if args.dry_run { None } else { Some(Staging::begin(&destination)?) };
 

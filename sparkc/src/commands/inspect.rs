@@ -1,5 +1,6 @@
 //! `sparkc inspect`: what is inside a model, a plan, an executable or an output directory.
 
+mod bounds;
 mod executable;
 mod model;
 mod plan;
@@ -36,6 +37,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let asks_for_plan = args.map
         || args.tile.is_some()
         || args.region.is_some()
+        || args.bounds
         || args.svg.is_some()
         || args.html.is_some()
         || args.png.is_some();

@@ -12,6 +12,9 @@ use super::{optimise, plan_file};
 use crate::cli::{BuildArgs, WaferCount};
 use crate::exit::Fault;
 
+/// Smaller grids are for tests, not wafers: `auto` takes as many of them as the target file says.
+const WAFER_PES: u64 = 65_536;
+
 /// What is known of a plan.
 #[derive(Clone, Debug)]
 pub struct Planned {
@@ -35,6 +38,9 @@ pub fn compile(
 ) -> Result<Planned> {
     let (module, passes) = optimise(model, build, &WaferCost::new(target), false)?;
     let wafers = match build.wafers {
+        WaferCount::Auto if u64::from(target.width) * u64::from(target.height) < WAFER_PES => {
+            Wafers::Target
+        }
         WaferCount::Auto => Wafers::Fewest,
         WaferCount::UpTo(n) => Wafers::UpTo(n),
     };

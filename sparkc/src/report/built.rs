@@ -289,11 +289,11 @@ fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
                 "sram_bytes_per_pe": sram,
                 "compute_cycles": compute,
                 "communication_cycles": communication,
+                "bounds": bounds_json(plan, Some(plan::TemplateId(i as u32))),
             })
         })
         .collect();
-    let bounds: serde_json::Map<String, Value> =
-        plan.claims.bounds.iter().map(|b| (b.name.clone(), json!(b.cycles))).collect();
+    let bounds = bounds_json(plan, None);
     json!({
         "target": plan.target.name,
         "wafers": plan.target.wafers,
@@ -309,6 +309,21 @@ fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
         "bounds_cycles": bounds,
         "templates": templates,
     })
+}
+
+/// Lower bounds of a template or a token, and the claim over the largest.
+fn bounds_json(plan: &Plan, template: Option<plan::TemplateId>) -> Value {
+    let of = plan.claims.bounds.iter().filter(|b| b.template == template);
+    let mut map: serde_json::Map<String, Value> =
+        of.map(|b| (b.name.clone(), json!(b.value))).collect();
+    let claim = match template {
+        Some(id) => plan.claims.template_cycles(id),
+        None => plan.claims.token_cycles,
+    };
+    if let Some(bound) = plan.claims.bound(template, "critical path").filter(|&b| b > 0) {
+        map.insert("gap".to_string(), json!(claim as f64 / bound as f64));
+    }
+    Value::Object(map)
 }
 
 /// The report of the optimiser for one target; without times.

@@ -44,7 +44,7 @@ pub(super) fn data(plan: &Plan) -> Value {
         "claims": {
             "pos": claims.at_pos, "token": claims.token_cycles,
             "prefill": claims.prefill_interval_cycles,
-            "bounds": list(claims.bounds.iter().map(|b| json!([b.name, b.cycles]))),
+            "bounds": list(claims.bounds.iter().filter(|b| b.template.is_none()).map(|b| json!([b.name, b.value]))),
         },
     })
 }

@@ -6,7 +6,7 @@ use backend_wafer::report::TemplateReport;
 use plan::{Plan, Region};
 use serde_json::{Value, json};
 
-use super::tile;
+use super::{bounds, tile};
 use crate::cli::{InspectArgs, ModelArgs};
 use crate::driver::{self, plan_file, wafer};
 use crate::exit::Fault;
@@ -20,7 +20,7 @@ pub(super) fn run_compiled(args: &InspectArgs) -> Result<()> {
     let (model, weights) = (args.path.clone(), args.weights.clone());
     let model_args = ModelArgs { model, weights, kv_cache: None };
     let model = driver::open(&model_args, args.build.context)?;
-    let target = driver::target(&args.build.target)?;
+    let target = driver::target_of(&args.build)?;
     let planned = Progress::new()
         .stage("plan the wafer", |_| wafer::compile(&model, &args.build, &target, &|_| {}))?;
     run(args, &planned.plan)
@@ -43,6 +43,9 @@ pub(super) fn run(args: &InspectArgs, plan: &Plan) -> Result<()> {
     }
     if let Some(at) = args.tile {
         return tile::run(args, plan, at);
+    }
+    if args.bounds {
+        return bounds::run(plan, args.json);
     }
     if let Some(name) = &args.region {
         return show_region(args, plan, name);
