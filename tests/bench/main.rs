@@ -7,6 +7,7 @@
 //!
 //! Figures are those of the machine at hand: compare interleaved runs on one machine.
 
+mod defects;
 mod figures;
 mod function;
 mod map;
@@ -57,6 +58,16 @@ const BENCHES: &[Bench] = &[
         name: "serving",
         what: "requests in flight through the pipeline of regions (8B on one wse3)",
         run: serving::llama_8b,
+    },
+    Bench {
+        name: "defects-sample",
+        what: "five maps of dead PEs of each kind on wse3, planned around, proven and timed (8B)",
+        run: defects::sample,
+    },
+    Bench {
+        name: "defects-all",
+        what: "the same for a thousand maps of each kind; takes a quarter of an hour",
+        run: defects::all,
     },
     Bench {
         name: "map",

@@ -4,6 +4,7 @@
 //! of `tests/fixtures`). Does not judge: assertions are in the tests.
 
 pub mod case;
+pub mod defects;
 pub mod fixture;
 pub mod random_model;
 pub mod run;

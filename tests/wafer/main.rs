@@ -3,6 +3,7 @@
 
 mod calibration;
 mod decoder;
+mod defects;
 mod engine;
 mod execute;
 mod fixtures;

@@ -64,10 +64,11 @@ fn a_graph_that_is_no_decoder_is_refused_by_value() {
 }
 
 #[test]
-fn dead_tiles_and_missing_colors_are_refused() {
+fn too_many_dead_pes_and_missing_colors_are_refused() {
     let mut target = grid(16, 16);
-    target.dead = vec![(3, 3)];
-    assert!(matches!(error(&Decoder::default(), &target), WaferError::DeadPes { count: 1, .. }));
+    // One column is alive: none is left beside a spare.
+    target.dead = (0..16).flat_map(|y| (0..15).map(move |x| (x, y))).collect();
+    assert!(matches!(error(&Decoder::default(), &target), WaferError::Unrepairable { .. }));
     let mut target = grid(16, 16);
     target.fabric.colors = 12;
     assert!(matches!(error(&Decoder::default(), &target), WaferError::Colors { .. }));

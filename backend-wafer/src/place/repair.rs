@@ -17,7 +17,7 @@ use crate::WaferError;
 
 /// Links that pass a physical link beside its own. Our assumption: wafers are built with redundant
 /// links; how many is not published.
-const SPARE_LANES: u32 = 2;
+const SPARE_LANES: u32 = 3;
 /// How often more spares are tried.
 const ATTEMPTS: u32 = 4;
 /// Hops around a blocked path at most, in each direction from its ends.
@@ -262,12 +262,8 @@ impl Wafer {
         rows.iter().map(row).collect()
     }
 
-    fn is(rows: &[Vec<u32>], x: u32, y: u32) -> bool {
-        rows[y as usize].binary_search(&x).is_ok()
-    }
-
     fn is_dead(&self, x: u32, y: u32) -> bool {
-        Wafer::is(&self.dead, x, y)
+        self.dead[y as usize].binary_search(&x).is_ok()
     }
 
     fn neighbors(&self, x: u32, y: u32) -> impl Iterator<Item = (Port, u32, u32)> {
@@ -279,23 +275,21 @@ impl Wafer {
         })
     }
 
-    /// A PE with one way out cannot carry its four links: it is skipped like a dead one.
+    /// A PE with two dead neighbours or more has too few ways out for its own four links and those
+    /// that pass around the dead: it is skipped like them, and its router is free for paths.
     fn find_useless(&mut self) {
-        let mut open: VecDeque<(u32, u32)> = VecDeque::new();
+        let mut found = Vec::new();
         for (y, row) in (0..).zip(&self.dead) {
-            open.extend(row.iter().map(|&x| (x, y)));
-        }
-        while let Some((x, y)) = open.pop_front() {
-            let around: Vec<_> = self.neighbors(x, y).collect();
-            for (_, nx, ny) in around {
-                let ways = self.neighbors(nx, ny);
-                let ways = ways.filter(|&(_, x, y)| !Wafer::is(&self.useless, x, y)).count();
-                if let Err(i) = self.useless[ny as usize].binary_search(&nx)
-                    && ways < 2
-                {
-                    self.useless[ny as usize].insert(i, nx);
-                    open.push_back((nx, ny));
+            for (_, nx, ny) in row.iter().flat_map(|&x| self.neighbors(x, y)) {
+                let around = self.neighbors(nx, ny).filter(|&(_, x, y)| self.is_dead(x, y));
+                if around.count() >= 2 && !self.is_dead(nx, ny) {
+                    found.push((nx, ny));
                 }
+            }
+        }
+        for (x, y) in found {
+            if let Err(i) = self.useless[y as usize].binary_search(&x) {
+                self.useless[y as usize].insert(i, x);
             }
         }
     }
@@ -596,5 +590,51 @@ impl<'a> Paths<'a> {
         }
         steps.reverse();
         Some(steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::Rng;
+
+    use super::*;
+
+    /// `count` dead PEs, in clusters of up to `most`.
+    fn dead((width, height): (u32, u32), count: usize, most: usize, seed: u64) -> Vec<(u32, u32)> {
+        let mut rng = Rng::new(seed);
+        let mut dead = std::collections::BTreeSet::new();
+        while dead.len() < count {
+            let (x, y) = (rng.below(width as usize) as u32, rng.below(height as usize) as u32);
+            for i in 0..1 + rng.below(most) as u32 {
+                dead.insert(((y + i / 3).min(height - 1), (x + i % 3).min(width - 1)));
+            }
+        }
+        dead.into_iter().map(|(y, x)| (x, y)).collect()
+    }
+
+    #[test]
+    fn a_whole_wafer_is_repaired_with_few_spares() {
+        let wse3 = Target::preset("wse3").expect("preset");
+        let size = (wse3.width, wse3.height);
+        for (count, most, spares) in [(883, 1, 30), (8833, 1, 60), (883, 9, 40), (8833, 9, 90)] {
+            for seed in 0..3 {
+                let target = Target { dead: dead(size, count, most, seed), ..wse3.clone() };
+                let (narrow, used) =
+                    grid(&target).unwrap_or_else(|e| panic!("{count} {most}: {e}"));
+                assert_eq!(narrow.width + used, wse3.width);
+                assert!(used <= spares, "{used} spares for {count} in clusters of {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn dead_pes_go_to_the_nearest_spares_in_order() {
+        assert_eq!(assign(&[10, 20, 30], &[12, 29], 40), Some(vec![0, 2]));
+        // Three neighbours take three spares; none is left between.
+        assert_eq!(assign(&[10, 20, 30], &[20, 21, 22], 40), Some(vec![0, 1, 2]));
+        assert_eq!(assign(&[10], &[1, 2], 40), None);
+        assert_eq!(settle(&[10, 20, 30], &[12, 29], &[0, 2], 40), [12, 20, 29]);
+        // A spare in the way is pushed aside.
+        assert_eq!(settle(&[10, 20, 30], &[25], &[0], 40), [25, 26, 30]);
     }
 }
