@@ -221,6 +221,13 @@ pub struct CompileArgs {
     /// Pack the weights into model.wplan, so that it can be simulated without the model
     #[arg(long)]
     pub embed_weights: bool,
+    /// Plan every combination of options, as in "wafers=1,2;context=4096,8192;quant=none,q8": one
+    /// result per point, one table, one chart; points that are there are not planned again
+    #[arg(long, value_name = "AXES", conflicts_with_all = ["emit", "embed_weights", "dry_run"])]
+    pub sweep: Option<String>,
+    /// Only every N-th point of the sweep, from the I-th
+    #[arg(long, value_name = "I/N", requires = "sweep", value_parser = shard)]
+    pub shard: Option<(u32, u32)>,
     /// Compile everything, write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -598,6 +605,12 @@ fn wafers(text: &str) -> Result<WaferCount, String> {
         _ if text == "auto" => Ok(WaferCount::Auto),
         _ => Err("expected auto or a number from 1 to 1024".to_string()),
     }
+}
+
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    pair(text, '/')
+        .filter(|&(i, n)| (1..=n).contains(&i))
+        .ok_or_else(|| "expected I/N with I from 1 to N, as in 3/16".to_string())
 }
 
 fn coordinates(text: &str) -> Result<(u32, u32), String> {

@@ -9,6 +9,8 @@ pub mod opt;
 pub mod passes;
 pub mod run;
 pub mod simulate;
+pub mod sweep;
+mod sweep_chart;
 pub mod targets;
 pub mod verify;
 

@@ -129,6 +129,53 @@ fn an_8b_model_becomes_a_legal_plan_from_its_configuration() {
 }
 
 #[test]
+fn a_sweep_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = harness::fixture::named("qwen3").unwrap();
+    let model = fixture.path.to_str().unwrap();
+    let axes = "context=16,32;quant=none,q8";
+    let sweep = |more: &[&str]| {
+        let mut line = vec!["compile", model, "--target", "small", "--sweep", axes, "-o", "out"];
+        line.extend(["--json"].iter().chain(more));
+        run(PROGRAM, folder.path(), &line).unwrap().json().unwrap()
+    };
+    assert_eq!(sweep(&["--shard", "1/2"])["points"].as_array().map(Vec::len), Some(2));
+    let results = || -> Vec<_> {
+        let names = std::fs::read_dir(folder.path().join("out")).unwrap();
+        names
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.to_string_lossy().contains("point-"))
+            .collect()
+    };
+    // A point that is there is taken as it is.
+    let [first, _] = results().try_into().unwrap();
+    std::fs::write(first, r#"{ "kept": true }"#).unwrap();
+    let all = sweep(&[]);
+    let points = all["points"].as_array().unwrap();
+    assert_eq!((points.len(), results().len()), (4, 4));
+    assert_eq!(points.iter().filter(|p| p["kept"] == true).count(), 1);
+    assert!(points.iter().filter(|p| p["token_cycles"].as_u64() > Some(0)).count() == 3, "{all}");
+    let chart = std::fs::read_to_string(folder.path().join("out/chart.svg")).unwrap();
+    assert_eq!(chart.matches("<circle").count(), 3);
+    let wrong = ["compile", model, "--sweep", "speed=9", "-o", "out"];
+    assert_eq!(run(PROGRAM, folder.path(), &wrong).unwrap().code, Some(1));
+}
+
+#[test]
+fn a_plan_explains_its_lower_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = harness::fixture::named("qwen3").unwrap();
+    let line =
+        ["inspect", fixture.path.to_str().unwrap(), "--target", "small", "--bounds", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    for template in said["templates"].as_array().unwrap() {
+        assert!(template["gap"].as_f64() > Some(1.0), "a claim below its bound: {template}");
+        assert!(template["pes_needed"].as_u64() <= template["pes"].as_u64(), "{template}");
+        assert!(template["colors_at_least"].as_u64() <= template["colors"].as_u64(), "{template}");
+    }
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let fixture = harness::fixture::named("qwen3").unwrap();

@@ -29,6 +29,8 @@ Examples:
   sparkc compile Llama-3.1-8B/config.json --target wse3 --context 4096
                                       shapes only: plan and map, no executable
   sparkc compile models/tinypy --emit wafer,map --dry-run
+  sparkc compile Llama-3.1-70B/config.json --wafers 6 --context 4096
+  sparkc compile config.json --sweep \"wafers=1,2;context=4096,8192\" --shard 1/4
   sparkc compile tiny.spark --weights tiny.safetensors";
 
 /// `run`.

@@ -12,6 +12,7 @@ use plan::Target;
 use serde_json::{Value, json};
 use tensor::DType;
 
+use super::sweep;
 use crate::cli::{BuildArgs, CompileArgs, Emit, Quant};
 use crate::driver::cpu::{self, Executable};
 use crate::driver::wafer::{self, Planned};
@@ -44,6 +45,9 @@ pub mod names {
 /// # Errors
 /// A model that cannot be opened or compiled, a directory that cannot be written.
 pub fn run(args: &CompileArgs) -> Result<()> {
+    if let Some(axes) = &args.sweep {
+        return sweep::run(args, axes);
+    }
     let built = compile(args)?;
     if args.json {
         return output::print_json(&built.as_json());

@@ -94,6 +94,8 @@ fn compile_args(model: &Path, destination: PathBuf, quant: Quant) -> CompileArgs
         },
         emit: vec![Emit::Cpu, Emit::Ir],
         embed_weights: false,
+        sweep: None,
+        shard: None,
         dry_run: false,
         json: false,
     }
