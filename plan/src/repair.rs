@@ -151,7 +151,7 @@ impl<'a> RepairMap<'a> {
 
     fn next(&self, at: Point, axis: Axis) -> Option<Point> {
         match axis {
-            Axis::X if (at.x + 1) % self.grid_width == 0 => None,
+            Axis::X if (at.x + 1).is_multiple_of(self.grid_width) => None,
             Axis::X => Some(Point { x: at.x + 1, y: at.y }),
             Axis::Y if at.y + 1 >= self.height => None,
             Axis::Y => Some(Point { x: at.x, y: at.y + 1 }),

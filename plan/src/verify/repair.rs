@@ -70,7 +70,9 @@ fn shape(plan: &Plan, repair: &Repair, found: &mut Vec<Violation>) {
     }
     let grid = target.total_width();
     let ends = |d: &&crate::repair::Detour| match d.axis {
-        Axis::X => d.at.y >= target.height || d.at.x >= grid || (d.at.x + 1) % target.width == 0,
+        Axis::X => {
+            d.at.y >= target.height || d.at.x >= grid || (d.at.x + 1).is_multiple_of(target.width)
+        }
         Axis::Y => d.at.x >= grid || d.at.y.saturating_add(1) >= target.height,
     };
     if let Some(d) = repair.detours.iter().find(ends) {
@@ -131,7 +133,7 @@ impl<'a> Lanes<'a> {
                 let from = row[x as usize];
                 for axis in [Axis::X, Axis::Y] {
                     let to = match axis {
-                        Axis::X if (x + 1) % width == 0 => continue,
+                        Axis::X if (x + 1).is_multiple_of(width) => continue,
                         Axis::X => Point { x: row[x as usize + 1], y },
                         Axis::Y if y + 1 == height => continue,
                         Axis::Y => Point { x: below[x as usize], y: y + 1 },
@@ -230,7 +232,8 @@ mod tests {
     fn a_sound_repair_passes_and_broken_ones_are_named() {
         assert_eq!(violations(|_| {}), Vec::<String>::new());
         assert_eq!(crate::verify(&repaired()), Ok(()));
-        let cases: [(fn(&mut Repair), &str); 7] = [
+        type Change = fn(&mut Repair);
+        let cases: [(Change, &str); 7] = [
             (|r| r.detours.clear(), "passes dead PE (3, 0)"),
             (|r| r.wafers[0].first[0] = 2, "PLN1103"),
             (|r| r.spare_lanes = 0, "has no lane left"),

@@ -264,14 +264,16 @@ fn step(
 /// Delays wavelets that cross between wafers so that each pair of wafers exchanges at most `rate` of
 /// them per cycle and direction, first come first served, ties by row.
 fn share_link(across: &mut [Hop], rate: u32) {
-    let mut waiting: Vec<((u32, Port), u64, u32, usize, usize)> = Vec::new();
+    // Link, time, row, and which wavelet of which hop.
+    type Waiting = ((u32, Port), u64, u32, (usize, usize));
+    let mut waiting: Vec<Waiting> = Vec::new();
     for (i, hop) in across.iter().enumerate() {
         let link = (hop.at.x, hop.port);
-        waiting.extend(hop.times.iter().enumerate().map(|(j, &t)| (link, t, hop.at.y, i, j)));
+        waiting.extend(hop.times.iter().enumerate().map(|(j, &t)| (link, t, hop.at.y, (i, j))));
     }
     waiting.sort_unstable();
     let mut links: BTreeMap<(u32, Port), SharedLink> = BTreeMap::new();
-    for (link, time, _, i, j) in waiting {
+    for (link, time, _, (i, j)) in waiting {
         across[i].times[j] = links.entry(link).or_default().take(time, rate);
     }
 }

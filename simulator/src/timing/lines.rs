@@ -339,7 +339,9 @@ fn classes(domain: &Domain, segment: &Segment) -> Vec<u32> {
         true => [0; 4],
         false => [0u8, 1, 2, 3].map(|port| domain.hop_cycles(tile as u32, port)),
     };
-    let mut known: BTreeMap<(u32, Vec<(u8, u8)>, [u64; 4]), u32> = BTreeMap::new();
+    // Steps, routes, cycles of the hops.
+    type Class = (u32, Vec<(u8, u8)>, [u64; 4]);
+    let mut known: BTreeMap<Class, u32> = BTreeMap::new();
     (0..domain.len())
         .map(|tile| {
             let row = &domain.routes[tile * domain.colors..(tile + 1) * domain.colors];
