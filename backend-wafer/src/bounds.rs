@@ -82,8 +82,11 @@ impl Sum {
             let pes = region.rect.area().max(1) as f64;
             let work = (step.macs as f64 / (pes * rate)).ceil() as u64;
             let distance = step.hops * u64::from(fabric.hop_cycles);
-            let ingress = step.elements.div_ceil(2);
-            let reduction = if step.hops > 0 { messages } else { 0 };
+            // Where a line is one PE nothing has to come in.
+            let (ingress, reduction) = match step.hops {
+                0 => (0, 0),
+                _ => (step.elements.div_ceil(2), messages),
+            };
             sum.work += work;
             sum.distance += distance;
             sum.ingress += ingress;
@@ -116,20 +119,24 @@ fn rate(target: &Target, template: &Template) -> f64 {
 }
 
 fn steps(partition: &Partition, region: &Placed) -> Vec<Step> {
-    let (w, h) = (u64::from(region.rect.w), u64::from(region.rect.h));
+    // Links along a row and along a column.
+    let (across, down) = (u64::from(region.rect.w - 1), u64::from(region.rect.h - 1));
     let hidden = partition.hidden as u64;
     let vocab = partition.vocab as u64;
     match region.block {
-        Block::Embedding => vec![Step { macs: 0, hops: w, elements: hidden.div_ceil(h) }],
+        Block::Embedding => {
+            vec![Step { macs: 0, hops: across, elements: hidden.div_ceil(down + 1) }]
+        }
         Block::Head => vec![
-            Step { macs: vocab * hidden, hops: h / 2, elements: 0 },
-            Step { macs: 0, hops: w / 2, elements: 2 },
+            Step { macs: vocab * hidden, hops: down / 2, elements: 0 },
+            Step { macs: 0, hops: across / 2, elements: 2 },
         ],
-        Block::Layer(i) => layer_steps(&partition.layers[i], partition.context, (w, h)),
+        Block::Layer(i) => layer_steps(&partition.layers[i], partition.context, (across, down)),
     }
 }
 
-fn layer_steps(spec: &LayerSpec, context: usize, (w, h): (u64, u64)) -> Vec<Step> {
+fn layer_steps(spec: &LayerSpec, context: usize, (across, down): (u64, u64)) -> Vec<Step> {
+    let (w, h) = (across + 1, down + 1);
     let hidden = spec.hidden as u64;
     let (q, kv) = ((spec.heads * spec.head_dim) as u64, (spec.kv_heads * spec.head_dim) as u64);
     let ffn = spec.ffn as u64;
@@ -137,12 +144,12 @@ fn layer_steps(spec: &LayerSpec, context: usize, (w, h): (u64, u64)) -> Vec<Step
     let rows = hidden.div_ceil(h);
     vec![
         // q, k, v: along columns, and every head gets its slice.
-        Step { macs: hidden * (q + 2 * kv), hops: h, elements: (q + 2 * kv).div_ceil(w) },
+        Step { macs: hidden * (q + 2 * kv), hops: down, elements: (q + 2 * kv).div_ceil(w) },
         // Scores and values: tokens lie on all rows.
-        Step { macs: 2 * q * attended, hops: h, elements: q.div_ceil(w) },
-        Step { macs: q * hidden, hops: w, elements: rows },
-        Step { macs: 2 * hidden * ffn, hops: h, elements: (2 * ffn).div_ceil(w) },
-        Step { macs: ffn * hidden, hops: w, elements: rows },
+        Step { macs: 2 * q * attended, hops: down, elements: q.div_ceil(w) },
+        Step { macs: q * hidden, hops: across, elements: rows },
+        Step { macs: 2 * hidden * ffn, hops: down, elements: (2 * ffn).div_ceil(w) },
+        Step { macs: ffn * hidden, hops: across, elements: rows },
     ]
 }
 
