@@ -77,10 +77,10 @@ impl Tiling {
     pub fn write(&self, bytes: &mut [u8], head: usize, position: usize, x: &[f32]) {
         match self.dtype {
             DType::F16 => {
-                self.write_as(bytes, head, position, x, |x| f16::from_f32(x).to_le_bytes())
+                self.write_as(bytes, head, position, x, |x| f16::from_f32(x).to_le_bytes());
             }
             DType::BF16 => {
-                self.write_as(bytes, head, position, x, |x| bf16::from_f32(x).to_le_bytes())
+                self.write_as(bytes, head, position, x, |x| bf16::from_f32(x).to_le_bytes());
             }
             _ => self.write_as(bytes, head, position, x, f32::to_le_bytes),
         }

@@ -126,6 +126,15 @@ impl FromStr for Cpu {
     }
 }
 
+/// `(w, tile, x, out)`: rows `16 * tile..` of quantised weights times one token.
+type IntegerGemv = fn(&Packed<'_>, usize, &Block<'_>, &mut [f32]);
+
+/// `(scores, visible, scale, state)`: see [`attention::soften`].
+type Soften = fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32;
+
+/// `(x, gain, eps, width, out)`: see [`norm::rms_norm`].
+pub type RmsNorm = fn(&[f32], Option<&[f32]>, f32, usize, &mut [f32]);
+
 /// The kernels of one instruction set. The functions are safe: they check the lengths they need, and
 /// a table exists only where the machine can run it.
 #[derive(Clone, Copy, Debug)]
@@ -146,20 +155,20 @@ pub struct Kernels {
     /// `integer_micro` wants.
     quantize: fn(m: usize, cols: usize, x: &[f32], words: &mut [u32]),
     /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
-    integer_gemv: Option<fn(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32])>,
+    integer_gemv: Option<IntegerGemv>,
     /// See [`panel::unpack`].
     unpack: fn(DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]),
     /// Adds to `acc[m][32]` a panel times the groups of x from `first` on: per group the exact
     /// integer times the product of the scales, then sum times minimum, in order.
     integer_micro: fn(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]),
     /// See [`attention::soften`].
-    soften: fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32,
+    soften: Soften,
     /// See [`elementwise::unary`].
     pub unary: fn(Unary, x: &[f32], out: &mut [f32]),
     /// See [`elementwise::glu`].
     pub glu: fn(Unary, gate: &[f32], up: &[f32], out: &mut [f32]),
     /// See [`norm::rms_norm`].
-    pub rms_norm: fn(x: &[f32], gain: Option<&[f32]>, eps: f32, width: usize, out: &mut [f32]),
+    pub rms_norm: RmsNorm,
 }
 
 /// Scratch of a thread for decode steps with caches of elements up to `width` and `heads` query

@@ -335,12 +335,11 @@ unsafe fn dots<const M: usize>(w: *const u8, x: *const u32, stride: usize) -> [[
                 let quad = x.add(q * stride + 2 * m).cast::<i64>().read_unaligned();
                 *token = _mm256_set1_epi64x(quad);
             }
-            for r in 0..4 {
-                let codes = _mm_loadu_si128(w.add((4 * q + r) * TILE).cast());
-                let codes = _mm256_cvtepi8_epi16(codes);
-                for m in 0..M {
-                    let products = _mm256_madd_epi16(codes, tokens[m]);
-                    sums[m][r] = _mm256_add_epi32(sums[m][r], products);
+            let rows = [0, 1, 2, 3]
+                .map(|r| _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add((4 * q + r) * TILE).cast())));
+            for (sums, token) in sums.iter_mut().zip(tokens) {
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(row, token));
                 }
             }
         }

@@ -228,11 +228,11 @@ unsafe fn micro_some<const M: usize>(
             }
             plane(w, codes.add(QUADS * M), panel.quads, &mut dots);
             let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD + TILE)));
-            for t in 0..M {
+            for (t, dots) in dots.into_iter().enumerate() {
                 let by = _mm512_set1_ps(*parameters.add(t));
                 for i in 0..2 {
                     let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
-                    let dot = _mm512_cvtepi32_ps(dots[t][i]);
+                    let dot = _mm512_cvtepi32_ps(dots[i]);
                     let new =
                         _mm512_fmadd_ps(dot, _mm512_mul_ps(scale[i], by), _mm512_loadu_ps(sum));
                     _mm512_storeu_ps(sum, new);
