@@ -12,7 +12,7 @@ use super::{check_gemv, check_micro};
 pub(super) fn kernels() -> Option<Kernels> {
     let found = std::arch::is_aarch64_feature_detected!("neon");
     // Integer products are those of the portable table: the compiler makes NEON of them.
-    found.then_some(Kernels { isa: Isa::Neon, gemv, widen, micro, soften, ..portable::KERNELS })
+    found.then_some(Kernels { isa: Isa::Neon, gemv, widen, micro, ..portable::KERNELS })
 }
 
 /// 16 lanes.
