@@ -133,7 +133,7 @@ pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
     }
     let sharing = flows.sharing(job.tiles.len());
     // Of flows that share a link everything they send is kept.
-    let mut shares = vec![false; flows.len()];
+    let mut shares = vec![false; flows.count()];
     for pair in &sharing {
         shares[pair.a as usize] = true;
         shares[pair.b as usize] = true;
@@ -167,7 +167,7 @@ impl<'a> Fabric<'a> {
         Fabric {
             job,
             cores: Cores::new(job),
-            windows: vec![(u64::MAX, 0); flows.len()],
+            windows: vec![(u64::MAX, 0); flows.count()],
             flows,
             sharing: Vec::new(),
             logged,
@@ -179,7 +179,7 @@ impl<'a> Fabric<'a> {
 
     /// The runs of each flow, in order, of those that are kept.
     pub fn sent_by_flow(&self) -> Vec<Vec<Run>> {
-        let mut by_flow = vec![Vec::new(); self.flows.len()];
+        let mut by_flow = vec![Vec::new(); self.flows.count()];
         self.sent.iter().for_each(|&(flow, run)| by_flow[flow as usize].push(run));
         by_flow
     }

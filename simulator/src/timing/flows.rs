@@ -136,7 +136,7 @@ impl Flows {
     }
 
     /// Number of flows.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.flows.len()
     }
 

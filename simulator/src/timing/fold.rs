@@ -76,7 +76,7 @@ pub fn run(job: &Job<'_>, width: u32, classes: &[u32]) -> Option<Folded> {
         entering: &[],
     };
     let (flows, seams) = plane.flows(&tiles)?;
-    let mut logged = vec![false; flows.len()];
+    let mut logged = vec![false; flows.count()];
     seams.iter().for_each(|s| (logged[s.0 as usize], logged[s.1 as usize]) = (true, true));
     let mut fabric = Fabric::new(&small, flows, logged);
     fabric.drain();
