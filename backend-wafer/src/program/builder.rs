@@ -133,12 +133,20 @@ impl TemplateBuilder {
         self.template.phases.push(Phase { name: name.to_string(), comm, roles });
     }
 
-    /// Puts a local instruction in front of everything else, on every PE: there it costs nothing while
-    /// the PEs wait for their input.
-    pub(crate) fn before_all(&mut self, instr: Instr) {
-        let first = self.template.phases.iter_mut().take(1);
-        for role in first.flat_map(|phase| &mut phase.roles) {
-            role.program.insert(0, instr.clone());
+    /// Adds a local instruction to the newest phase, a reduction whose result comes back: while a PE waits
+    /// for it, and at the root behind everything, it costs nothing.
+    pub(crate) fn while_waiting(&mut self, instr: &Instr) {
+        let newest = self.template.phases.last_mut();
+        for role in newest.into_iter().flat_map(|phase| &mut phase.roles) {
+            if role.program.is_empty() {
+                continue;
+            }
+            let waits = matches!(
+                role.program.last(),
+                Some(Instr::Recv { combine: plan::Combine::Store, .. })
+            );
+            let at = role.program.len() - usize::from(waits);
+            role.program.insert(at, instr.clone());
         }
     }
 

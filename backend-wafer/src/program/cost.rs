@@ -5,9 +5,7 @@
 //! the compiler's claims and what placement minimises.
 
 use plan::target::cost::instruction_cycles;
-use plan::{CommShape, Target, Template};
-
-use crate::route::stream;
+use plan::{CommShape, Instr, Target, Template};
 
 /// Cycles of the communication of a phase when a row attends to `kv_tokens` tokens.
 pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
@@ -23,14 +21,15 @@ pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
 /// Cycles of the local instructions of a phase: its slowest role.
 pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tokens: u32) -> u64 {
     let Some(phase) = template.phases.get(phase) else { return 0 };
-    let waits = phase.comm.as_ref().is_some_and(stream::brings_input);
     let cycles = |role: &plan::Role| -> u64 {
-        // What precedes the input is done while it is on its way.
-        if waits {
-            return 0;
-        }
-        let local = role.program.iter().filter(|i| i.communication().is_none());
-        local.map(|i| instruction_cycles(target, template, i, kv_tokens)).sum()
+        // Zeros behind a message are written while its answer is on its way.
+        let first = role.program.iter().position(|i| i.communication().is_some());
+        let hidden = |at: usize, i: &Instr| {
+            matches!(i, Instr::Fill { .. }) && first.is_some_and(|first| at > first)
+        };
+        let all = role.program.iter().enumerate();
+        let local = all.filter(|(at, i)| i.communication().is_none() && !hidden(*at, i));
+        local.map(|(_, i)| instruction_cycles(target, template, i, kv_tokens)).sum()
     };
     let slowest = phase.roles.iter().map(cycles).max().unwrap_or(0);
     slowest + u64::from(target.core.task_switch_cycles)

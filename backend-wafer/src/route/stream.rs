@@ -74,15 +74,6 @@ impl Entry {
     }
 }
 
-/// Whether a phase of this communication waits for the activation vector from outside.
-pub(crate) fn brings_input(shape: &CommShape) -> bool {
-    [STREAM_ENTRY, TURN_ENTRY].contains(&shape.kind.as_str())
-}
-
-/// Kinds of the phases that fill x.
-const STREAM_ENTRY: &str = "stream in";
-const TURN_ENTRY: &str = "turn in";
-
 fn x_range(from: u32, to: u32) -> Predicate {
     Predicate::everywhere().and_x(Clause::range(from, to))
 }
@@ -103,7 +94,7 @@ pub(crate) fn enter(b: &mut TemplateBuilder, entry: Entry, x: Vector, (width, he
                 let outputs = [Port::Ramp, Port::East];
                 b.routes(vec![route(STREAM_IN, x_range(0, width - 1), Port::West, &outputs)]);
             }
-            let shape = multicast(STREAM_ENTRY, x.len, width, 1);
+            let shape = multicast("stream in", x.len, width, 1);
             let predicate = Predicate::everywhere();
             let roles =
                 vec![Role { name: "all".into(), predicate, program: vec![recv(STREAM_IN)] }];
@@ -114,7 +105,7 @@ pub(crate) fn enter(b: &mut TemplateBuilder, entry: Entry, x: Vector, (width, he
             for band in 0..turn.bands {
                 enter_band(b, &mut roles, x, turn, band, (width, height));
             }
-            let shape = multicast(TURN_ENTRY, x.len, height + width, 2);
+            let shape = multicast("turn in", x.len, height + width, 2);
             b.phase("receive", Some(shape), roles);
         }
     }

@@ -8,8 +8,8 @@ use plan::{
     KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Slice, Span, Storage, UnaryOp,
 };
 
+use super::Layer;
 use super::residual::column_roles;
-use super::{EARLY_ELEMENTS, Layer};
 use crate::WaferError;
 use crate::partition::{Norm, WeightRef};
 use crate::program::builder::{TemplateBuilder, Vector};
@@ -224,19 +224,13 @@ impl Layer<'_> {
         let op = PartOp::Binary(BinaryOp::ExpSub);
         let part = Affine { xr: 1, ..Affine::default() };
         let zero = Instr::Fill { dst: p, value: 0.0 };
-        let mut piece = vec![Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width }];
-        let early = size <= EARLY_ELEMENTS;
-        if !early {
-            piece.insert(0, zero.clone());
-        }
+        let piece = [Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width }];
         let tree = self.trees.groups;
         if !self.share_pays(std::slice::from_ref(&alone), &piece, &tree.comm(Reach::All, p.len)) {
             self.b.forget(buffer);
             return (scores, vec![alone]);
         }
-        if early {
-            self.b.before_all(zero);
-        }
+        self.b.while_waiting(&zero);
         let message = Message { data: p, combine: Combine::Add };
         let columns = self.head_columns();
         self.b.reduce_phase("softmax", &piece, (&tree, message, Reach::All), columns);

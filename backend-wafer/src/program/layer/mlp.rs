@@ -81,7 +81,7 @@ impl Layer<'_> {
             self.b.forget(buffer);
             return (gate, alone);
         }
-        self.b.before_all(Instr::Fill { dst: h, value: 0.0 });
+        self.b.while_waiting(&Instr::Fill { dst: h, value: 0.0 });
         let message = Message { data: h, combine: Combine::Add };
         let mut all = Vec::new();
         for (clause, size, first) in tree.group_kinds() {

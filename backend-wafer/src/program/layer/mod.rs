@@ -29,10 +29,6 @@ use crate::route::tree::{Line, Reach, Tree};
 
 pub(super) use residual::leave;
 
-/// Shared vectors up to this length are zeroed while PEs wait for their input; longer ones, whose SRAM
-/// should serve other phases until then, just before they are used.
-const EARLY_ELEMENTS: u32 = 512;
-
 /// Everything the phases of a layer share.
 struct Layer<'a> {
     b: TemplateBuilder,
