@@ -31,11 +31,11 @@ mod tier;
 pub use cost::{
     Call, Cost, CostModel, NeutralCost, Operand, graph_cost, is_movement, module_cost, type_bytes,
 };
-pub use egraph::{RuleInfo, rewrite_rules};
+pub use egraph::{ProofStep, RuleInfo, RuleVerdict, rewrite_rules, statement, verify_rules};
 pub use error::PassError;
 pub use manager::{Changed, OptionInfo, Pass, PassCx, PassInfo, PassOptions, RunOptions, run};
 pub use optimize::{Options, optimize};
 pub use pipeline::Level;
 pub use registry::{find as find_pass, passes};
-pub use report::{PassReport, QuantizedTensor, Report, RewriteUse, SearchReport, Warning};
+pub use report::{PassReport, Proof, QuantizedTensor, Report, RewriteUse, SearchReport, Warning};
 pub use tier::{Tier, UnknownTier};

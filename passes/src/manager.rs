@@ -117,6 +117,8 @@ pub struct PassCx<'a> {
     pub quant: Option<tensor::DType>,
     /// Whether to find out what each rewrite saves (a search per rewrite).
     pub attribute: bool,
+    /// Whether to write a certificate.
+    pub prove: bool,
     /// The target's prices.
     pub model: &'a dyn CostModel,
     /// The weights, where there are any.
@@ -143,6 +145,8 @@ pub struct RunOptions<'a> {
     pub quant: Option<tensor::DType>,
     /// Whether to find out what each rewrite saves.
     pub attribute: bool,
+    /// Whether to write a certificate of the rewrites.
+    pub prove: bool,
     /// Stop after this many passes: bisect a pipeline by its length.
     pub stop_after: Option<usize>,
     /// Called after each pass with its 1-based position, name, whether it changed anything, and the
@@ -214,6 +218,7 @@ fn run_one(
         tier: options.tier,
         quant: options.quant,
         attribute: options.attribute,
+        prove: options.prove,
         model,
         weights: options.weights,
         report,

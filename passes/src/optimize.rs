@@ -21,6 +21,8 @@ pub struct Options<'a> {
     pub level: Level,
     /// Whether to find out what each rewrite saves; costs one search per rewrite used.
     pub attribute: bool,
+    /// Whether to write a certificate of the rewrites ([`Report::proof`]).
+    pub prove: bool,
     /// The weights, for error reports of quantisation. Not needed for anything else.
     pub weights: Option<&'a dyn WeightSource>,
 }
@@ -59,6 +61,7 @@ pub fn optimize(
         tier: options.tier,
         quant: options.quant,
         attribute: options.attribute,
+        prove: options.prove,
         weights: options.weights,
         ..RunOptions::default()
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tensor::DType;
 
+use crate::egraph::{GraphProof, HEADER, ProofStep};
 use crate::{Cost, Tier};
 
 /// What a pipeline did to a module.
@@ -24,8 +25,30 @@ pub struct Report {
     pub model: String,
     /// Cost of the module before and after, under that model.
     pub cost: (Cost, Cost),
+    /// Why the result equals the input, when that was asked for.
+    pub proof: Proof,
     /// Wall time per pass, as in `passes`. Not part of any artefact.
     pub timings: Vec<Duration>,
+}
+
+/// A certificate of the e-graph pass, in the text that the crate `proof` checks, and its steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// The certificate; empty when none was asked for.
+    pub text: String,
+    /// The steps of each graph that was rewritten, by its name.
+    pub graphs: Vec<(String, Vec<ProofStep>)>,
+}
+
+impl Proof {
+    /// Adds a graph's section.
+    pub(crate) fn add(&mut self, tier: Tier, graph: &str, proof: &GraphProof) {
+        if self.text.is_empty() {
+            self.text = format!("{HEADER}\ntier {tier}\n");
+        }
+        self.text.push_str(&proof.text);
+        self.graphs.push((graph.to_string(), proof.steps.clone()));
+    }
 }
 
 /// One pass of a run.
@@ -76,6 +99,9 @@ pub struct RewriteUse {
 pub struct SearchReport {
     /// Name of the graph.
     pub graph: String,
+    /// Digest of all that decides the result: the graph, names of weights aside, tier, target, rules and
+    /// limits. Equal recipes are searched once.
+    pub recipe: String,
     /// E-nodes and e-classes at the end.
     pub size: (usize, usize),
     /// Iterations of rewriting.

@@ -306,13 +306,7 @@ pub(crate) fn assert_same_meaning(before: &Module, after: &Module, tier: Tier) {
 
 /// Asserts that numbers agree as a tier promises.
 pub(crate) fn assert_close(found: &[f32], expected: &[f32], tier: Tier) {
-    let tolerance = match tier {
-        Tier::Exact => tensor::Tolerance::Exact,
-        Tier::Reassoc => tensor::Tolerance::RelativeToMax(1e-5),
-        Tier::Reround => tensor::Tolerance::RelativeToMax(2e-2),
-        Tier::Lossy => tensor::Tolerance::RelativeToMax(0.3),
-    };
-    if let Err(mismatch) = tensor::compare::check(found, expected, tolerance) {
+    if let Err(mismatch) = tensor::compare::check(found, expected, tier.tolerance()) {
         panic!("not the same at {tier}: {mismatch}");
     }
 }

@@ -24,6 +24,16 @@ impl Tier {
     /// Every tier, strictest first.
     pub const ALL: [Tier; 4] = [Tier::Exact, Tier::Reassoc, Tier::Reround, Tier::Lossy];
 
+    /// How far results may be apart: tests and trials of rules compare with it.
+    pub fn tolerance(self) -> tensor::Tolerance {
+        match self {
+            Tier::Exact => tensor::Tolerance::Exact,
+            Tier::Reassoc => tensor::Tolerance::RelativeToMax(1e-5),
+            Tier::Reround => tensor::Tolerance::RelativeToMax(2e-2),
+            Tier::Lossy => tensor::Tolerance::RelativeToMax(0.3),
+        }
+    }
+
     /// The spelling of `--numerics`.
     pub fn name(self) -> &'static str {
         match self {

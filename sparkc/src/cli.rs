@@ -77,12 +77,18 @@ pub enum Command {
     /// Prove a plan legal, independently of the compiler that made it
     #[command(after_help = help::VERIFY)]
     Verify(VerifyArgs),
+    /// Check a certificate of the optimiser, independently of it
+    #[command(after_help = help::VERIFY_PROOF)]
+    VerifyProof(VerifyProofArgs),
     /// Run chosen passes on a .spark file and print the result
     #[command(after_help = help::OPT)]
     Opt(OptArgs),
-    /// List the passes and the rewrites
-    #[command(after_help = help::PASSES)]
+    /// List the passes and the rewrites, or try the optimiser's parts
+    #[command(after_help = help::PASSES, args_conflicts_with_subcommands = true)]
     Passes(PassesArgs),
+    /// Say what a rewrite does, when, and why that is true
+    #[command(after_help = help::EXPLAIN)]
+    Explain(ExplainArgs),
     /// List the wafers sparkc knows, or show one
     #[command(after_help = help::TARGETS)]
     Targets(TargetsArgs),
@@ -201,6 +207,8 @@ pub enum Emit {
     Map,
     /// model.spark: the optimised IR
     Ir,
+    /// cpu.proof and wafer.proof: why the optimised IR equals the model; only when asked for
+    Proof,
 }
 
 /// `sparkc compile`.
@@ -534,6 +542,27 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
+/// `sparkc verify-proof`.
+#[derive(Args, Debug)]
+pub struct VerifyProofArgs {
+    /// A certificate: cpu.proof or wafer.proof of `sparkc compile --emit proof`, or of `sparkc opt --proof`
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Name of a rewrite; `sparkc passes` lists them
+    pub rule: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `sparkc opt`.
 #[derive(Args, Debug)]
 pub struct OptArgs {
@@ -543,9 +572,15 @@ pub struct OptArgs {
     /// Passes, comma-separated, with options in braces; or O0, O1, O2
     #[arg(long, value_name = "LIST")]
     pub passes: String,
-    /// Print the IR after every pass, to stderr
-    #[arg(long)]
-    pub print_after: bool,
+    /// Print the IR after every pass, or after passes of this name, to stderr
+    #[arg(long, value_name = "PASS", num_args = 0..=1, default_missing_value = "all")]
+    pub print_after: Option<String>,
+    /// Stop after this many passes, or after the first of this name
+    #[arg(long, value_name = "N|PASS")]
+    pub stop_after: Option<String>,
+    /// Write the certificate of the rewrites, for `sparkc verify-proof`
+    #[arg(long, value_name = "FILE")]
+    pub proof: Option<PathBuf>,
     /// What rewrites may do to the numbers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
@@ -563,7 +598,57 @@ pub struct OptArgs {
 /// `sparkc passes`.
 #[derive(Args, Debug)]
 pub struct PassesArgs {
+    /// What to try; the list when not given.
+    #[command(subcommand)]
+    pub command: Option<PassesCommand>,
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc passes ...`.
+#[derive(Debug, Subcommand)]
+pub enum PassesCommand {
+    /// Extract from an e-graph in the JSON of extraction-gym, with proof of optimality
+    Extract(ExtractArgs),
+    /// Put every rewrite on trial: theorems, numbers, mutants, near misses
+    VerifyRules(VerifyRulesArgs),
+    /// Optimise random models and compare with the interpreter
+    Fuzz(FuzzArgs),
+}
+
+/// `sparkc passes verify-rules`.
+#[derive(Args, Debug)]
+pub struct VerifyRulesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc passes fuzz`.
+#[derive(Args, Debug)]
+pub struct FuzzArgs {
+    /// Random models to try
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub count: u64,
+    /// Seed of the first; the next has the next seed
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    pub seed: u64,
+    /// Print one JSON object: seeds tried and those that failed
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc passes extract`.
+#[derive(Args, Debug)]
+pub struct ExtractArgs {
+    /// E-graph: nodes with op, children, eclass and cost, and root_eclasses
+    #[arg(value_name = "FILE.json")]
+    pub file: PathBuf,
+    /// Operands the search may look at; 100 million take about a second
+    #[arg(long, default_value_t = 60_000_000, value_name = "N")]
+    pub work: u64,
+    /// Print one JSON object: cost, bound, gap, choices
     #[arg(long)]
     pub json: bool,
 }

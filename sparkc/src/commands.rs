@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compile;
 pub mod completions;
 pub mod eval;
+pub mod explain;
 pub mod inspect;
 pub mod opt;
 pub mod passes;
@@ -13,6 +14,7 @@ pub mod sweep;
 mod sweep_chart;
 pub mod targets;
 pub mod verify;
+pub mod verify_proof;
 
 use anyhow::Result;
 
@@ -34,6 +36,8 @@ pub fn run(command: &Command) -> Result<Exit> {
         Command::Run(args) => run::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Verify(args) => return verify::run(args),
+        Command::VerifyProof(args) => return verify_proof::run(args),
+        Command::Explain(args) => explain::run(args)?,
         Command::Targets(args) => targets::run(args)?,
         Command::Completions(args) => completions::run(args)?,
     }

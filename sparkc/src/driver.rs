@@ -122,6 +122,15 @@ pub fn weight_source(model: &Model) -> Option<&dyn WeightSource> {
     model.weights.as_ref().map(|w| w as &dyn WeightSource)
 }
 
+/// What to find out about the rewrites besides making them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// What each saves; a search per rewrite.
+    pub attribution: bool,
+    /// A certificate.
+    pub proof: bool,
+}
+
 /// The module that a back end compiles, and how it came about.
 ///
 /// # Errors
@@ -130,12 +139,13 @@ pub fn optimise(
     model: &Model,
     build: &BuildArgs,
     cost: &dyn CostModel,
-    attribute: bool,
+    ask: Ask,
 ) -> Result<(Module, Report)> {
     let options = passes::Options {
         tier: tier(build.numerics),
         quant: quant(build.quant),
-        attribute,
+        attribute: ask.attribution,
+        prove: ask.proof,
         weights: weight_source(model),
         ..passes::Options::default()
     };

@@ -6,7 +6,7 @@
 //! nothing half-written. Renames happen under the same lock.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -62,6 +62,20 @@ impl Drop for Temporary {
         remove(&self.path);
         temporaries().retain(|p| *p != self.path);
     }
+}
+
+/// Reads a text file of at most so many bytes.
+///
+/// # Errors
+/// When it cannot be read, is longer, or is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let mut text = String::new();
+    let mut file = fs::File::open(path)?.take(limit + 1);
+    file.read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(Fault::bad_input(format!("longer than {limit} bytes")).into());
+    }
+    Ok(text)
 }
 
 /// Writes a file, complete or not at all. Devices and pipes are written directly.

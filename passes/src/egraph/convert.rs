@@ -61,6 +61,7 @@ fn class_of(classes: &[Option<Id>], value: ValueId) -> Result<Id, PassError> {
 }
 
 /// A node of the rebuilt graph that a rule wrote.
+#[derive(Clone)]
 pub(crate) struct Written {
     pub(crate) rule: &'static str,
     pub(crate) node: NodeId,

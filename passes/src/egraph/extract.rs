@@ -112,9 +112,8 @@ impl Problem {
         Some(Solved { choice: self.choice(|c| found.picks[c]), cost, bound: bound.min(cost) })
     }
 
-    /// Every way to compute every class, each within the cheapest trees, without cycles: what tests
-    /// compare.
-    #[cfg(test)]
+    /// Every way to compute every class, each within the cheapest trees, without cycles: what trials of
+    /// rules compare.
     pub(crate) fn alternatives(&self) -> Vec<Choice> {
         let base = self.search.trees();
         let mut all = Vec::new();

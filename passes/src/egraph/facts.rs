@@ -8,6 +8,7 @@ use egg::{Analysis, DidMerge, Id};
 use ir::{Type, infer};
 
 use super::language::{Attr, Head, Term, decode};
+use super::rule::Equation;
 
 /// The e-graph of this crate.
 pub(crate) type EGraph = egg::EGraph<Term, Facts>;
@@ -36,6 +37,10 @@ pub(crate) struct Facts {
     pub(crate) given: Vec<Type>,
     /// `(rule, earlier)`: a left side of `rule` matched a term that `earlier` wrote.
     pub(crate) built_on: BTreeSet<(&'static str, &'static str)>,
+    /// How often a rule wrote sides of different types, where that is counted (mutants) and no bug.
+    pub(crate) ill_typed: Option<usize>,
+    /// What rules made equal, in order, when a proof is wanted.
+    pub(crate) equations: Option<Vec<Equation>>,
 }
 
 impl Analysis<Term> for Facts {

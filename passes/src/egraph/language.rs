@@ -148,7 +148,7 @@ impl FromOp for Term {
         if let Some((kind, value)) = text.split_once(':') {
             return literal(kind, value).map(Term::attr).ok_or_else(unknown);
         }
-        let spelling = spellings().find(|s| *s == text).ok_or_else(unknown)?;
+        let spelling = spelling(text).ok_or_else(unknown)?;
         Ok(Term::new(Head::Op(spelling), children))
     }
 }
@@ -161,6 +161,11 @@ fn literal(kind: &str, value: &str) -> Option<Attr> {
         "act" => Activation::ALL.into_iter().find(|a| a.name() == value).map(Attr::Act),
         _ => None,
     }
+}
+
+/// The head of this spelling.
+pub(crate) fn spelling(text: &str) -> Option<&'static str> {
+    spellings().find(|s| *s == text)
 }
 
 /// Every spelling of a head: the op table, with `unary`, `binary` and `reduce` by function and all

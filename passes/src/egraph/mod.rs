@@ -6,29 +6,37 @@
 //! counts shared nodes once under the target's cost model (`extract`). Limits are counts, never
 //! seconds, and every container is ordered, so the result is a function of graph, tier and model.
 
+mod cases;
 mod convert;
+mod example;
 mod extract;
 mod facts;
 mod language;
+mod proof;
+mod prover;
+mod recipe;
 mod rule;
 mod rules;
 mod views;
 
 #[cfg(test)]
-mod cases;
+mod rule_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use egg::{Runner, SimpleScheduler, StopReason};
+use egg::{Runner, Searcher, SimpleScheduler, StopReason};
 use ir::{Graph, Module};
 
 use self::convert::{Loaded, Written};
 use self::extract::Problem;
 use self::facts::Facts;
 use self::language::Term;
+pub(crate) use self::proof::{GraphProof, HEADER};
+pub use self::proof::{ProofStep, statement};
+pub use self::prover::{RuleVerdict, verify_rules};
 use self::rule::Rule;
 use crate::manager::{Changed, Pass, PassCx, PassOptions};
 use crate::report::{RewriteUse, SearchReport};
@@ -69,8 +77,20 @@ impl Pass for EGraphPass {
         }
         let rules: Vec<&'static Rule> = rules::all().filter(|r| r.tier <= cx.tier).collect();
         let mut changed = false;
+        let mut known: BTreeMap<String, (Vec<String>, Found)> = BTreeMap::new();
         for (i, graph) in module.graphs_mut().enumerate() {
-            let found = search(graph, &rules, self.limits, cx.model)?;
+            let (recipe, weights) = recipe::of(graph, &rules, self.limits, cx)?;
+            let found = match known.get(&recipe) {
+                // The same graph over other weights. A proof names its weights, so it is made anew.
+                Some((names, found)) if !cx.prove => found.renamed(&graph.name, names, &weights),
+                _ => search(graph, &rules, self.limits, cx.model, cx.prove)?,
+            };
+            let found =
+                Found { report: SearchReport { recipe: recipe.clone(), ..found.report }, ..found };
+            known.entry(recipe).or_insert_with(|| (weights, found.clone()));
+            if let Some(proof) = &found.proof {
+                cx.report.proof.add(cx.tier, &graph.name, proof);
+            }
             if found.report.stop != SATURATED {
                 let SearchReport { graph, size, iterations, stop, .. } = &found.report;
                 let text =
@@ -115,7 +135,7 @@ impl EGraphPass {
             if cx.attribute {
                 let others: Vec<_> =
                     rules.iter().copied().filter(|r| r.name != rule.name).collect();
-                let without = search(before, &others, self.limits, cx.model)?;
+                let without = search(before, &others, self.limits, cx.model, false)?;
                 saved = Some(without.report.cost.1.minus(found.report.cost.1));
             }
             // Measured savings decide; without them, every rule that others built on is named.
@@ -137,6 +157,7 @@ impl EGraphPass {
 }
 
 /// What a search came up with.
+#[derive(Clone)]
 struct Found {
     graph: Graph,
     written: Vec<Written>,
@@ -145,9 +166,18 @@ struct Found {
     /// Which rule matched what which other wrote.
     built_on: BTreeSet<(&'static str, &'static str)>,
     report: SearchReport,
+    proof: Option<GraphProof>,
 }
 
 impl Found {
+    /// The same for the same graph of another name, over other weights.
+    fn renamed(&self, name: &str, from: &[String], to: &[String]) -> Found {
+        let mut graph = recipe::with_weights(&self.graph, from, to);
+        graph.name = name.to_string();
+        let report = SearchReport { graph: name.to_string(), ..self.report.clone() };
+        Found { graph, report, ..self.clone() }
+    }
+
     /// The rules that wrote nodes of the result, those they built on, and so forth.
     fn rules_behind(&self) -> BTreeSet<&'static str> {
         let mut behind: BTreeSet<_> = self.written.iter().map(|w| w.rule).collect();
@@ -170,8 +200,10 @@ fn search(
     rules: &[&'static Rule],
     limits: Limits,
     model: &dyn CostModel,
+    prove: bool,
 ) -> Result<Found, PassError> {
     let mut loaded = convert::load(graph)?;
+    loaded.egraph.analysis.equations = prove.then(Vec::new);
     let before = Problem::new(&loaded.egraph, &loaded.roots, model).original_cost();
     let saturation = saturate(&mut loaded, rules, limits);
     let problem = Problem::new(&loaded.egraph, &loaded.roots, model);
@@ -181,6 +213,7 @@ fn search(
     let (rebuilt, written) = convert::rebuild(graph, &loaded, &solved.choice)?;
     let size = (loaded.egraph.total_size(), loaded.egraph.number_of_classes());
     let report = SearchReport {
+        recipe: String::new(),
         graph: graph.name.clone(),
         size,
         iterations: saturation.iterations,
@@ -189,7 +222,9 @@ fn search(
         bound: solved.bound,
     };
     let built_on = std::mem::take(&mut loaded.egraph.analysis.built_on);
-    Ok(Found { graph: rebuilt, written, fired: saturation.fired, built_on, report })
+    let equations = loaded.egraph.analysis.equations.take();
+    let proof = equations.map(|e| proof::prove(graph, &rebuilt, &loaded.egraph, &e)).transpose()?;
+    Ok(Found { graph: rebuilt, written, fired: saturation.fired, built_on, report, proof })
 }
 
 struct Saturation {
@@ -226,6 +261,23 @@ fn saturate(loaded: &mut Loaded, rules: &[&'static Rule], limits: Limits) -> Sat
     Saturation { iterations, stop, fired }
 }
 
+/// Whether a rule, known or made up, makes anything equal in a graph, or would if the types allowed it.
+fn applies_once(loaded: &mut Loaded, rule: &Rule) -> bool {
+    loaded.egraph.analysis.ill_typed = Some(0);
+    // Search first: applying makes the e-graph unfit for searching.
+    let sides = rule::sides(rule);
+    let found: Vec<_> = sides.iter().map(|(lhs, _)| lhs.search(&loaded.egraph)).collect();
+    let mut applied = false;
+    for ((lhs, rhs), matches) in sides.iter().zip(found) {
+        for found in matches {
+            for subst in &found.substs {
+                applied |= rule::apply(&mut loaded.egraph, rule, lhs, rhs, found.eclass, subst);
+            }
+        }
+    }
+    applied || loaded.egraph.analysis.ill_typed != Some(0)
+}
+
 /// What users are told of a rule: `sparkc passes`, documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleInfo {
@@ -241,11 +293,17 @@ pub struct RuleInfo {
     pub rhs: &'static str,
     /// Side condition in words.
     pub condition: &'static str,
+    /// Graphs in which it fires, as expressions.
+    pub fires: &'static [&'static str],
+    /// Graphs that look alike, in which it must not.
+    pub misses: &'static [&'static str],
 }
 
 /// Every rewrite rule, by family.
 pub fn rewrite_rules() -> Vec<RuleInfo> {
     let info = |r: &Rule| RuleInfo {
+        fires: cases::of(r.name).fires,
+        misses: cases::of(r.name).misses,
         name: r.name,
         tier: r.tier,
         why: r.why,

@@ -31,10 +31,13 @@ pub(crate) struct Rule {
     /// The side condition in words; empty when there is none but well-typedness.
     pub(crate) condition: &'static str,
     /// The side condition: `None` refuses. May bind variables.
-    pub(crate) when: fn(&mut Match<'_>) -> Option<()>,
+    pub(crate) when: Condition,
     /// What the left side equals.
     pub(crate) rhs: Rhs,
 }
+
+/// A side condition in code.
+pub(crate) type Condition = fn(&mut Match<'_>) -> Option<()>;
 
 /// The right side of a rule.
 pub(crate) enum Rhs {
@@ -49,12 +52,64 @@ pub(crate) fn always(_: &mut Match<'_>) -> Option<()> {
     Some(())
 }
 
+/// One side of an equation as it is written, classes at its leaves.
+#[derive(Clone, Debug)]
+pub(crate) enum Tree {
+    /// Whatever is in a class.
+    Class(Id),
+    /// A term.
+    Term(Head, Vec<Tree>),
+}
+
+impl Tree {
+    /// An op of trees.
+    pub(crate) fn op(op: &Op, operands: Vec<Tree>) -> Tree {
+        let (head, attrs) = encode(op);
+        let attrs = attrs.into_iter().map(|a| Tree::Term(Head::Attr(a), Vec::new()));
+        Tree::Term(head, operands.into_iter().chain(attrs).collect())
+    }
+
+    /// A term of the e-graph, down to the classes of its children.
+    pub(crate) fn term(term: &Term) -> Tree {
+        Tree::Term(term.head.clone(), term.children.iter().map(|&c| Tree::Class(c)).collect())
+    }
+
+    /// The same with another first child.
+    pub(crate) fn on(term: &Term, first: Tree) -> Tree {
+        let rest = term.children.iter().skip(1).map(|&c| Tree::Class(c));
+        Tree::Term(term.head.clone(), std::iter::once(first).chain(rest).collect())
+    }
+
+    fn pattern(ast: &PatternAst<Term>, subst: &Subst) -> Option<Tree> {
+        let mut trees: Vec<Tree> = Vec::with_capacity(ast.as_ref().len());
+        for node in ast.as_ref() {
+            trees.push(match node {
+                ENodeOrVar::Var(var) => Tree::Class(*subst.get(*var)?),
+                ENodeOrVar::ENode(term) => {
+                    let children = term.children.iter().map(|&c| trees[usize::from(c)].clone());
+                    Tree::Term(term.head.clone(), children.collect())
+                }
+            });
+        }
+        trees.pop()
+    }
+}
+
+/// Something a rule made equal; what a proof is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Equation {
+    pub(crate) rule: &'static str,
+    pub(crate) left: Tree,
+    pub(crate) right: Tree,
+}
+
 /// One place where a left side matched.
 pub(crate) struct Match<'a> {
     pub(crate) egraph: &'a mut EGraph,
     /// The class that the left side matched.
     pub(crate) root: Id,
     subst: Subst,
+    lhs: &'a PatternAst<Term>,
     rule: &'static str,
     unions: Vec<Id>,
 }
@@ -150,11 +205,6 @@ impl Match<'_> {
         sound.then(|| self.bind_attr(var, Attr::Real(Real::new(value))))
     }
 
-    /// Binds a variable to a class.
-    pub(crate) fn bind(&mut self, var: &str, id: Id) {
-        self.subst.insert(Self::var(var), id);
-    }
-
     /// The terms of a class with the given spelling, canonical, in a fixed order.
     pub(crate) fn terms(&self, id: Id, spelling: &str) -> Vec<Term> {
         self.egraph[id].nodes.iter().filter(|t| t.is(spelling)).cloned().collect()
@@ -172,13 +222,6 @@ impl Match<'_> {
         parents
     }
 
-    /// Adds `op` applied to classes; `None` when it has no type.
-    pub(crate) fn add(&mut self, op: &Op, operands: &[Id]) -> Option<Id> {
-        let (head, attrs) = encode(op);
-        let attrs: Vec<Id> = attrs.into_iter().map(|a| self.egraph.add(Term::attr(a))).collect();
-        self.add_term(head, operands.iter().copied().chain(attrs).collect())
-    }
-
     /// Adds a term; `None` when it has no type.
     pub(crate) fn add_term(&mut self, head: Head, children: Vec<Id>) -> Option<Id> {
         let mut term = Term::new(head, children);
@@ -187,15 +230,48 @@ impl Match<'_> {
         Some(self.egraph.add(term))
     }
 
-    /// Makes two classes one.
-    pub(crate) fn union(&mut self, a: Id, b: Id) {
-        if self.egraph.union(a, b) {
-            self.unions.push(self.egraph.find(a));
+    /// The left side as it matched.
+    pub(crate) fn left(&self) -> Option<Tree> {
+        Tree::pattern(self.lhs, &self.subst)
+    }
+
+    /// Writes a tree into the e-graph; `None` when it has no type.
+    pub(crate) fn write(&mut self, tree: &Tree) -> Option<Id> {
+        match tree {
+            Tree::Class(id) => Some(self.egraph.find(*id)),
+            Tree::Term(head @ Head::Attr(_), _) => {
+                Some(self.egraph.add(Term::new(head.clone(), Vec::new())))
+            }
+            Tree::Term(head, children) => {
+                let children: Option<Vec<Id>> = children.iter().map(|c| self.write(c)).collect();
+                self.add_term(head.clone(), children?)
+            }
         }
     }
 
+    /// Writes both sides of an equation and makes them one class; `None` when one has no type.
+    pub(crate) fn equal(&mut self, left: Tree, right: Tree) -> Option<()> {
+        let (a, b) = (self.write(&left)?, self.write(&right)?);
+        // Otherwise the analysis asserts: a rule that does this is a bug.
+        if self.type_of(a) != self.type_of(b)
+            && let Some(count) = &mut self.egraph.analysis.ill_typed
+        {
+            *count += 1;
+            return None;
+        }
+        if self.egraph.union(a, b) {
+            self.unions.push(self.egraph.find(a));
+            let rule = self.rule;
+            if let Some(equations) = &mut self.egraph.analysis.equations {
+                equations.push(Equation { rule, left, right });
+            }
+        }
+        Some(())
+    }
+
     /// The rules that wrote the terms which the left side matched: this one builds on them.
-    fn history(&self, lhs: &PatternAst<Term>) -> Vec<&'static str> {
+    fn history(&self) -> Vec<&'static str> {
+        let lhs = self.lhs;
         let mut earlier = Vec::new();
         let mut ids: Vec<Id> = Vec::with_capacity(lhs.as_ref().len());
         for node in lhs.as_ref() {
@@ -216,24 +292,6 @@ impl Match<'_> {
             ids.push(id);
         }
         earlier
-    }
-
-    fn instantiate(&mut self, ast: &PatternAst<Term>) -> Option<Id> {
-        let mut ids: Vec<Id> = Vec::with_capacity(ast.as_ref().len());
-        for node in ast.as_ref() {
-            let id = match node {
-                ENodeOrVar::Var(var) => self.subst[*var],
-                ENodeOrVar::ENode(term) => {
-                    let term = term.clone().map_children(|c| ids[usize::from(c)]);
-                    match term.head {
-                        Head::Attr(_) => self.egraph.add(term),
-                        _ => self.add_term(term.head, term.children)?,
-                    }
-                }
-            };
-            ids.push(id);
-        }
-        ids.last().copied()
     }
 }
 
@@ -258,16 +316,17 @@ impl Applier<Term, Facts> for RuleApplier {
             return Vec::new();
         }
         let (subst, rule) = (subst.clone(), self.rule.name);
-        let mut at = Match { egraph, root, subst, rule, unions: Vec::new() };
+        let mut at = Match { egraph, root, subst, lhs: &self.lhs, rule, unions: Vec::new() };
         if (self.rule.when)(&mut at).is_none() {
             return Vec::new();
         }
-        let history = at.history(&self.lhs);
+        let history = at.history();
         match (&self.rhs, &self.rule.rhs) {
+            // A right side without a type does not fire.
             (Some(ast), _) => {
-                if let Some(id) = at.instantiate(ast) {
-                    at.union(root, id);
-                }
+                let left = at.left();
+                let right = Tree::pattern(ast, &at.subst);
+                let _ = left.zip(right).and_then(|(left, right)| at.equal(left, right));
             }
             // A code side that gives up half-way has added terms at most, which is harmless.
             (None, Rhs::Code(code)) => drop(code(&mut at)),
@@ -279,6 +338,36 @@ impl Applier<Term, Facts> for RuleApplier {
         }
         at.unions
     }
+}
+
+/// The left sides of a rule, one per order of its commutative ops, each with the right side.
+pub(crate) fn sides(rule: &Rule) -> Vec<(Pattern<Term>, Option<PatternAst<Term>>)> {
+    let rhs = match rule.rhs {
+        Rhs::Pattern(text) => Some(parse(rule, text)),
+        Rhs::Code(_) => None,
+    };
+    let variants = orders(&parse(rule, rule.lhs));
+    variants.into_iter().map(|lhs| (Pattern::new(lhs), rhs.clone())).collect()
+}
+
+/// Applies a rule with a pattern for its right side at one match; whether it made anything equal.
+pub(crate) fn apply(
+    egraph: &mut EGraph,
+    rule: &Rule,
+    lhs: &Pattern<Term>,
+    rhs: &Option<PatternAst<Term>>,
+    root: Id,
+    subst: &Subst,
+) -> bool {
+    let subst = subst.clone();
+    let lhs = &lhs.ast;
+    let mut at = Match { egraph, root, subst, lhs, rule: rule.name, unions: Vec::new() };
+    if (rule.when)(&mut at).is_none() {
+        return false;
+    }
+    let right = rhs.as_ref().and_then(|ast| Tree::pattern(ast, &at.subst));
+    let _ = at.left().zip(right).and_then(|(left, right)| at.equal(left, right));
+    !at.unions.is_empty()
 }
 
 const COMMUTATIVE: [&str; 4] = ["add", "mul", "max", "min"];

@@ -12,6 +12,7 @@ use ir::{Dim, TensorType};
 
 use super::facts::{EGraph, Fact};
 use super::language::{Attr, Term};
+use super::rule::Tree;
 
 /// The digits of a view and of the base it was traced to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,20 +135,39 @@ const DEPTH: usize = 8;
 /// How many bases are looked at; models have a handful.
 const BASES: usize = 64;
 
+/// A class that another is a view of.
+#[derive(Clone)]
+pub(crate) struct Base {
+    pub(crate) class: Id,
+    pub(crate) trace: Trace,
+    /// The views between, outermost first.
+    chain: Vec<Term>,
+}
+
+impl Base {
+    /// The views, written out on their base.
+    pub(crate) fn written(&self) -> Tree {
+        let views = self.chain.iter().rev();
+        views.fold(Tree::Class(self.class), |below, view| Tree::on(view, below))
+    }
+}
+
 /// Every class that `id` is a view of, itself included, with the trace; nearest first.
-pub(crate) fn bases(egraph: &EGraph, id: Id) -> Vec<(Id, Trace)> {
+pub(crate) fn bases(egraph: &EGraph, id: Id) -> Vec<Base> {
     let Some(ty) = tensor_type(egraph, id) else { return Vec::new() };
-    let mut found = vec![(egraph.find(id), Trace::identity(ty))];
+    let (class, trace) = (egraph.find(id), Trace::identity(ty));
+    let mut found = vec![Base { class, trace, chain: Vec::new() }];
     let mut from = 0;
     for _ in 0..DEPTH {
         let until = found.len();
         for i in from..until {
-            let (class, trace) = found[i].clone();
+            let Base { class, trace, chain } = found[i].clone();
             for term in &egraph[class].nodes {
                 let Some((child, next)) = through(egraph, term, &trace) else { continue };
-                let known = found.iter().any(|(seen, other)| *seen == child && *other == next);
+                let known = found.iter().any(|b| b.class == child && b.trace == next);
                 if !known && found.len() < BASES {
-                    found.push((child, next));
+                    let chain = chain.iter().chain([term]).cloned().collect();
+                    found.push(Base { class: child, trace: next, chain });
                 }
             }
         }

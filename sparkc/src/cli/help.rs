@@ -102,17 +102,37 @@ Examples:
   sparkc verify tinypy.sparkc
   sparkc verify tinypy.sparkc/model.wplan --json";
 
+/// `verify-proof`.
+pub const VERIFY_PROOF: &str = "\
+A certificate lists the rewrites that lead from the model's graphs to the optimised ones. The checker
+knows the rules but nothing of the optimiser: it types every term, matches every step against its rule
+and follows the equations. Exit code 0: proven. 1: refused, with the line.
+
+Examples:
+  sparkc compile models/tinypy --emit cpu,proof
+  sparkc verify-proof tinypy.sparkc/cpu.proof --json";
+
+/// `explain`.
+pub const EXPLAIN: &str = "\
+Examples:
+  sparkc explain merge-projections
+  sparkc explain gain-into-weight --json";
+
 /// `opt`.
 pub const OPT: &str = "\
 Examples:
   sparkc opt tinypy.sparkc/model.spark --passes canonicalize,dce
-  sparkc opt layer.spark --passes O2 --print-after -o layer-opt.spark";
+  sparkc opt layer.spark --passes O2 --print-after egraph -o layer-opt.spark
+  sparkc opt layer.spark --passes O2 --stop-after egraph --proof layer.proof";
 
 /// `passes`.
 pub const PASSES: &str = "\
 Examples:
   sparkc passes
-  sparkc passes --json";
+  sparkc passes --json
+  sparkc passes extract egraph.json --json
+  sparkc passes verify-rules
+  sparkc passes fuzz --count 100000";
 
 /// `targets`.
 pub const TARGETS: &str = "\
@@ -145,8 +165,10 @@ mod tests {
             EVAL,
             INSPECT,
             VERIFY,
+            VERIFY_PROOF,
             OPT,
             PASSES,
+            EXPLAIN,
             TARGETS,
             COMPLETIONS,
         ];

@@ -16,7 +16,7 @@ use super::sweep;
 use crate::cli::{BuildArgs, CompileArgs, Emit, Quant};
 use crate::driver::cpu::{self, Executable};
 use crate::driver::wafer::{self, Planned};
-use crate::driver::{self, heldout, plan_file};
+use crate::driver::{self, Ask, heldout, plan_file};
 use crate::exit::Fault;
 use crate::output::{self, MARKER, Staging};
 use crate::report::built::Built;
@@ -34,6 +34,10 @@ pub mod names {
     pub const MAP: &str = "map.html";
     /// The optimised IR.
     pub const IR: &str = "model.spark";
+    /// Certificate of the executable's module.
+    pub const CPU_PROOF: &str = "cpu.proof";
+    /// Certificate of the plan's module.
+    pub const WAFER_PROOF: &str = "wafer.proof";
     /// Link to the model that was compiled.
     pub const SOURCE: &str = "source";
     /// Link to the weights of a .spark model.
@@ -70,18 +74,20 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     let emit = wanted(args, &model)?;
     let target = driver::target_of(&args.build)?;
     let destination = destination(args, &model);
+    let ask = Ask { proof: emit.contains(&Emit::Proof), ..Ask::default() };
     let staging = if args.dry_run { None } else { Some(Staging::begin(&destination)?) };
 
     // The plan first: it is made quickly, and "does not fit" should not come late.
     let planned = if emit.contains(&Emit::Wafer) || emit.contains(&Emit::Map) {
-        Some(progress.stage("plan the wafer", |bar| plan(&model, &args.build, &target, bar))?)
+        Some(progress.stage("plan the wafer", |bar| plan(&model, &args.build, &target, ask, bar))?)
     } else {
         None
     };
     let executable = if emit.contains(&Emit::Cpu) {
         let path = staging.as_ref().map(|s| s.path(names::EXECUTABLE));
-        let packed = progress
-            .stage("pack the executable", |bar| pack(&model, &args.build, path.as_deref(), bar));
+        let packed = progress.stage("pack the executable", |bar| {
+            pack(&model, &args.build, ask, path.as_deref(), bar)
+        });
         Some(packed.map_err(|error| under_final_name(error, &destination))?)
     } else {
         None
@@ -149,8 +155,14 @@ fn destination(args: &CompileArgs, model: &Model) -> PathBuf {
     args.output.clone().unwrap_or_else(default)
 }
 
-fn plan(model: &Model, build: &BuildArgs, target: &Target, bar: &ProgressBar) -> Result<Planned> {
-    wafer::compile(model, build, target, &|stage| {
+fn plan(
+    model: &Model,
+    build: &BuildArgs,
+    target: &Target,
+    ask: Ask,
+    bar: &ProgressBar,
+) -> Result<Planned> {
+    wafer::compile(model, build, target, ask, &|stage| {
         bar.set_message(format!("plan the wafer: {}", stage.name()));
     })
 }
@@ -158,11 +170,12 @@ fn plan(model: &Model, build: &BuildArgs, target: &Target, bar: &ProgressBar) ->
 fn pack(
     model: &Model,
     build: &BuildArgs,
+    ask: Ask,
     path: Option<&Path>,
     bar: &ProgressBar,
 ) -> Result<Executable> {
     let mut begun = false;
-    cpu::compile(model, build, path, &mut |p| {
+    cpu::compile(model, build, ask, path, &mut |p| {
         if !begun {
             progress::byte_steps(bar, p.total);
             begun = true;
@@ -228,7 +241,15 @@ fn finish(
     if emit.contains(&Emit::Ir) {
         staging.write(names::IR, ir_text(args, built, model)?.as_bytes())?;
     }
-    for name in [names::EXECUTABLE, names::PLAN, names::MAP, names::IR] {
+    if emit.contains(&Emit::Proof) {
+        let cpu = built.executable.as_ref().map(|e| (names::CPU_PROOF, &e.passes.proof));
+        let wafer = built.planned.as_ref().map(|(p, _)| (names::WAFER_PROOF, &p.passes.proof));
+        for (name, proof) in cpu.into_iter().chain(wafer) {
+            staging.write(name, proof.text.as_bytes())?;
+        }
+    }
+    let artefacts = [names::EXECUTABLE, names::PLAN, names::MAP, names::IR];
+    for name in artefacts.into_iter().chain([names::CPU_PROOF, names::WAFER_PROOF]) {
         if let Ok(metadata) = std::fs::metadata(staging.path(name)) {
             built.files.push((name.to_string(), metadata.len()));
         }
@@ -254,7 +275,9 @@ fn ir_text(args: &CompileArgs, built: &Built, model: &Model) -> Result<String> {
     let module = match (&built.executable, &built.planned) {
         (Some(executable), _) => executable.module.clone(),
         (None, Some((planned, _))) => planned.module.clone(),
-        (None, None) => driver::optimise(model, &args.build, &backend_cpu::CpuCost, false)?.0,
+        (None, None) => {
+            driver::optimise(model, &args.build, &backend_cpu::CpuCost, Ask::default())?.0
+        }
     };
     Ok(module.compact().to_string())
 }

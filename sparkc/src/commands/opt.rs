@@ -6,6 +6,7 @@ use passes::{Level, NeutralCost, Report, RunOptions};
 use serde_json::{Value, json};
 
 use crate::cli::OptArgs;
+use crate::exit::Fault;
 use crate::{driver, output};
 
 /// Runs it.
@@ -16,19 +17,33 @@ pub fn run(args: &OptArgs) -> Result<()> {
     let options = OpenOptions { weights: args.weights.clone(), ..OpenOptions::default() };
     let model = frontend::open(&args.file, &options)?;
     let mut module = model.module;
+    let list = pipeline(&args.passes);
     let report = {
         let dump = |index: usize, pass: &'static str, changed: bool, module: &ir::Module| {
+            if !args.print_after.as_ref().is_some_and(|only| only == "all" || only == pass) {
+                return;
+            }
             let note = if changed { "" } else { " (no change)" };
             crate::say(&format!("// after {index}: {pass}{note}\n{module}\n"));
         };
         let run_options = RunOptions {
             tier: driver::tier(args.numerics),
-            observe: args.print_after.then(|| Box::new(dump) as _),
+            stop_after: args.stop_after.as_ref().map(|stop| last_pass(list, stop)).transpose()?,
+            prove: args.proof.is_some(),
+            observe: Some(Box::new(dump)),
             weights: model.weights.as_ref().map(|w| w as &dyn ir::WeightSource),
             ..RunOptions::default()
         };
-        passes::run(pipeline(&args.passes), &mut module, &NeutralCost, run_options)?
+        passes::run(list, &mut module, &NeutralCost, run_options)?
     };
+    if let Some(path) = &args.proof {
+        if report.proof.text.is_empty() {
+            let fault =
+                Fault::bad_input("these passes search no e-graph, there is nothing to prove");
+            return Err(fault.advise("--passes O2, or a list with egraph in it").into());
+        }
+        output::write_file(path, report.proof.text.as_bytes())?;
+    }
     let text = module.compact().to_string();
     if let Some(path) = &args.output {
         output::write_file(path, text.as_bytes())?;
@@ -46,6 +61,20 @@ fn pipeline(list: &str) -> &str {
         Some(level) => level.pipeline(),
         None => list,
     }
+}
+
+/// How many passes to run: a number, or up to the first of a name.
+fn last_pass(list: &str, stop: &str) -> Result<usize> {
+    if let Ok(count) = stop.parse() {
+        return Ok(count);
+    }
+    let steps = passes::pipeline::parse(list)?;
+    let at = steps.iter().position(|step| step.name == stop);
+    at.map(|i| i + 1).ok_or_else(|| {
+        let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
+        let fault = Fault::bad_input(format!("--stop-after: `{stop}` is not among the passes"));
+        fault.advise(format!("a number, or one of {}", names.join(", "))).into()
+    })
 }
 
 fn as_json(report: &Report, text: &str) -> Value {

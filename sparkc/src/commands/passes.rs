@@ -1,11 +1,15 @@
 //! `sparkc passes`: every pass with its options, the pipelines of the optimisation levels, and every
 //! rewrite rule.
 
+mod extract;
+mod fuzz;
+mod verify_rules;
+
 use anyhow::Result;
 use passes::{Level, PassInfo, RuleInfo};
 use serde_json::{Value, json};
 
-use crate::cli::PassesArgs;
+use crate::cli::{PassesArgs, PassesCommand};
 use crate::output;
 use crate::report::table::Table;
 use crate::report::{self, Style};
@@ -13,8 +17,14 @@ use crate::report::{self, Style};
 /// Runs it.
 ///
 /// # Errors
-/// When standard output is closed.
+/// What a subcommand finds wrong.
 pub fn run(args: &PassesArgs) -> Result<()> {
+    match &args.command {
+        Some(PassesCommand::Extract(args)) => return extract::run(args),
+        Some(PassesCommand::VerifyRules(args)) => return verify_rules::run(args),
+        Some(PassesCommand::Fuzz(args)) => return fuzz::run(args),
+        None => {}
+    }
     if args.json {
         let passes: Vec<Value> = passes::passes().iter().map(as_json).collect();
         let levels: Vec<Value> = Level::ALL

@@ -9,7 +9,7 @@ use ir::Module;
 use passes::Report;
 use runtime::Cpu;
 
-use super::{assets, optimise, weights};
+use super::{Ask, assets, optimise, weights};
 use crate::cli::BuildArgs;
 use crate::exit::Fault;
 use crate::report::diag;
@@ -36,6 +36,7 @@ pub struct Executable {
 pub fn compile(
     model: &Model,
     build: &BuildArgs,
+    ask: Ask,
     path: Option<&Path>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Executable> {
@@ -48,7 +49,7 @@ pub fn compile(
             .advise(format!("use a sparkc built for {isa}"))
             .into());
     }
-    let (module, passes) = optimise(model, build, &CpuCost, false)?;
+    let (module, passes) = optimise(model, build, &CpuCost, ask)?;
     let source = weights(model)?;
     let mut assets = assets::assets(model, build.quant);
     assets.cpu = (build.cpu != Cpu::Native).then(|| build.cpu.to_string());

@@ -8,7 +8,7 @@ use ir::Module;
 use passes::Report;
 use plan::{Plan, Target};
 
-use super::{optimise, plan_file};
+use super::{Ask, optimise, plan_file};
 use crate::cli::{BuildArgs, WaferCount};
 use crate::exit::Fault;
 
@@ -34,9 +34,10 @@ pub fn compile(
     model: &Model,
     build: &BuildArgs,
     target: &Target,
+    ask: Ask,
     progress: &dyn Fn(Stage),
 ) -> Result<Planned> {
-    let (module, passes) = optimise(model, build, &WaferCost::new(target), false)?;
+    let (module, passes) = optimise(model, build, &WaferCost::new(target), ask)?;
     let wafers = match build.wafers {
         WaferCount::Auto if u64::from(target.width) * u64::from(target.height) < WAFER_PES => {
             Wafers::Target

@@ -370,6 +370,8 @@ pub fn passes_json(report: &Report) -> Value {
                 "stop": s.stop,
                 "cost_before": s.cost.0.units(),
                 "cost_after": s.cost.1.units(),
+                "cost_bound": s.bound.units(),
+                "recipe": s.recipe,
             })
         })
         .collect();

@@ -13,6 +13,7 @@ use backend_wafer::kernels::KernelError;
 use frontend::{ErrorClass, FrontendError};
 use ir::eval::EvalError;
 use passes::PassError;
+use passes::extract::gym::GymError;
 use plan::codec::CodecError;
 use plan::target::TargetError;
 use runtime::{PayloadError, SessionError, TextError};
@@ -112,6 +113,9 @@ fn explain_middle(cause: &(dyn Error + 'static)) -> Option<Explained> {
             PassError::Tier { needs, .. } => explained.advise(&format!("--numerics {needs}")),
             _ => explained,
         });
+    }
+    if let Some(error) = cause.downcast_ref::<GymError>() {
+        return Some(Explained::new(Exit::BadInput).code(error.code()));
     }
     if cause.is::<TargetError>() {
         let advice = "`sparkc targets wse3` prints a complete target to start from";

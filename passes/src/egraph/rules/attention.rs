@@ -11,8 +11,8 @@ use ir::{Dim, Op, Real, Symbol};
 
 use crate::Tier;
 use crate::egraph::language::Attr;
-use crate::egraph::rule::{Match, Rhs, Rule};
-use crate::egraph::views::bases;
+use crate::egraph::rule::{Match, Rhs, Rule, Tree, always};
+use crate::egraph::views::{Base, bases};
 
 const HEADS_FIRST: &str = "(transpose (attention (transpose ?q perm:1,0,2) (transpose ?k perm:2,0,1) \
                            (transpose ?v perm:1,0,2) ?scale ?w) perm:1,0,2)";
@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "softmax(s q k + causal mask) v, head by head, is what attention computes.",
         lhs: "(matmul (softmax (add (mul (matmul ?q ?k) (const ?scale)) (causal_mask ?w))) ?v)",
         condition: "q[H, T, D], k[H, D, C + T], v[H, C + T, E]",
-        when: heads_first,
+        when: always,
         rhs: Rhs::Pattern(HEADS_FIRST),
     },
     Rule {
@@ -71,6 +71,24 @@ pub(super) const RULES: &[Rule] = &[
         rhs: Rhs::Pattern("(attention ?q ?k ?v ?t ?w)"),
     },
     Rule {
+        name: "attention-key-shift",
+        tier: Tier::Reassoc,
+        why: "q (k + b) = q k + q b, the same for every key, and softmax does not see what all scores share.",
+        lhs: "(attention ?q (add ?k ?b) ?v ?s ?w)",
+        condition: "b[G, D] is the same for every token",
+        when: shared_by_tokens,
+        rhs: Rhs::Pattern("(attention ?q ?k ?v ?s ?w)"),
+    },
+    Rule {
+        name: "attention-value-shift",
+        tier: Tier::Reassoc,
+        why: "Weights of attention add up to 1, so what is added to every value is added to their mean.",
+        lhs: "(attention ?q ?k (add ?v ?b) ?s ?w)",
+        condition: "b is the same for every token and fits the heads of q, or the right side has no type",
+        when: always,
+        rhs: Rhs::Pattern("(add (attention ?q ?k ?v ?s ?w) ?b)"),
+    },
+    Rule {
         name: "scale-out-of-rope",
         tier: Tier::Reassoc,
         why: "A rotation is linear: scalars pass through.",
@@ -85,8 +103,8 @@ pub(super) const RULES: &[Rule] = &[
         why: "attention reads key head h / (H/G) itself, so heads need not be repeated before it.",
         lhs: "(attention ?q ?k ?v ?s ?w)",
         condition: "k and v are views that repeat each of G heads H/G times in a row",
-        when: unrepeat_heads,
-        rhs: Rhs::Pattern("(attention ?q ?kg ?vg ?s ?w)"),
+        when: always,
+        rhs: Rhs::Code(unrepeat_heads),
     },
     Rule {
         name: "attention-grouped",
@@ -103,44 +121,51 @@ fn heads_first(m: &mut Match<'_>) -> Option<()> {
     (m.rank("?q")? == 3 && m.rank("?k")? == 3 && m.rank("?v")? == 3).then_some(())
 }
 
+/// Whether ?b has an element per head and column of the keys, and none per token.
+fn shared_by_tokens(m: &mut Match<'_>) -> Option<()> {
+    let (b, x) = (m.ty("?b")?.dims, m.ty("?k")?.dims);
+    (x.len() == 3 && b.len() == 2 && b[..] == x[1..]).then_some(())
+}
+
 /// Finds the tensor with fewer heads that `repeated` [S, H, D] is a view of.
-fn fewer_heads(m: &Match<'_>, repeated: Id, groups: Option<&Dim>) -> Option<Id> {
-    let found = bases(m.egraph, repeated).into_iter().find(|(base, trace)| {
-        let Some(ty) = m.type_of(*base).filter(|t| t.rank() == 3) else { return false };
+fn fewer_heads(m: &Match<'_>, repeated: Id, groups: Option<&Dim>) -> Option<Base> {
+    bases(m.egraph, repeated).into_iter().find(|base| {
+        let Some(ty) = m.type_of(base.class).filter(|t| t.rank() == 3) else { return false };
+        let trace = &base.trace;
         let [s, h, d] = trace.view.as_slice() else { return false };
         let fewer = trace.base[0] == *s && trace.base[2] == *d && trace.base[1].len() < h.len();
         fewer && h.starts_with(&trace.base[1]) && groups.is_none_or(|g| ty.dims[1] == *g)
-    });
-    found.map(|f| f.0)
+    })
 }
 
 fn unrepeat_heads(m: &mut Match<'_>) -> Option<()> {
     let keys = fewer_heads(m, m.id("?k"), None)?;
-    let groups = m.type_of(keys)?.dims[1].clone();
+    let groups = m.type_of(keys.class)?.dims[1].clone();
     let values = fewer_heads(m, m.id("?v"), Some(&groups))?;
-    m.bind("?kg", keys);
-    m.bind("?vg", values);
-    Some(())
+    let (q, scale, window) = (m.id("?q"), m.real("?s")?, window(m)?);
+    let op = Op::Attention { scale: Real::new(scale), window };
+    let of = |k: Tree, v: Tree| Tree::op(&op, vec![Tree::Class(q), k, v]);
+    let shared = of(Tree::Class(keys.class), Tree::Class(values.class));
+    m.equal(of(keys.written(), values.written()), shared)
+}
+
+fn window(m: &Match<'_>) -> Option<Option<usize>> {
+    if let Attr::Window(window) = m.attr("?w")? { Some(window) } else { None }
 }
 
 /// Flattens the two head axes, applies attention tokens first, and restores the axes.
 fn attention_grouped(m: &mut Match<'_>) -> Option<()> {
     let out = m.type_of(m.root)?.dims;
-    let flat = |m: &mut Match<'_>, var: &str, perm: [usize; 3]| {
+    debug_assert_eq!(out[2], Dim::from(Symbol::T), "attention checks its tokens");
+    let flat = |var: &str, perm: [usize; 3]| -> Option<Tree> {
         let dims = m.ty(var)?.dims;
         let dims = vec![&dims[0] * &dims[1], dims[2].clone(), dims[3].clone()];
-        let flat = m.add(&Op::Reshape(dims), &[m.id(var)])?;
-        m.add(&Op::Transpose(perm.to_vec()), &[flat])
+        let flat = Tree::op(&Op::Reshape(dims), vec![Tree::Class(m.id(var))]);
+        Some(Tree::op(&Op::Transpose(perm.to_vec()), vec![flat]))
     };
-    let q = flat(m, "?q", [1, 0, 2])?;
-    let k = flat(m, "?k", [2, 0, 1])?;
-    let v = flat(m, "?v", [1, 0, 2])?;
-    let Attr::Window(window) = m.attr("?w")? else { return None };
-    let scale = Real::new(m.real("?scale")?);
-    let mixed = m.add(&Op::Attention { scale, window }, &[q, k, v])?;
-    let first = m.add(&Op::Transpose(vec![1, 0, 2]), &[mixed])?;
-    debug_assert_eq!(out[2], Dim::from(Symbol::T), "attention checks its tokens");
-    let same = m.add(&Op::Reshape(out), &[first])?;
-    m.union(m.root, same);
-    Some(())
+    let operands = vec![flat("?q", [1, 0, 2])?, flat("?k", [2, 0, 1])?, flat("?v", [1, 0, 2])?];
+    let (scale, window) = (Real::new(m.real("?scale")?), window(m)?);
+    let mixed = Tree::op(&Op::Attention { scale, window }, operands);
+    let first = Tree::op(&Op::Transpose(vec![1, 0, 2]), vec![mixed]);
+    m.equal(m.left()?, Tree::op(&Op::Reshape(out), vec![first]))
 }

@@ -34,6 +34,59 @@ pub(super) const RULES: &[Rule] = &[
         rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
     },
     Rule {
+        name: "matmul-absorb-left",
+        tier: Tier::Reassoc,
+        why: "a (w c) = (a w) c: a constant between two activations goes to the smaller one (absorption of latent keys).",
+        lhs: "(matmul ?a (matmul ?b ?c))",
+        condition: "b is a constant matrix, a and c are run-time matrices",
+        when: |m| {
+            let matrices = m.rank("?a")? == 2 && m.rank("?b")? == 2 && m.rank("?c")? == 2;
+            (matrices && m.cc("?b") && !m.cc("?a") && !m.cc("?c")).then_some(())
+        },
+        rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
+    },
+    Rule {
+        name: "matmul-absorb-right",
+        tier: Tier::Reassoc,
+        why: "a (b w) = (a b) w: a constant behind two activations is applied to their product (absorption of latent values).",
+        lhs: "(matmul ?a (matmul ?b ?c))",
+        condition: "c is a constant matrix, a and b are run-time matrices",
+        when: |m| {
+            let matrices = m.rank("?a")? == 2 && m.rank("?b")? == 2 && m.rank("?c")? == 2;
+            (matrices && m.cc("?c") && !m.cc("?a") && !m.cc("?b")).then_some(())
+        },
+        rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
+    },
+    Rule {
+        name: "shift-through-matmul",
+        tier: Tier::Reassoc,
+        why: "(x + b) w = x w + b w, and b w is computed once, when packing (the shift of a layer norm becomes a bias).",
+        lhs: "(matmul (add ?x ?b) ?w)",
+        condition: "x is a run-time matrix, b a constant vector, w a constant matrix",
+        when: |m| {
+            let ranks = m.rank("?x")? == 2 && m.rank("?b")? == 1 && m.rank("?w")? == 2;
+            let constant = !m.cc("?x") && m.cc("?b") && m.cc("?w");
+            (ranks && constant).then_some(())?;
+            let width = m.ty("?b")?.dims.first()?.clone();
+            (m.ty("?x")?.dims.last()? == &width).then_some(())?;
+            m.bind_attr("?d", Attr::Dims(vec![1.into(), width]));
+            Some(())
+        },
+        rhs: Rhs::Pattern("(add (matmul ?x ?w) (matmul (reshape ?b ?d) ?w))"),
+    },
+    Rule {
+        name: "scale-into-table",
+        tier: Tier::Exact,
+        why: "A row of a scaled table is the scaled row, and the table is scaled once, when packing.",
+        lhs: "(mul (gather ?t ?i) (const ?c))",
+        condition: "t is a constant of f32: a narrower table would have to be widened to hold the products",
+        when: |m| {
+            let wide = m.ty("?t")?.dtype == tensor::DType::F32;
+            (wide && m.cc("?t")).then_some(())
+        },
+        rhs: Rhs::Pattern("(gather (mul ?t (const ?c)) ?i)"),
+    },
+    Rule {
         name: "matmul-distribute-low-rank",
         tier: Tier::Reassoc,
         why: "x (w + d) = x w + x d; a low-rank update d (LoRA) is cheap to apply on its own.",

@@ -13,7 +13,7 @@ use tensor::DType;
 
 use crate::Tier;
 use crate::egraph::language::Attr;
-use crate::egraph::rule::{Match, Rhs, Rule, always};
+use crate::egraph::rule::{Match, Rhs, Rule, Tree, always};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -57,7 +57,13 @@ fn merge_projections(m: &mut Match<'_>) -> Option<()> {
         let as_stored = as_stored.iter().find(|t| m.attr_of(t.children[1]) == Some(swap.clone()));
         let weight = match as_stored {
             Some(term) => m.egraph.find(term.children[0]),
-            None => m.add(&Op::Transpose(vec![1, 0]), &[right])?,
+            // Transposed twice is as it was: that equation is part of what this rule says.
+            None => {
+                let swapped = |w: Tree| Tree::op(&Op::Transpose(vec![1, 0]), vec![w]);
+                let once = swapped(Tree::Class(right));
+                m.equal(Tree::Class(right), swapped(once.clone()))?;
+                m.write(&once)?
+            }
         };
         if is_merged(m, weight) || is_merged(m, right) {
             continue;
@@ -86,27 +92,27 @@ fn is_merged(m: &Match<'_>, weight: Id) -> bool {
 }
 
 fn write_merged(m: &mut Match<'_>, x: Id, parts: &[Part]) -> Option<()> {
-    let weights: Vec<Id> = parts.iter().map(|p| p.weight).collect();
-    let joined = m.add(&Op::Concat { axis: 0 }, &weights)?;
-    let columns = m.add(&Op::Transpose(vec![1, 0]), &[joined])?;
-    let product = m.add(&Op::Matmul, &[x, columns])?;
+    let swapped = |w: Tree| Tree::op(&Op::Transpose(vec![1, 0]), vec![w]);
+    let product = |w: Tree| Tree::op(&Op::Matmul, vec![Tree::Class(x), swapped(w)]);
+    let weights = parts.iter().map(|p| Tree::Class(p.weight)).collect();
+    let merged = product(Tree::op(&Op::Concat { axis: 0 }, weights));
     let mut start = 0;
     for part in parts {
         let end = start + part.columns;
         let slice = Op::Slice { axis: 1, start: start.into(), end: end.into() };
-        let same = m.add(&slice, &[product])?;
-        m.union(part.class, same);
+        m.equal(product(Tree::Class(part.weight)), Tree::op(&slice, vec![merged.clone()]))?;
         start = end;
     }
     Some(())
 }
 
-/// A slice of the last axis with a bias added: range, class of the sum, bias.
+/// A slice of the last axis with a bias added: range and bias.
 struct Biased {
     start: usize,
     end: usize,
-    sum: Id,
     bias: Id,
+    /// Whether the bias is the first operand.
+    bias_first: bool,
 }
 
 fn merge_biases(m: &mut Match<'_>) -> Option<()> {
@@ -125,10 +131,10 @@ fn merge_biases(m: &mut Match<'_>) -> Option<()> {
             _ => None,
         };
         let (Some(start), Some(end)) = (bound(2), bound(3)) else { continue };
-        if let Some((sum, bias)) = bias_of(m, slice, end - start)
+        if let Some((bias, bias_first)) = bias_of(m, slice, end - start)
             && !found.iter().any(|b| b.start == start)
         {
-            found.push(Biased { start, end, sum, bias });
+            found.push(Biased { start, end, bias, bias_first });
         }
     }
     found.sort_by_key(|b| b.start);
@@ -136,23 +142,28 @@ fn merge_biases(m: &mut Match<'_>) -> Option<()> {
     if found.len() < 2 || !gapless || found[0].start != 0 || found.last()?.end != width {
         return None;
     }
-    let biases: Vec<Id> = found.iter().map(|b| b.bias).collect();
-    let joined = m.add(&Op::Concat { axis: 0 }, &biases)?;
-    let sum = m.add(&Op::Binary(ir::BinaryOp::Add), &[x, joined])?;
+    let biases = found.iter().map(|b| Tree::Class(b.bias)).collect();
+    let joined = Tree::op(&Op::Concat { axis: 0 }, biases);
+    let add = |a: Tree, b: Tree| Tree::op(&Op::Binary(ir::BinaryOp::Add), vec![a, b]);
+    let sum = add(Tree::Class(x), joined);
     for part in found {
         let slice = Op::Slice { axis: last, start: part.start.into(), end: part.end.into() };
-        let same = m.add(&slice, &[sum])?;
-        m.union(part.sum, same);
+        let slice = |of: Tree| Tree::op(&slice, vec![of]);
+        let (mut a, mut b) = (slice(Tree::Class(x)), Tree::Class(part.bias));
+        if part.bias_first {
+            std::mem::swap(&mut a, &mut b);
+        }
+        m.equal(add(a, b), slice(sum.clone()))?;
     }
     Some(())
 }
 
-/// The sum of a slice and a constant vector of its width, and the vector.
-fn bias_of(m: &Match<'_>, slice: Id, width: usize) -> Option<(Id, Id)> {
-    m.parents(slice).into_iter().find_map(|(sum, term)| {
+/// The constant vector that is added to a slice, and whether it stands first.
+fn bias_of(m: &Match<'_>, slice: Id, width: usize) -> Option<(Id, bool)> {
+    m.parents(slice).into_iter().find_map(|(_, term)| {
         let at = term.children.iter().position(|&c| c == slice)?;
         let bias = *term.children.get(1 - at.min(1))?;
         let vector = term.is("add") && m.type_of(bias)?.dims == [Dim::from(width)] && m.is_cc(bias);
-        vector.then_some((sum, bias))
+        vector.then_some((bias, at == 1))
     })
 }

@@ -1,9 +1,17 @@
 //! Gated MLPs: activations spelled out, and act(gate) * up.
 //!
-//! erf-gelu and tanh-gelu are different functions and never made equal.
+//! erf-gelu and tanh-gelu are different functions and never made equal. The constants of tanh-gelu are
+//! compared as f32, in which they act: 0.79788456 is sqrt(2/pi), and nothing near it is.
 
 use crate::Tier;
-use crate::egraph::rule::{Rhs, Rule, always};
+use crate::egraph::rule::{Match, Rhs, Rule, always};
+
+/// tanh(sqrt(2/pi) (x + 0.044715 x^3)) + 1, constants as variables.
+macro_rules! tanh_gate {
+    () => {
+        "(add (tanh (mul (add ?x (mul (mul (square ?x) ?x) (const ?c))) (const ?k))) (const ?o))"
+    };
+}
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -17,12 +25,30 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "relu",
-        tier: Tier::Exact,
-        why: "The larger of x and 0 is relu(x).",
+        tier: Tier::Reassoc,
+        why: "The larger of x and 0 is relu(x), but for the sign of a zero and for NaN.",
         lhs: "(max ?x (const real:0.0))",
         condition: "",
         when: always,
         rhs: Rhs::Pattern("(act ?x act:relu)"),
+    },
+    Rule {
+        name: "gelu-tanh",
+        tier: Tier::Reassoc,
+        why: "(x/2) (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) is gelu_tanh(x), intermediates kept wide.",
+        lhs: concat!("(mul (mul ?x (const ?h)) ", tanh_gate!(), ")"),
+        condition: "h is 1/2, c 0.044715, k sqrt(2/pi), o 1, as f32",
+        when: gelu_constants,
+        rhs: Rhs::Pattern("(act ?x act:gelu_tanh)"),
+    },
+    Rule {
+        name: "gelu-tanh-halved-last",
+        tier: Tier::Reassoc,
+        why: "As gelu-tanh, halved at the end.",
+        lhs: concat!("(mul (mul ?x ", tanh_gate!(), ") (const ?h))"),
+        condition: "as gelu-tanh",
+        when: gelu_constants,
+        rhs: Rhs::Pattern("(act ?x act:gelu_tanh)"),
     },
     Rule {
         name: "glu",
@@ -37,3 +63,10 @@ pub(super) const RULES: &[Rule] = &[
         rhs: Rhs::Pattern("(glu ?g ?u ?a)"),
     },
 ];
+
+fn gelu_constants(m: &mut Match<'_>) -> Option<()> {
+    let is = |name: &str, value: f64| Some(m.real(name)? as f32 == value as f32);
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    let all = is("?h", 0.5)? && is("?c", 0.044_715)? && is("?k", root)? && is("?o", 1.0)?;
+    all.then_some(())
+}

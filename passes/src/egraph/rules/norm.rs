@@ -51,11 +51,8 @@ pub(super) const RULES: &[Rule] = &[
         tier: Tier::Exact,
         why: "A vector multiplied onto the normalised rows is the gain of rms_norm.",
         lhs: "(mul (rms_norm ?x ?eps) ?g)",
-        condition: "g is a vector as wide as x",
-        when: |m| {
-            let (x, g) = (m.ty("?x")?, m.ty("?g")?);
-            (g.rank() == 1 && g.dims.last() == x.dims.last()).then_some(())
-        },
+        condition: "g is a vector as wide as x, or the right side has no type",
+        when: always,
         rhs: Rhs::Pattern("(rms_norm ?x ?g ?eps)"),
     },
     Rule {

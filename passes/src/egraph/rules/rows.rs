@@ -8,7 +8,7 @@ use ir::{Dim, Op};
 
 use crate::Tier;
 use crate::egraph::language::Term;
-use crate::egraph::rule::{Match, Rhs, Rule, always};
+use crate::egraph::rule::{Match, Rhs, Rule, Tree, always};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -34,8 +34,8 @@ pub(super) const RULES: &[Rule] = &[
         tier: Tier::Exact,
         why: "Each row is normalised on its own, by the same gain.",
         lhs: "(slice (rms_norm ?x ?g ?eps) ?a ?s ?e)",
-        condition: "the axis is not the last",
-        when: not_last,
+        condition: "the gain fits, so the axis is not the last",
+        when: always,
         rhs: Rhs::Pattern("(rms_norm (slice ?x ?a ?s ?e) ?g ?eps)"),
     },
     Rule {
@@ -52,8 +52,8 @@ pub(super) const RULES: &[Rule] = &[
         tier: Tier::Exact,
         why: "A row of a gather is one id looked up.",
         lhs: "(slice (gather ?t ?i) axis:0 ?s ?e)",
-        condition: "the ids have an axis",
-        when: |m| (m.rank("?i")? >= 1).then_some(()),
+        condition: "the ids have an axis, or the right side has no type",
+        when: always,
         rhs: Rhs::Pattern("(gather ?t (slice ?i axis:0 ?s ?e))"),
     },
     Rule {
@@ -83,23 +83,25 @@ fn slice_elementwise(m: &mut Match<'_>) -> Option<()> {
     let (axis, start, end) = (m.axis("?a")?, m.dim("?s")?, m.dim("?e")?);
     let y = m.id("?y");
     let whole = m.type_of(y)?;
+    let slice = |axis: usize, of: Tree| {
+        Tree::op(&Op::Slice { axis, start: start.clone(), end: end.clone() }, vec![of])
+    };
     let terms = m.egraph[y].nodes.clone();
     for term in terms.iter().filter(|t| is_elementwise(t)) {
-        let slice_operand = |m: &mut Match<'_>, child: Id| -> Option<Id> {
-            let Some(ty) = m.type_of(child) else { return Some(child) };
+        let slice_operand = |child: Id| -> Tree {
+            let Some(ty) = m.type_of(child) else { return Tree::Class(child) };
             let Some(own) = (axis + ty.rank()).checked_sub(whole.rank()) else {
-                return Some(child);
+                return Tree::Class(child);
             };
             if ty.dims[own] == Dim::from(1) && whole.dims[axis] != Dim::from(1) {
-                return Some(child);
+                return Tree::Class(child);
             }
-            m.add(&Op::Slice { axis: own, start: start.clone(), end: end.clone() }, &[child])
+            slice(own, Tree::Class(child))
         };
-        let children: Option<Vec<Id>> =
-            term.children.clone().into_iter().map(|c| slice_operand(m, c)).collect();
-        let same = children.and_then(|c| m.add_term(term.head.clone(), c));
-        if let Some(same) = same.filter(|&s| m.type_of(s) == m.type_of(m.root)) {
-            m.union(m.root, same);
+        let operands = term.children.iter().map(|&c| slice_operand(c)).collect();
+        let same = Tree::Term(term.head.clone(), operands);
+        if m.write(&same).is_some_and(|s| m.type_of(s) == m.type_of(m.root)) {
+            m.equal(slice(axis, Tree::term(term)), same)?;
         }
     }
     Some(())

@@ -7,7 +7,7 @@ use ir::{Dim, Op};
 
 use crate::Tier;
 use crate::egraph::language::Attr;
-use crate::egraph::rule::{Match, Rhs, Rule, always};
+use crate::egraph::rule::{Match, Rhs, Rule, Tree, always};
 use crate::egraph::views::bases;
 
 pub(super) const RULES: &[Rule] = &[
@@ -214,22 +214,24 @@ fn leading_ones(m: &mut Match<'_>) -> Option<()> {
 fn shorten_chain(m: &mut Match<'_>) -> Option<()> {
     let root = m.root;
     let ty = m.type_of(root)?;
-    for (base, trace) in bases(m.egraph, root) {
-        if base == m.egraph.find(root) {
+    for base in bases(m.egraph, root) {
+        if base.class == m.egraph.find(root) {
             continue;
         }
-        let base_ty = m.type_of(base)?;
-        let same = if trace.is_identity() && base_ty == ty {
-            Some(base)
-        } else if let Some(perm) = trace.as_transpose() {
-            m.add(&Op::Transpose(perm), &[base]).filter(|&id| m.type_of(id) == Some(ty.clone()))
-        } else if trace.is_reshape() && base_ty.dtype == ty.dtype {
-            m.add(&Op::Reshape(ty.dims.clone()), &[base])
+        let base_ty = m.type_of(base.class)?;
+        let plain = Tree::Class(base.class);
+        let same = if base.trace.is_identity() && base_ty == ty {
+            plain
+        } else if let Some(perm) = base.trace.as_transpose() {
+            Tree::op(&Op::Transpose(perm), vec![plain])
+        } else if base.trace.is_reshape() && base_ty.dtype == ty.dtype {
+            Tree::op(&Op::Reshape(ty.dims.clone()), vec![plain])
         } else {
-            None
+            continue;
         };
-        if let Some(same) = same {
-            m.union(root, same);
+        // Extents of 1 have no digits: a permutation of digits may still give other dims.
+        if m.write(&same).is_some_and(|id| m.type_of(id).as_ref() == Some(&ty)) {
+            m.equal(base.written(), same)?;
         }
     }
     Some(())
@@ -249,18 +251,20 @@ fn as_slice(m: &Match<'_>, term: &crate::egraph::language::Term) -> Option<(Id, 
 
 fn slice_of_concat(m: &mut Match<'_>) -> Option<()> {
     let (axis, start, end) = (m.axis("?a")?, m.dim("?s")?.as_const()?, m.dim("?e")?.as_const()?);
+    let range = |start: usize, end: usize, of: Tree| {
+        Tree::op(&Op::Slice { axis, start: start.into(), end: end.into() }, vec![of])
+    };
     for concat in m.terms(m.id("?x"), "concat") {
         let (attr, parts) = concat.children.split_last()?;
         if m.attr_of(*attr)? != Attr::Axis(axis) {
             continue;
         }
+        let left = range(start, end, Tree::term(&concat));
         let (mut at, mut whole) = (0, Vec::new());
         for &part in parts {
             let len = m.type_of(part)?.dims[axis].as_const()?;
             if at <= start && end <= at + len {
-                let range = Op::Slice { axis, start: (start - at).into(), end: (end - at).into() };
-                let same = m.add(&range, &[part])?;
-                m.union(m.root, same);
+                m.equal(left.clone(), range(start - at, end - at, Tree::Class(part)))?;
             }
             if start <= at && at + len <= end {
                 whole.push((at, at + len, part));
@@ -269,9 +273,8 @@ fn slice_of_concat(m: &mut Match<'_>) -> Option<()> {
         }
         let (Some(first), Some(last)) = (whole.first(), whole.last()) else { continue };
         if whole.len() > 1 && first.0 == start && last.1 == end {
-            let parts: Vec<Id> = whole.iter().map(|w| w.2).collect();
-            let same = m.add(&Op::Concat { axis }, &parts)?;
-            m.union(m.root, same);
+            let parts = whole.iter().map(|w| Tree::Class(w.2)).collect();
+            m.equal(left, Tree::op(&Op::Concat { axis }, parts))?;
         }
     }
     Some(())
@@ -279,7 +282,7 @@ fn slice_of_concat(m: &mut Match<'_>) -> Option<()> {
 
 fn concat_of_slices(m: &mut Match<'_>) -> Option<()> {
     let (x, axis) = (m.egraph.find(m.id("?x")), m.axis("?a")?);
-    for (class, concat) in m.parents(m.root) {
+    for (_, concat) in m.parents(m.root) {
         let Some((attr, parts)) = concat.children.split_last() else { continue };
         if !concat.is("concat") || m.attr_of(*attr)? != Attr::Axis(axis) {
             continue;
@@ -290,10 +293,13 @@ fn concat_of_slices(m: &mut Match<'_>) -> Option<()> {
         };
         let Some(ranges) = parts.iter().map(range_of).collect::<Option<Vec<_>>>() else { continue };
         if ranges.windows(2).all(|w| w[0].3 == w[1].2) {
-            let (start, end) = (ranges.first()?.2.clone(), ranges.last()?.3.clone());
-            if let Some(same) = m.add(&Op::Slice { axis, start, end }, &[x]) {
-                m.union(class, same);
-            }
+            let slice = |start: &Dim, end: &Dim| {
+                let op = Op::Slice { axis, start: start.clone(), end: end.clone() };
+                Tree::op(&op, vec![Tree::Class(x)])
+            };
+            let joined = ranges.iter().map(|r| slice(&r.2, &r.3)).collect();
+            let whole = slice(&ranges.first()?.2, &ranges.last()?.3);
+            m.equal(Tree::op(&Op::Concat { axis }, joined), whole);
         }
     }
     Some(())
@@ -301,7 +307,7 @@ fn concat_of_slices(m: &mut Match<'_>) -> Option<()> {
 
 fn concat_of_transposes(m: &mut Match<'_>) -> Option<()> {
     let swap = Attr::Perm(vec![1, 0]);
-    for (class, concat) in m.parents(m.root) {
+    for (_, concat) in m.parents(m.root) {
         let Some((attr, parts)) = concat.children.split_last() else { continue };
         if !concat.is("concat") || m.attr_of(*attr)? != Attr::Axis(1) {
             continue;
@@ -314,9 +320,11 @@ fn concat_of_transposes(m: &mut Match<'_>) -> Option<()> {
                 .map(|t| t.children[0])
         };
         let Some(sources) = parts.iter().map(source).collect::<Option<Vec<_>>>() else { continue };
-        let joined = m.add(&Op::Concat { axis: 0 }, &sources)?;
-        let same = m.add(&Op::Transpose(vec![1, 0]), &[joined])?;
-        m.union(class, same);
+        let transposed = |x: Tree| Tree::op(&Op::Transpose(vec![1, 0]), vec![x]);
+        let parts = sources.iter().map(|&s| transposed(Tree::Class(s))).collect();
+        let rows = sources.iter().map(|&s| Tree::Class(s)).collect();
+        let joined = Tree::op(&Op::Concat { axis: 0 }, rows);
+        m.equal(Tree::op(&Op::Concat { axis: 1 }, parts), transposed(joined))?;
     }
     Some(())
 }

@@ -7,11 +7,12 @@ use passes::{CostModel, Report};
 use serde_json::json;
 
 use crate::cli::{InspectArgs, ModelArgs};
+use crate::driver::{self, Ask};
+use crate::output;
 use crate::report::built::{passes_json, saving};
 use crate::report::progress::Progress;
 use crate::report::table::Table;
 use crate::report::{self, Style};
-use crate::{driver, output};
 
 /// Shows it.
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -20,9 +21,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let model = driver::open(&model_args, args.build.context)?;
     let target = driver::target(&args.build.target)?;
     let progress = Progress::new();
+    let ask = Ask { attribution: true, ..Ask::default() };
     let optimise = |name: &str, cost: &dyn CostModel| {
         progress.stage(&format!("optimise for {name}"), |_| {
-            driver::optimise(&model, &args.build, cost, true).map(|(_, report)| report)
+            driver::optimise(&model, &args.build, cost, ask).map(|(_, report)| report)
         })
     };
     let cpu = optimise("cpu", &CpuCost)?;
