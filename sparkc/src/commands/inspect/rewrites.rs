@@ -46,13 +46,18 @@ fn render(target: &str, report: &Report, colored: bool) -> String {
     let mut text = format!("{title}: {}\n", saving(report));
     let mut table = Table::new(&["rewrite", "tier", "where", ">times", ">saves", "because"]);
     for rewrite in &report.rewrites {
-        let per_step = |saved: i64| saved.saturating_mul(rewrite.layers as i64);
+        // Of what the model costs after optimising.
+        let whole = (report.cost.1.units() as f64).max(1.0);
+        let share = |saved: i64| match saved.saturating_mul(rewrite.layers as i64) {
+            i64::MAX => "needed".to_string(),
+            saved => format!("{:.2} %", 100.0 * saved as f64 / whole),
+        };
         table.row([
             rewrite.rule.to_string(),
             rewrite.tier.name().to_string(),
             format!("@{} x{}", rewrite.graph, rewrite.layers),
             rewrite.nodes.len().to_string(),
-            rewrite.saved.map_or("-".to_string(), |s| per_step(s).to_string()),
+            rewrite.saved.map_or("-".to_string(), share),
             rewrite.why.to_string(),
         ]);
     }
