@@ -110,8 +110,17 @@ pub struct Staging {
 pub const MARKER: &str = "report.json";
 
 /// Everything `compile` puts into an output directory.
-const ENTRIES: [&str; 7] =
-    ["map.html", "model", "model.spark", "model.wplan", MARKER, "source", "source-weights"];
+const ENTRIES: [&str; 9] = [
+    "cpu.proof",
+    "map.html",
+    "model",
+    "model.spark",
+    "model.wplan",
+    MARKER,
+    "source",
+    "source-weights",
+    "wafer.proof",
+];
 
 impl Staging {
     /// Begins a directory that will stand at `destination`.

@@ -33,8 +33,10 @@ fn every_screen_of_help() {
         "eval",
         "inspect",
         "verify",
+        "verify-proof",
         "opt",
         "passes",
+        "explain",
         "targets",
         "completions",
     ] {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{bounds, tile};
 use crate::cli::{InspectArgs, ModelArgs};
-use crate::driver::{self, plan_file, wafer};
+use crate::driver::{self, Ask, plan_file, wafer};
 use crate::exit::Fault;
 use crate::output;
 use crate::report::progress::Progress;
@@ -21,8 +21,9 @@ pub(super) fn run_compiled(args: &InspectArgs) -> Result<()> {
     let model_args = ModelArgs { model, weights, kv_cache: None };
     let model = driver::open(&model_args, args.build.context)?;
     let target = driver::target_of(&args.build)?;
-    let planned = Progress::new()
-        .stage("plan the wafer", |_| wafer::compile(&model, &args.build, &target, &|_| {}))?;
+    let planned = Progress::new().stage("plan the wafer", |_| {
+        wafer::compile(&model, &args.build, &target, Ask::default(), &|_| {})
+    })?;
     run(args, &planned.plan)
 }
 
