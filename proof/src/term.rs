@@ -63,7 +63,7 @@ pub(crate) enum Type {
 }
 
 const FLOATS: [&str; 3] = ["f32", "bf16", "f16"];
-const QUANTISED: [&str; 2] = ["q8", "q4"];
+const QUANTISED: [&str; 3] = ["q8", "q4", "q4m"];
 
 impl Type {
     /// `f32[1*T,64]`, or `cache:...`.

@@ -126,7 +126,7 @@ fn wanted(args: &CompileArgs, model: &Model) -> Result<Vec<Emit>> {
         let possible = |e: &Emit| match e {
             Emit::Cpu => !weightless,
             Emit::Wafer | Emit::Map => plan,
-            Emit::Ir => true,
+            Emit::Ir | Emit::Proof => true,
         };
         return Ok(all.into_iter().filter(possible).collect());
     }
