@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::sweep_chart::chart;
 use crate::cli::{BuildArgs, CompileArgs, Quant, WaferCount};
-use crate::driver::{self, wafer};
+use crate::driver::{self, Ask, wafer};
 use crate::exit::Fault;
 use crate::output;
 use crate::report::built::{self, Speed};
@@ -195,7 +195,7 @@ impl Point {
             return Ok(None);
         }
         let mut value = json!({ "point": digest, "options": self.options() });
-        match wafer::compile(&model, &self.build, &target, &|_| {}) {
+        match wafer::compile(&model, &self.build, &target, Ask::default(), &|_| {}) {
             Ok(planned) => {
                 let (plan, speed) = (&planned.plan, Speed::of(&planned.plan));
                 value["wafers"] = json!(plan.target.wafers);
