@@ -8,7 +8,7 @@ use std::fmt::Write;
 use crate::geometry::{Port, Ports};
 use crate::index::{Affine, Clause, Predicate, Span, Term};
 use crate::plan::{Plan, WeightData};
-use crate::program::{Instr, Len, Matrix, Operand, Slice};
+use crate::program::{AttentionShape, Instr, Len, Matrix, Operand, Slice};
 use crate::template::Template;
 
 /// The whole plan.
@@ -29,6 +29,12 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
         o => format!("{}[{o}.. {}]", name(s.buffer), len(s.len)),
     };
     let m = |m: Matrix| format!("{}[{}+{}, {}+{}]", name(m.buffer), m.row, m.rows, m.col, m.cols);
+    let second = |b: Operand| match b {
+        Operand::Slice(b) => s(b),
+        Operand::Scalar(v) => v.to_string(),
+        Operand::PerSegment(b) => format!("per segment {}", s(b)),
+    };
+    let heads = |a: AttentionShape| format!("({} x {} x {})", a.kv_heads, a.q_per_kv, a.dim);
     let wire = |w: crate::WireFormat| format!("{w:?}").to_lowercase();
     match *instr {
         Instr::Fill { dst, value } => format!("fill {} = {value}", s(dst)),
@@ -36,20 +42,11 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
         Instr::Copy { dst, src } => format!("copy {} = {}", s(dst), s(src)),
         Instr::Unary { op, dst, src } => format!("{op:?} {} = {}", s(dst), s(src)),
         Instr::Binary { op, dst, a, b } => {
-            let b = match b {
-                Operand::Slice(b) => s(b),
-                Operand::Scalar(v) => v.to_string(),
-                Operand::PerSegment(b) => format!("per segment {}", s(b)),
-            };
-            format!("{op:?} {} = {}, {b}", s(dst), s(a))
+            format!("{op:?} {} = {}, {}", s(dst), s(a), second(b))
         }
         Instr::Part { op, dst, a, b, part, parts } => {
-            let b = match b {
-                Operand::Slice(b) => s(b),
-                Operand::Scalar(v) => v.to_string(),
-                Operand::PerSegment(b) => format!("{} per segment", s(b)),
-            };
-            format!("part {op:?} {} = {}, {b} piece {} of {parts}", s(dst), s(a), affine(&part))
+            let (dst, a, b, part) = (s(dst), s(a), second(b), affine(&part));
+            format!("part {op:?} {dst} = {a}, {b} piece {part} of {parts}")
         }
         Instr::Reduce { op, dst, src } => format!("reduce {op:?} {} = {}", s(dst), s(src)),
         Instr::Gemv { y, x, w, accumulate } => {
@@ -61,32 +58,16 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             format!("rope{kind} {} {heads} x 2 x {half} by {} x {scale}", s(data), s(inv_freq))
         }
         Instr::Gather { dst, table, axis, base, limit } => {
-            format!(
-                "gather {} = {} {axis:?} from {} below {limit}",
-                s(dst),
-                m(table),
-                affine(&base)
-            )
+            let (dst, table, base) = (s(dst), m(table), affine(&base));
+            format!("gather {dst} = {table} {axis:?} from {base} below {limit}")
         }
         Instr::KvAppend { cache, src } => format!("kv-append {} = {}", name(cache), s(src)),
-        Instr::Scores { shape, dst, q, k } => format!(
-            "scores {} = {} . {} ({} x {} x {})",
-            s(dst),
-            s(q),
-            name(k),
-            shape.kv_heads,
-            shape.q_per_kv,
-            shape.dim
-        ),
-        Instr::AttendValues { shape, dst, p, v } => format!(
-            "attend-values {} = {} . {} ({} x {} x {})",
-            s(dst),
-            s(p),
-            name(v),
-            shape.kv_heads,
-            shape.q_per_kv,
-            shape.dim
-        ),
+        Instr::Scores { shape, dst, q, k } => {
+            format!("scores {} = {} . {} {}", s(dst), s(q), name(k), heads(shape))
+        }
+        Instr::AttendValues { shape, dst, p, v } => {
+            format!("attend-values {} = {} . {} {}", s(dst), s(p), name(v), heads(shape))
+        }
         Instr::ArgMax { dst, src, base, limit } => {
             format!("argmax {} = {} from {} below {limit}", s(dst), s(src), affine(&base))
         }

@@ -4,7 +4,7 @@ use super::Violation;
 use crate::buffer::{BufferId, Role as BufferRole};
 use crate::expand::TemplateMap;
 use crate::plan::Plan;
-use crate::program::{Combine, Instr, Len, Matrix, Operand, Slice, TableAxis};
+use crate::program::{AttentionShape, Combine, Instr, Len, Matrix, Operand, Slice, TableAxis};
 use crate::template::Template;
 
 /// The operands of an instruction by how they are used.
@@ -226,17 +226,7 @@ impl Checker<'_> {
             }
             Instr::Scores { shape, dst, q, k: cache }
             | Instr::AttendValues { shape, dst: q, p: dst, v: cache } => {
-                let heads = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv);
-                let per_token = u64::from(shape.kv_heads) * u64::from(shape.dim);
-                exactly(q.len, heads * u64::from(shape.dim))?;
-                let cols = u64::from(self.t.buffers[cache.0 as usize].cols);
-                if cols != per_token {
-                    return Err(format!("cache rows of {cols} elements for {per_token} per token"));
-                }
-                if dst.len.constant != 0 || u64::from(dst.len.per_kv_token) != heads {
-                    return Err(format!("scores of length {:?} for {heads} heads", dst.len));
-                }
-                Ok(())
+                self.attention(shape, (dst, q), cache)
             }
             Instr::ArgMax { dst, .. } => exactly(dst.len, 2),
             Instr::Recv { dst: s, combine: Combine::ArgMax, .. }
@@ -264,6 +254,26 @@ impl Checker<'_> {
             | Instr::Join { .. }
             | Instr::Repeat { .. } => Ok(()),
         }
+    }
+
+    /// Scores of every cached token on one side, elements of every head on the other.
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        (dst, q): (Slice, Slice),
+        cache: BufferId,
+    ) -> Result<(), String> {
+        let heads = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv);
+        let per_token = u64::from(shape.kv_heads) * u64::from(shape.dim);
+        exactly(q.len, heads * u64::from(shape.dim))?;
+        let cols = u64::from(self.t.buffers[cache.0 as usize].cols);
+        if cols != per_token {
+            return Err(format!("cache rows of {cols} elements for {per_token} per token"));
+        }
+        if dst.len.constant != 0 || u64::from(dst.len.per_kv_token) != heads {
+            return Err(format!("scores of length {:?} for {heads} heads", dst.len));
+        }
+        Ok(())
     }
 }
 

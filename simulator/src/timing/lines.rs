@@ -133,23 +133,7 @@ fn run_lines(
         // Cycles by which folded lines may be off, and by which links are busy out of order.
         let (mut off, mut overlap) = (None, 0);
         for tiles in lines(domain.len() as u32, width, segment.way) {
-            let mut of_line: Vec<Crossing> = Vec::new();
-            for c in &here {
-                if let Ok(i) = tiles.binary_search(&c.tile) {
-                    of_line.push(Crossing { tile: i as u32, ..(*c).clone() });
-                }
-            }
-            let first = tiles.iter().map(|&t| ready[t as usize]);
-            let first = first.chain(of_line.iter().flat_map(|c| c.times.iter().copied())).min();
-            // Times run from 1 in a line, so that 0 means never.
-            let shift = first.unwrap_or(0);
-            let relative = |t: u64| t - shift + 1;
-            of_line.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t = relative(*t)));
-            let key = LineKey {
-                classes: tiles.iter().map(|&t| classes[t as usize]).collect(),
-                starts: tiles.iter().map(|&t| relative(ready[t as usize])).collect(),
-                entering: of_line,
-            };
+            let (key, shift) = line_key(&tiles, &here, &ready, &classes);
             total.lines += 1;
             if !known.contains_key(&key) {
                 total.lines_run += 1;
@@ -182,6 +166,33 @@ fn run_lines(
     total.outcome.leaving.sort_unstable();
     total.outcome.waiting.sort_unstable();
     Some(total)
+}
+
+/// A line as it stands now, and the shift from its times to those of the region.
+fn line_key(
+    tiles: &[u32],
+    entering: &[&Crossing],
+    ready: &[u64],
+    classes: &[u32],
+) -> (LineKey, u64) {
+    let mut of_line: Vec<Crossing> = Vec::new();
+    for c in entering {
+        if let Ok(i) = tiles.binary_search(&c.tile) {
+            of_line.push(Crossing { tile: i as u32, ..(*c).clone() });
+        }
+    }
+    let first = tiles.iter().map(|&t| ready[t as usize]);
+    let first = first.chain(of_line.iter().flat_map(|c| c.times.iter().copied())).min();
+    // Times run from 1 in a line, so that 0 means never.
+    let shift = first.unwrap_or(0);
+    let relative = |t: u64| t - shift + 1;
+    of_line.iter_mut().for_each(|c| c.times.iter_mut().for_each(|t| *t = relative(*t)));
+    let key = LineKey {
+        classes: tiles.iter().map(|&t| classes[t as usize]).collect(),
+        starts: tiles.iter().map(|&t| relative(ready[t as usize])).collect(),
+        entering: of_line,
+    };
+    (key, shift)
 }
 
 /// Tiles and crossings of the outcome are indices in the line.
