@@ -21,7 +21,7 @@ fn byte_level(edit: impl Fn(&mut Value)) -> Vec<u8> {
     for byte in 0u32..256 {
         let code = if printable(byte) { byte } else { next };
         next += u32::from(!printable(byte));
-        vocab.insert(char::from_u32(code).unwrap().to_string(), byte.into());
+        vocab.insert(char::from_u32(code).expect("a byte is a char").to_string(), byte.into());
     }
     let merges =
         [("t", "h"), ("th", "e"), ("Ġ", "the"), ("e", "r"), ("Ġ", "Ġ"), ("1", "2"), ("Ã", "©")];

@@ -71,7 +71,7 @@ impl Certificate {
             let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
             match (&mut open, word) {
                 (None, "graph") => {
-                    open = Some(Section { name: rest.to_string(), ..Section::default() })
+                    open = Some(Section { name: rest.to_string(), ..Section::default() });
                 }
                 (Some(_), "end") if rest.is_empty() => sections.extend(open.take()),
                 (Some(section), "step") => section.steps.push(section.step(line, rest)?),

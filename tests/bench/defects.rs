@@ -1,6 +1,7 @@
 //! Wafers with dead PEs: a thousand seeded maps of each kind, planned, proven and priced.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -59,8 +60,8 @@ fn maps(figures: &mut Figures, count: u64) -> Result<()> {
             let target = Target { dead, ..wse3.clone() };
             let begin = Instant::now();
             let Ok((narrow, spares)) = grid(&target) else { continue };
-            if !plans.contains_key(&narrow.width) {
-                plans.insert(narrow.width, compile(&narrow)?);
+            if let Entry::Vacant(slot) = plans.entry(narrow.width) {
+                slot.insert(compile(&narrow)?);
             }
             let mut plan = plans[&narrow.width].clone();
             plan.repair = Some(repair(&target, 1, spares)?);

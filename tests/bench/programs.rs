@@ -35,7 +35,8 @@ pub(crate) fn sparkc(folder: &Path, args: &[&str]) -> Result<Measured> {
     if !run.status.success() {
         bail!("sparkc {}: {stderr}", args.join(" "));
     }
-    let peak = stderr.lines().filter_map(|l| l.strip_prefix("peak ")?.parse::<f64>().ok()).last();
+    let peak =
+        stderr.lines().filter_map(|l| l.strip_prefix("peak ")?.parse::<f64>().ok()).next_back();
     Ok(Measured { seconds, peak_mb: peak.map(|kb| kb / 1e3) })
 }
 

@@ -6,7 +6,7 @@ use frontend::OpenOptions;
 use ir::Module;
 
 /// Paths of all models, sorted.
-pub fn paths() -> Vec<PathBuf> {
+pub(crate) fn paths() -> Vec<PathBuf> {
     let mut paths = vec![harness::default_model()];
     for folder in ["tests/configs", "tests/fixtures/hf"] {
         for entry in std::fs::read_dir(harness::root().join(folder)).unwrap() {
@@ -24,7 +24,7 @@ pub fn paths() -> Vec<PathBuf> {
 }
 
 /// The module of a model.
-pub fn module(path: &std::path::Path) -> Module {
+pub(crate) fn module(path: &std::path::Path) -> Module {
     let model = frontend::open(path, &OpenOptions::default());
     model.unwrap_or_else(|e| panic!("{}: {e}", path.display())).module
 }

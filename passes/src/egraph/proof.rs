@@ -498,8 +498,8 @@ fn print(name: &str, table: &Table, before: &Reads, after: &Reads, steps: &[Step
     }
     let mut number = vec![0; wanted.len()];
     let mut text = format!("graph {}\n", escape(name));
-    let mut next = 0;
-    for (i, (head, operands)) in table.terms.iter().enumerate().filter(|(i, _)| wanted[*i]) {
+    let kept = table.terms.iter().enumerate().filter(|(i, _)| wanted[*i]);
+    for (next, (i, (head, operands))) in kept.enumerate() {
         number[i] = next;
         let (spelling, attrs) = head.split_once(' ').unwrap_or((head, ""));
         let _ = write!(text, "t{next} = {spelling}");
@@ -508,7 +508,6 @@ fn print(name: &str, table: &Table, before: &Reads, after: &Reads, steps: &[Step
         }
         let space = if attrs.is_empty() { "" } else { " " };
         let _ = writeln!(text, "{space}{attrs}");
-        next += 1;
     }
     for (when, reads) in [("before", before), ("after", after)] {
         for (op, terms) in reads {

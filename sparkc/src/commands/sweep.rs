@@ -208,7 +208,7 @@ impl Point {
             }
             Err(error) => match error.downcast_ref::<WaferError>() {
                 Some(reason) if reason.does_not_fit() => {
-                    value["refused"] = json!(reason.to_string())
+                    value["refused"] = json!(reason.to_string());
                 }
                 _ => return Err(error),
             },

@@ -62,7 +62,7 @@ struct Flags {
 impl Flags {
     fn need(&mut self, flag: &'static str) -> Result<u32> {
         self.given.remove(flag).ok_or_else(|| {
-            Fault::usage(&format!("kernel {} needs --{flag}", self.kernel))
+            Fault::usage(format!("kernel {} needs --{flag}", self.kernel))
                 .advise("sparkc simulate --help shows the sizes of each kernel")
                 .into()
         })
@@ -74,7 +74,7 @@ impl Flags {
 
     fn all_used(&self) -> Result<()> {
         let Some(flag) = self.given.keys().next() else { return Ok(()) };
-        let fault = Fault::usage(&format!("kernel {} has no --{flag}", self.kernel));
+        let fault = Fault::usage(format!("kernel {} has no --{flag}", self.kernel));
         Err(fault.advise("sparkc simulate --help shows the sizes of each kernel").into())
     }
 }
@@ -138,7 +138,7 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         ("algo", args.algo.is_some(), matches!(kernel, Kernel::Collective { .. })),
     ] {
         if given && !fits {
-            return Err(Fault::usage(&format!("kernel {name} has no --{flag}")).into());
+            return Err(Fault::usage(format!("kernel {name} has no --{flag}")).into());
         }
     }
     Ok(kernel)
