@@ -276,20 +276,25 @@ impl Wafer {
     }
 
     /// A PE with two dead neighbours or more has too few ways out for its own four links and those
-    /// that pass around the dead: it is skipped like them, and its router is free for paths.
+    /// that pass around the dead: it is skipped like them, and its router is free for paths. So are PEs
+    /// beside two skipped ones: bays between dead PEs fill up, and what is left has room around it.
     fn find_useless(&mut self) {
-        let mut found = Vec::new();
+        let mut open: Vec<(u32, u32)> = Vec::new();
         for (y, row) in (0..).zip(&self.dead) {
-            for (_, nx, ny) in row.iter().flat_map(|&x| self.neighbors(x, y)) {
-                let around = self.neighbors(nx, ny).filter(|&(_, x, y)| self.is_dead(x, y));
-                if around.count() >= 2 && !self.is_dead(nx, ny) {
-                    found.push((nx, ny));
-                }
-            }
+            open.extend(row.iter().map(|&x| (x, y)));
         }
-        for (x, y) in found {
-            if let Err(i) = self.useless[y as usize].binary_search(&x) {
-                self.useless[y as usize].insert(i, x);
+        while let Some((x, y)) = open.pop() {
+            let around: Vec<_> = self.neighbors(x, y).collect();
+            for (_, nx, ny) in around {
+                let skipped = |x: u32, y: u32| self.useless[y as usize].binary_search(&x);
+                let beside = self.neighbors(nx, ny).filter(|&(_, x, y)| skipped(x, y).is_ok());
+                if beside.count() < 2 {
+                    continue;
+                }
+                if let Err(i) = skipped(nx, ny) {
+                    self.useless[ny as usize].insert(i, nx);
+                    open.push((nx, ny));
+                }
             }
         }
     }
@@ -605,8 +610,15 @@ mod tests {
         let mut dead = std::collections::BTreeSet::new();
         while dead.len() < count {
             let (x, y) = (rng.below(width as usize) as u32, rng.below(height as usize) as u32);
-            for i in 0..1 + rng.below(most) as u32 {
-                dead.insert(((y + i / 3).min(height - 1), (x + i % 3).min(width - 1)));
+            let (mut x, mut y) = (x, y);
+            for _ in 0..1 + rng.below(most) {
+                dead.insert((y, x));
+                match rng.below(4) {
+                    0 => x = (x + 1).min(width - 1),
+                    1 => x = x.saturating_sub(1),
+                    2 => y = (y + 1).min(height - 1),
+                    _ => y = y.saturating_sub(1),
+                }
             }
         }
         dead.into_iter().map(|(y, x)| (x, y)).collect()
@@ -616,7 +628,7 @@ mod tests {
     fn a_whole_wafer_is_repaired_with_few_spares() {
         let wse3 = Target::preset("wse3").expect("preset");
         let size = (wse3.width, wse3.height);
-        for (count, most, spares) in [(883, 1, 30), (8833, 1, 60), (883, 9, 40), (8833, 9, 90)] {
+        for (count, most, spares) in [(883, 1, 30), (8833, 1, 60), (883, 12, 40), (8833, 12, 90)] {
             for seed in 0..3 {
                 let target = Target { dead: dead(size, count, most, seed), ..wse3.clone() };
                 let (narrow, used) =
