@@ -1,4 +1,4 @@
-//! Rolls a flat decoder, written layer after layer, into one block and a `repeat`.
+//! Rolls a flat decoder, written layer after layer, into blocks and `repeat`s.
 //!
 //! Some front ends (and people) write every layer out. Everything after this pass costs per *block*,
 //! so layers that are equal but for the index in their weight names become one. Method: the first
@@ -8,7 +8,8 @@
 //! in the index alone, or a value of the iteration before (a carry). One difference, and the graph
 //! stays as it is: rolling never guesses. Caches of the layers become one stack.
 //!
-//! Not rolled: layers in two or more different kinds (they stay flat), `main` with a `repeat` already.
+//! Layers of several kinds become one block per run of equal layers; a layer between two of another kind
+//! stays as it is. Not rolled: modules that have blocks already.
 
 use std::collections::BTreeMap;
 
@@ -23,24 +24,51 @@ pub(crate) struct Roll;
 
 impl Pass for Roll {
     fn run(&self, module: &mut Module, _cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
-        if module.repeats().next().is_some() || !module.blocks.is_empty() {
+        if !module.blocks.is_empty() {
             return Ok(Changed::No);
         }
-        let Some(layers) = find_layers(&module.main) else { return Ok(Changed::No) };
-        let (block, main) = rolled(&module.main, &layers)?;
-        module.blocks.push(block);
-        module.main = main;
-        Ok(Changed::Yes)
+        loop {
+            let body = Body::of(&module.main);
+            let Some(layers) = find_layers(&module.main, &body) else { break };
+            let (block, main) = rolled(&module.main, &layers, module.blocks.len())?;
+            module.blocks.push(block);
+            module.main = main;
+        }
+        Ok((!module.blocks.is_empty()).into())
+    }
+}
+
+/// What iterations are made of.
+struct Body {
+    /// Nodes with operands, in order. Leaves are copied where needed.
+    nodes: Vec<NodeId>,
+    /// Position in `nodes` of the node that defines a value.
+    position: BTreeMap<ValueId, usize>,
+    /// Where the first weight of each layer is read.
+    first_use: BTreeMap<u32, usize>,
+}
+
+impl Body {
+    fn of(graph: &Graph) -> Body {
+        let nodes = graph.nodes().filter(|(_, n)| !n.operands.is_empty());
+        let nodes: Vec<NodeId> = nodes.map(|(id, _)| id).collect();
+        let (mut position, mut first_use) = (BTreeMap::new(), BTreeMap::new());
+        for (at, &id) in nodes.iter().enumerate() {
+            let node = graph.node(id);
+            position.extend(node.results.iter().map(|&v| (v, at)));
+            for index in node.operands.iter().filter_map(|&v| weight_index(graph, v)) {
+                first_use.entry(index).or_insert(at);
+            }
+        }
+        Body { nodes, position, first_use }
     }
 }
 
 /// The repeated part of a graph.
 struct Layers<'a> {
     graph: &'a Graph,
-    /// Nodes with operands, in order: what iterations are made of. Leaves are copied where needed.
-    body: Vec<NodeId>,
-    /// Position in `body` of the node that defines a value.
-    position: BTreeMap<ValueId, usize>,
+    body: &'a [NodeId],
+    position: &'a BTreeMap<ValueId, usize>,
     /// Where the first iteration starts.
     start: usize,
     /// Nodes per iteration.
@@ -71,45 +99,53 @@ fn with_layer(name: &str) -> Option<String> {
     Some(parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("."))
 }
 
-fn find_layers(graph: &Graph) -> Option<Layers<'_>> {
-    let body: Vec<NodeId> =
-        graph.nodes().filter(|(_, n)| !n.operands.is_empty()).map(|(id, _)| id).collect();
-    let mut position = BTreeMap::new();
-    let mut first_use: BTreeMap<u32, usize> = BTreeMap::new();
-    for (at, &id) in body.iter().enumerate() {
-        let node = graph.node(id);
-        position.extend(node.results.iter().map(|&v| (v, at)));
-        for index in node.operands.iter().filter_map(|&v| weight_index(graph, v)) {
-            first_use.entry(index).or_insert(at);
-        }
-    }
-    let (&first, &start) = first_use.first_key_value()?;
-    let count = u32::try_from(first_use.len()).ok().filter(|&n| n > 1)?;
-    let period = first_use.values().nth(1)?.checked_sub(start)?;
-    let regular = first_use.iter().enumerate().all(|(i, (&index, &at))| {
-        u32::try_from(i).is_ok_and(|i| index == first + i) && at == start + i * period
-    });
-    if !regular || period == 0 {
-        return None;
-    }
-    // An iteration may begin before its first weight: slide back until all of them match.
-    (0..period.min(start + 1)).find_map(|slide| {
-        let start = start - slide;
-        let end = start + period * count as usize;
-        let mut layers = Layers {
-            graph,
-            body: body.clone(),
-            position: position.clone(),
-            start,
-            period,
-            first,
-            count,
-            carries: Vec::new(),
-            shared: Vec::new(),
-            states: Vec::new(),
+/// The first run of two or more equal layers, as long as it goes.
+fn find_layers<'a>(graph: &'a Graph, body: &'a Body) -> Option<Layers<'a>> {
+    let uses: Vec<(u32, usize)> = body.first_use.iter().map(|(&i, &at)| (i, at)).collect();
+    (0..uses.len()).find_map(|from| {
+        let (first, start) = uses[from];
+        let period = uses.get(from + 1)?.1.checked_sub(start).filter(|&p| p > 0)?;
+        let regular = |&(i, &(index, at)): &(usize, &(u32, usize))| {
+            u32::try_from(i).is_ok_and(|i| index == first + i) && at == start + i * period
         };
-        (end <= body.len() && layers.matches()? && layers.closed()).then_some(layers)
+        let longest = uses[from..].iter().enumerate().take_while(regular).count();
+        let run = Run { graph, body, start, period, first };
+        (2..=longest).rev().find_map(|count| run.of(u32::try_from(count).ok()?))
     })
+}
+
+/// Where a run of layers might be.
+struct Run<'a> {
+    graph: &'a Graph,
+    body: &'a Body,
+    /// Where the first weight of its first layer is read.
+    start: usize,
+    period: usize,
+    first: u32,
+}
+
+impl<'a> Run<'a> {
+    /// The run when it has so many equal layers.
+    fn of(&self, count: u32) -> Option<Layers<'a>> {
+        // An iteration may begin before its first weight: slide back until all of them match.
+        (0..self.period.min(self.start + 1)).find_map(|slide| {
+            let start = self.start - slide;
+            let mut layers = Layers {
+                graph: self.graph,
+                body: &self.body.nodes,
+                position: &self.body.position,
+                start,
+                period: self.period,
+                first: self.first,
+                count,
+                carries: Vec::new(),
+                shared: Vec::new(),
+                states: Vec::new(),
+            };
+            let end = start + self.period * count as usize;
+            (end <= layers.body.len() && layers.matches()? && layers.closed()).then_some(layers)
+        })
+    }
 }
 
 fn weight_index(graph: &Graph, value: ValueId) -> Option<u32> {
@@ -211,12 +247,13 @@ impl Layers<'_> {
             let successor = |v: &ValueId| self.successor(*v);
             per_layer.iter().all(|v| successor(v).is_some_and(|s| self.graph.results.contains(&s)))
         });
-        let one_result = self.body.iter().all(|&id| self.graph.node(id).results.len() == 1);
+        let one_result =
+            self.body[self.start..end].iter().all(|&id| self.graph.node(id).results.len() == 1);
         let mut caches_after =
             self.body[end..].iter().flat_map(|&id| &self.graph.node(id).operands);
         let no_cache_after = !caches_after.any(|v| {
             self.graph.ty(*v).as_cache().is_some()
-                && self.position.get(v).is_some_and(|&at| at >= self.start)
+                && self.position.get(v).is_some_and(|&at| at >= self.start && at < end)
         });
         after.chain(&self.graph.results).all(visible)
             && returned_states
@@ -227,7 +264,7 @@ impl Layers<'_> {
     /// The cache after all appends to the cache `state`.
     fn successor(&self, state: ValueId) -> Option<ValueId> {
         let mut current = state;
-        for &id in &self.body {
+        for &id in self.body {
             let node = self.graph.node(id);
             if matches!(node.op, Op::CacheAppend) && node.operands[0] == current {
                 current = node.results[0];
@@ -269,10 +306,13 @@ fn same_leaf(first: &Op, other: &Op, i: usize) -> bool {
     }
 }
 
-/// The block and the new `main`.
-fn rolled(graph: &Graph, layers: &Layers<'_>) -> Result<(Graph, Graph), PassError> {
-    let block = build_block(graph, layers)?;
-    let main = build_main(graph, layers, &block)?;
+/// The block of this number, and the new `main`.
+fn rolled(graph: &Graph, layers: &Layers<'_>, number: usize) -> Result<(Graph, Graph), PassError> {
+    let mut block = build_block(graph, layers)?;
+    if number > 0 {
+        block.name = format!("{}{number}", block.name);
+    }
+    let main = build_main(graph, layers, &block, number)?;
     Ok((block, main))
 }
 
@@ -349,7 +389,12 @@ impl Layers<'_> {
     }
 }
 
-fn build_main(graph: &Graph, layers: &Layers<'_>, block: &Graph) -> Result<Graph, PassError> {
+fn build_main(
+    graph: &Graph,
+    layers: &Layers<'_>,
+    block: &Graph,
+    number: usize,
+) -> Result<Graph, PassError> {
     let mut emit = Emit::new(&graph.name);
     let mut new_id: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     let rolled_state = |v: ValueId| layers.states.iter().any(|s| s.contains(&v));
@@ -364,7 +409,8 @@ fn build_main(graph: &Graph, layers: &Layers<'_>, block: &Graph) -> Result<Graph
             return Err(PassError::internal("a state that is no cache"));
         };
         let ty = Type::Cache(CacheType { layers: Some(layers.count), ..cache.clone() });
-        let name = Some(format!("caches{i}"));
+        let run = if number > 0 { format!("_{number}") } else { String::new() };
+        let name = Some(format!("caches{i}{run}"));
         stacks.push(emit.graph_mut().add_param(ParamKind::State, ty, name));
     }
     let end = layers.start + layers.period * layers.count as usize;
@@ -375,7 +421,8 @@ fn build_main(graph: &Graph, layers: &Layers<'_>, block: &Graph) -> Result<Graph
     for (id, node) in graph.nodes() {
         let here = node.results.first().is_some_and(within);
         if here && layers.body[layers.start] == id {
-            let (carried, caches) = call(layers, block, &mut emit, &new_id, &stacks)?;
+            let call = Call { layers, block, number, stacks: &stacks };
+            let (carried, caches) = call.emit(&mut emit, &new_id)?;
             new_id.extend(carried);
             stack_results = caches;
         }
@@ -404,33 +451,46 @@ fn build_main(graph: &Graph, layers: &Layers<'_>, block: &Graph) -> Result<Graph
     Ok(crate::dce::without_dead_nodes(emit.graph()))
 }
 
-/// Emits the `repeat`: values of the last layer that are carried, and the stacks after it.
-#[allow(clippy::type_complexity, reason = "a pair of lists used once")]
-fn call(
-    layers: &Layers<'_>,
-    block: &Graph,
-    emit: &mut Emit,
-    new_id: &BTreeMap<ValueId, ValueId>,
-    stacks: &[ValueId],
-) -> Result<(Vec<(ValueId, ValueId)>, Vec<ValueId>), PassError> {
-    let outer = layers.carries.iter().map(|c| c.0).chain(layers.shared.iter().copied());
-    let outer = outer.map(|v| {
-        new_id.get(&v).copied().ok_or_else(|| PassError::internal(format!("{v} comes too late")))
-    });
-    let mut operands = outer.collect::<Result<Vec<ValueId>, _>>()?;
-    operands.extend(stacks);
-    let stacked = |&v: &ValueId| match block.ty(v) {
-        Type::Cache(c) => Type::Cache(CacheType { layers: Some(layers.count), ..c.clone() }),
-        ty => ty.clone(),
-    };
-    let types = block.results.iter().map(stacked).collect();
-    let op = Op::Repeat { block: BlockId::new(0), first: layers.first, count: layers.count };
-    let node = emit.graph_mut().add_node(op, operands, types);
-    let results = emit.graph().node(node).results.clone();
-    let (carried, caches) = results.split_at(layers.carries.len());
-    let last = layers.count as usize - 1;
-    let values = layers.carries.iter().map(|c| layers.node(last, c.1).results[0]);
-    Ok((values.zip(carried.iter().copied()).collect(), caches.to_vec()))
+/// The `repeat` that stands for the layers.
+struct Call<'a> {
+    layers: &'a Layers<'a>,
+    block: &'a Graph,
+    number: usize,
+    stacks: &'a [ValueId],
+}
+
+/// Values of the last layer that are carried, each with what the `repeat` returns for it.
+type Carried = Vec<(ValueId, ValueId)>;
+
+impl Call<'_> {
+    /// Emits it: what is carried out of it, and the stacks after it.
+    fn emit(
+        &self,
+        emit: &mut Emit,
+        new_id: &BTreeMap<ValueId, ValueId>,
+    ) -> Result<(Carried, Vec<ValueId>), PassError> {
+        let layers = self.layers;
+        let outer = layers.carries.iter().map(|c| c.0).chain(layers.shared.iter().copied());
+        let outer = outer.map(|v| {
+            let known = new_id.get(&v).copied();
+            known.ok_or_else(|| PassError::internal(format!("{v} comes too late")))
+        });
+        let mut operands = outer.collect::<Result<Vec<ValueId>, _>>()?;
+        operands.extend(self.stacks);
+        let stacked = |&v: &ValueId| match self.block.ty(v) {
+            Type::Cache(c) => Type::Cache(CacheType { layers: Some(layers.count), ..c.clone() }),
+            ty => ty.clone(),
+        };
+        let types = self.block.results.iter().map(stacked).collect();
+        let block = BlockId::new(self.number);
+        let op = Op::Repeat { block, first: layers.first, count: layers.count };
+        let node = emit.graph_mut().add_node(op, operands, types);
+        let results = emit.graph().node(node).results.clone();
+        let (carried, caches) = results.split_at(layers.carries.len());
+        let last = layers.count as usize - 1;
+        let values = layers.carries.iter().map(|c| layers.node(last, c.1).results[0]);
+        Ok((values.zip(carried.iter().copied()).collect(), caches.to_vec()))
+    }
 }
 
 #[cfg(test)]
@@ -549,29 +609,53 @@ mod tests {
     }
 
     #[test]
-    fn layers_that_differ_stay_flat() {
+    fn two_kinds_of_layers_become_two_blocks() {
+        let mut module = flat(&Decoder { layers: 5, ..Decoder::default() }.module());
+        // From layer 3 on another activation.
+        let acts: Vec<NodeId> = {
+            let nodes = module.main.nodes();
+            nodes.filter(|(_, n)| matches!(n.op, Op::Unary(UnaryOp::Act(_)))).map(|n| n.0).collect()
+        };
+        for &id in &acts[3..] {
+            module.main.node_mut(id).op = Op::Unary(UnaryOp::Act(Activation::Relu));
+        }
+        let mut after = module.clone();
+        assert!(run_pass("roll", &mut after));
+        let [first, second] = [0, 1].map(BlockId::new);
+        assert_eq!(after.repeats().collect::<Vec<_>>(), [(first, 0, 3), (second, 3, 2)]);
+        assert_eq!(after.weights(), module.weights());
+        assert_same_meaning(&module, &after, Tier::Exact);
+    }
+
+    #[test]
+    fn a_layer_that_differs_stays_flat() {
         let original = Decoder { layers: 3, ..Decoder::default() }.module();
         let change = |f: &dyn Fn(&mut Node) -> bool| {
             let mut module = flat(&original);
             let ids: Vec<NodeId> = module.main.order().to_vec();
             // The last one that can be changed: one layer differs from the others.
             assert!(ids.iter().rev().any(|&id| f(module.main.node_mut(id))));
-            run_pass("roll", &mut module)
+            let before = module.clone();
+            run_pass("roll", &mut module);
+            assert_same_meaning(&before, &module, Tier::Exact);
+            module.repeats().map(|r| r.2).sum::<u32>()
         };
-        assert!(!change(&|node| match &mut node.op {
+        let other_activation = change(&|node| match &mut node.op {
             Op::Unary(UnaryOp::Act(act)) => {
                 *act = Activation::Relu;
                 true
             }
             _ => false,
-        }));
-        assert!(!change(&|node| match &mut node.op {
+        });
+        assert_eq!(other_activation, 2);
+        let other_weight = change(&|node| match &mut node.op {
             Op::Weight { name, .. } if name.starts_with("2.q") => {
                 *name = "other".to_string();
                 true
             }
             _ => false,
-        }));
-        assert!(change(&|_| true), "nothing was changed");
+        });
+        assert_eq!(other_weight, 2);
+        assert_eq!(change(&|_| true), 3, "nothing was changed");
     }
 }

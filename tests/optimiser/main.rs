@@ -1,11 +1,12 @@
 //! The optimiser as a whole: optimal on every model there is, independent of depth, proven.
 //!
-//! `models` (what is optimised), `extraction` (gap 0),
-//! `depth` (126 layers cost what one costs), `proofs`
-//! (certificates accepted and, corrupted, refused). Rules and passes have their own tests in `passes`.
+//! `models` (what is optimised), `extraction` (gap 0), `board` (known optimisations found), `depth` (126
+//! layers cost what one costs), `proofs` (certificates accepted and, corrupted, refused). Rules and passes
+//! have their own tests in `passes`.
 
 #![allow(clippy::unwrap_used, reason = "a model that cannot be read is a failed test")]
 
+mod board;
 mod depth;
 mod extraction;
 mod models;

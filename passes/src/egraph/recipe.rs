@@ -1,7 +1,7 @@
 //! The content of a search: what decides its result, as a digest.
 //!
 //! Names of weights and of the graph itself do not matter to the search, so graphs that differ in them alone
-//! have one recipe and are searched once. Everything else does: shapes, attributes, tier, cost model, rules,
+//! have one recipe and are searched once; nor does how many layers `main` repeats. Everything else does: shapes, attributes, tier, cost model, rules,
 //! limits. Limits count, nothing measures time, so a recipe has one result on every machine.
 
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ pub(super) fn of(
         }
     }
     let numbered: Vec<String> = (0..names.len()).map(|i| format!("w{i}")).collect();
-    let mut text = proof::statement(&with_weights(graph, &names, &numbered))?;
+    let mut text = proof::statement(&one_layer(&with_weights(graph, &names, &numbered)))?;
     let _ = writeln!(text, "{} {} {limits:?}", cx.tier, cx.model.name());
     for rule in rules {
         let rhs = match rule.rhs {
@@ -41,6 +41,22 @@ pub(super) fn of(
     }
     let digest = Sha256::digest(text.as_bytes());
     Ok((digest.iter().map(|b| format!("{b:02x}")).collect(), names))
+}
+
+/// The graph as if every `repeat` ran one layer: what a search never looks at.
+fn one_layer(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    for id in graph.order().to_vec() {
+        if let Op::Repeat { first, count, .. } = &mut graph.node_mut(id).op {
+            (*first, *count) = (0, 1);
+        }
+    }
+    for value in (0..graph.value_count()).map(ir::ValueId::new) {
+        if let ir::Type::Cache(cache) = &mut graph.value_mut(value).ty {
+            cache.layers = cache.layers.map(|_| 1);
+        }
+    }
+    graph
 }
 
 /// The graph with other names of weights.
