@@ -202,10 +202,11 @@ fn a_model_is_the_same_from_both_formats() {
         compared += 1;
     }
     assert!(compared > 10);
-    // The graphs differ only in how the numbers are stored.
+    // The graphs differ only in how the numbers are stored; the digests are of different files.
     let without_dtypes = |m: &Model| {
         let text = m.module.to_string().replace("bf16", "f32").replace("f16", "f32");
-        text.lines().filter(|l| l.contains(" = ")).map(str::to_string).collect::<Vec<_>>()
+        let lines = text.lines().filter(|l| l.contains(" = ") && !l.contains("meta \"digest\""));
+        lines.map(str::to_string).collect::<Vec<_>>()
     };
     assert_eq!(without_dtypes(&file), without_dtypes(&directory));
 }

@@ -217,11 +217,16 @@ fn scalar(kind: Kind, bytes: &[u8]) -> Option<Value> {
             let unused = 64 - 8 * n as u32;
             Value::Signed((bits << unused) as i64 >> unused)
         }
-        Kind::Float(4) => Value::Float(f32::from_bits(bits as u32).into()),
+        Kind::Float(4) => Value::Float(shortest(f32::from_bits(bits as u32))),
         Kind::Float(_) => Value::Float(f64::from_bits(bits)),
         Kind::Flag => Value::Flag(bits != 0),
         Kind::Text | Kind::List => return None,
     })
+}
+
+/// The f64 that people mean by an f32: 1e-5, which a config.json says, not 9.99999974738e-6.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| value.into())
 }
 
 /// Version 1 has other widths, and a big-endian file has its version at the wrong end.
