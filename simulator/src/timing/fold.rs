@@ -8,7 +8,7 @@
 //! exact; otherwise times are off by about the largest difference, because a core's times never move
 //! by more than its inputs do. Rows likewise; if rows start at different times, all start with the
 //! last, which bounds the end from above, and the last one by itself bounds it from below.
-//! What times may be off by is returned; a fold off by more than [`TOLERANCE`] of the run is refused.
+//! What times may be off by is returned; a fold off by more than `TOLERANCE` of the run is refused.
 
 use std::collections::BTreeMap;
 
