@@ -43,8 +43,6 @@ pub struct Summary {
     pub weight_bytes: u64,
     /// Bytes of the bare stub.
     pub stub_bytes: u64,
-    /// Bytes of KV cache per position.
-    pub cache_bytes_per_token: u64,
     /// Calls per decode step, loops unrolled.
     pub calls: u64,
     /// Why the executable reads its tokenizer.json at every start: tables would be quicker.
@@ -158,7 +156,6 @@ fn make_executable(_: &std::fs::File) -> io::Result<()> {
 
 fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
     let program = lowered.program;
-    let cache = program.caches.iter().map(|c| c.bytes_per_token());
     let calls = program.steps.iter().map(|step| match step {
         runtime::program::Step::Call(_) => 1,
         runtime::program::Step::Repeat(r) => u64::from(r.count) * r.calls.len() as u64,
@@ -167,7 +164,6 @@ fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
         file_bytes,
         weight_bytes: lowered.weight_bytes,
         stub_bytes: STUB.len() as u64,
-        cache_bytes_per_token: cache.sum(),
         calls: calls.sum(),
         without_tables: None,
         program,

@@ -164,7 +164,8 @@ fn assemble(
         None => arch::from_config(&config),
     };
     let context = context(&config, options, config_path, &mut warnings);
-    let cache = options.kv_cache.unwrap_or_else(|| default_cache(tensors.main_dtype()));
+    let cache =
+        options.kv_cache.unwrap_or_else(|| default_cache(&config, tensors.main_dtype(), context));
     let mut module = arch::build(&config, &tensors, (context, cache))
         .map_err(|e| ErrorKind::Internal { why: e.to_string() }.at(config_path))?;
     let info = ModelInfo {
@@ -181,10 +182,18 @@ fn assemble(
     Ok(Model { module, weights, assets, info, warnings })
 }
 
-/// Dtype of the KV cache of a model whose weights are mostly `weights`: as precise as they are.
-/// f16, not bf16: keys and values are far from the ends of its range, and it has three bits more.
-fn default_cache(weights: DType) -> DType {
-    if weights == DType::F32 { DType::F32 } else { DType::F16 }
+/// Largest KV cache, in bytes of f32 at the full context, that a model with 16-bit weights keeps in
+/// f32. Rounding a small cache buys nothing; a large one must fit a wafer, and is read per token.
+const F32_CACHE_MAX: usize = 256 << 20;
+
+/// Dtype of the KV cache where nobody chose one: f32, or f16 where that would be large and the
+/// weights are no more precise. f16, not bf16: keys and values are far from the ends of its range,
+/// and it has three bits more.
+fn default_cache(config: &ModelConfig, weights: DType, context: usize) -> DType {
+    let factors = [2, config.layers, config.kv_heads, config.head_dim, DType::F32.block_bytes()];
+    let bytes = factors.iter().fold(context, |product, &factor| product.saturating_mul(factor));
+    let is_small = bytes <= F32_CACHE_MAX;
+    if is_small || weights == DType::F32 { DType::F32 } else { DType::F16 }
 }
 
 fn context(

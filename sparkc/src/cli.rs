@@ -106,7 +106,8 @@ pub struct ModelArgs {
     /// Weights of a .spark MODEL
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// How the KV cache is stored [default: f32 for f32 weights, else f16]
+    /// How the KV cache is stored [default: f32; f16 where that would take over 256 MiB and the
+    /// weights have 16 bits or fewer]
     #[arg(long, value_enum, value_name = "DTYPE")]
     pub kv_cache: Option<KvCache>,
 }

@@ -8,6 +8,7 @@ use frontend::Model;
 use ir::Module;
 use passes::Report;
 use runtime::Cpu;
+use runtime::program::CacheSpec;
 
 use super::{Ask, assets, optimise, weights};
 use crate::cli::BuildArgs;
@@ -25,8 +26,8 @@ pub struct Executable {
     pub file_bytes: Option<u64>,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
-    /// Bytes of KV cache per position.
-    pub cache_bytes_per_token: u64,
+    /// KV caches, of all layers.
+    pub caches: Vec<CacheSpec>,
 }
 
 /// Compiles the executable to `path`, or to nowhere.
@@ -59,7 +60,7 @@ pub fn compile(
             passes,
             file_bytes: None,
             weight_bytes: payload.weight_bytes() as u64,
-            cache_bytes_per_token: cache_bytes_per_token(payload.program()),
+            caches: payload.program().caches.clone(),
             module,
         });
     };
@@ -73,11 +74,6 @@ pub fn compile(
         passes,
         file_bytes: Some(summary.file_bytes),
         weight_bytes: summary.weight_bytes,
-        cache_bytes_per_token: summary.cache_bytes_per_token,
+        caches: summary.program.caches,
     })
-}
-
-/// Bytes of f32 keys and values per position.
-fn cache_bytes_per_token(program: &runtime::Program) -> u64 {
-    program.caches.iter().map(|c| 4 * u64::from(c.heads) * u64::from(c.width)).sum()
 }

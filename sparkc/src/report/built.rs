@@ -6,6 +6,7 @@
 use passes::{Cost, Report};
 use plan::{BufferRole, Plan};
 use serde_json::{Value, json};
+use tensor::DType;
 
 use super::table::Table;
 use super::{Style, bytes, count, grouped};
@@ -157,9 +158,10 @@ pub fn saving(report: &Report) -> String {
 fn executable_rows(executable: &Executable, facts: &mut Table) {
     let size = executable.file_bytes.map_or(String::new(), |n| format!("{}, ", bytes(n)));
     let text = format!(
-        "{size}{} of packed weights, {} of KV cache per token",
+        "{size}{} of packed weights, {} of KV cache per token{}",
         bytes(executable.weight_bytes),
-        bytes(executable.cache_bytes_per_token)
+        bytes(cache_bytes_per_token(executable)),
+        cache_dtype(executable).map_or(String::new(), |dtype| format!(" ({dtype})")),
     );
     facts.row(["executable".to_string(), text]);
 }
@@ -267,11 +269,20 @@ fn fullest(plan: &Plan) -> Option<(&str, u64)> {
     all.max_by_key(|&(_, n)| n)
 }
 
+fn cache_bytes_per_token(executable: &Executable) -> u64 {
+    executable.caches.iter().map(|c| c.bytes_per_token()).sum()
+}
+
+fn cache_dtype(executable: &Executable) -> Option<DType> {
+    executable.caches.first().map(|c| c.dtype)
+}
+
 fn executable_json(executable: &Executable) -> Value {
     json!({
         "file_bytes": executable.file_bytes,
         "weight_bytes": executable.weight_bytes,
-        "kv_cache_bytes_per_token": executable.cache_bytes_per_token,
+        "kv_cache_bytes_per_token": cache_bytes_per_token(executable),
+        "kv_cache_dtype": cache_dtype(executable).map(|dtype| dtype.to_string()),
     })
 }
 
