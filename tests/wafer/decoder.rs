@@ -59,6 +59,23 @@ impl Default for Decoder {
     }
 }
 
+impl Decoder {
+    /// One that gives every PE of a 64x64 grid something to do.
+    pub(crate) fn medium() -> Self {
+        Decoder {
+            hidden: 256,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 32,
+            ffn: 512,
+            vocab: 2000,
+            context: 256,
+            dtype: DType::BF16,
+            ..Decoder::default()
+        }
+    }
+}
+
 /// Weights by name; bytes of `dtype`.
 pub(crate) struct Weights(pub(crate) BTreeMap<String, Tensor>);
 

@@ -10,7 +10,6 @@ use simulator::fabric::Fabric;
 use simulator::timing::domain::Domain;
 use simulator::timing::engine::{self, Job, Work};
 use simulator::timing::wavelets;
-use tensor::DType;
 
 /// Runs all tiles both ways; whether links were contended for.
 fn same_both_ways(plan: &Plan, what: &str) -> bool {
@@ -67,17 +66,7 @@ fn decoders_take_the_same_cycles_run_by_run_and_wavelet_by_wavelet() {
     for (side, name) in [(16, "wse3"), (40, "wse2"), (40, "small")] {
         let mut target = Target::preset(name).expect("preset");
         (target.width, target.height) = (side, side);
-        let d = Decoder {
-            hidden: 256,
-            heads: 8,
-            kv_heads: 4,
-            head_dim: 32,
-            ffn: 512,
-            vocab: 2000,
-            context: 256,
-            dtype: DType::BF16,
-            ..Decoder::default()
-        };
+        let d = Decoder::medium();
         let (plan, _) = compile(&module(&d), &target, &Options::default(), &|_| {}).expect("fits");
         assert!(!same_both_ways(&plan, &format!("{name} {side}")));
     }

@@ -58,17 +58,7 @@ fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
     for (side, name) in [(16, "wse3"), (40, "wse3"), (64, "wse3"), (40, "small")] {
         let mut target = plan::Target::preset(name).expect("preset");
         (target.width, target.height) = (side, side);
-        let d = Decoder {
-            hidden: 256,
-            heads: 8,
-            kv_heads: 4,
-            head_dim: 32,
-            ffn: 512,
-            vocab: 2000,
-            context: 256,
-            dtype: DType::BF16,
-            ..Decoder::default()
-        };
+        let d = Decoder::medium();
         let (plan, _) = compile(&module(&d), &target, &Options::default(), &|_| {}).expect("fits");
         let at = |level| time(&plan, level, plan.claims.at_pos).expect("times").token_cycles as f64;
         let exact = at(Level::L3);

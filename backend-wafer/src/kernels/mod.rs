@@ -318,21 +318,9 @@ struct Built {
 
 /// A weight of the kernel, all of it one piece: a vector, or a matrix \[N, K\].
 fn input(name: &str, shape: &[usize], dtype: DType) -> Constant {
-    let cols = *shape.last().unwrap_or(&1);
-    let rows = if shape.len() == 2 { shape[0] } else { 1 };
+    let (rows, cols) = (if shape.len() == 2 { shape[0] } else { 1 }, *shape.last().unwrap_or(&1));
     let weight = WeightRef { name: name.into(), dtype, shape: shape.to_vec() };
-    let piece = Piece {
-        at: (0, 0),
-        size: (rows, cols),
-        weight,
-        from: (0, 0),
-        transposed: false,
-        scale: 1.0,
-        gains: Vec::new(),
-        storage: dtype,
-        rounded: false,
-    };
-    Constant { rows, cols, pieces: vec![piece] }
+    Constant { rows, cols, pieces: vec![Piece::whole(weight, (rows, cols))] }
 }
 
 /// Small integers, so that sums are exact: the table of an inline weight.

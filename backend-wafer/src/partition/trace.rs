@@ -68,6 +68,24 @@ pub struct Matrix {
     pub pieces: Vec<Piece>,
 }
 
+impl Piece {
+    /// All of a weight, as it is stored.
+    pub(crate) fn whole(weight: WeightRef, size: (usize, usize)) -> Self {
+        let storage = weight.dtype;
+        Piece {
+            at: (0, 0),
+            size,
+            weight,
+            from: (0, 0),
+            transposed: false,
+            scale: 1.0,
+            gains: Vec::new(),
+            storage,
+            rounded: false,
+        }
+    }
+}
+
 impl Matrix {
     /// Rows and columns exchanged.
     #[must_use]
@@ -213,18 +231,8 @@ fn weight(name: &str, dtype: DType, shape: &[usize]) -> Option<Matrix> {
         [rows, cols] => (rows, cols),
         _ => return None,
     };
-    let piece = Piece {
-        at: (0, 0),
-        size: (rows, cols),
-        weight: WeightRef { name: name.to_string(), dtype, shape: shape.to_vec() },
-        from: (0, 0),
-        transposed: false,
-        scale: 1.0,
-        gains: Vec::new(),
-        storage: dtype,
-        rounded: false,
-    };
-    Some(Matrix { rows, cols, pieces: vec![piece] })
+    let weight = WeightRef { name: name.to_string(), dtype, shape: shape.to_vec() };
+    Some(Matrix { rows, cols, pieces: vec![Piece::whole(weight, (rows, cols))] })
 }
 
 /// Whether `axis` of a value of rank at most 2 is the row axis of its matrix.

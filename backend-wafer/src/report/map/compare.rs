@@ -6,7 +6,7 @@
 
 use plan::Plan;
 
-use super::{escape, figures, html};
+use super::{escape, figures, fill, html};
 
 const PAGE: &str = include_str!("page/compare.html");
 
@@ -22,16 +22,7 @@ pub fn compare(first: &Plan, second: &Plan) -> String {
         ("<!--FIRST-->", page(first)),
         ("<!--SECOND-->", page(second)),
     ];
-    let mut out = String::new();
-    let mut rest = PAGE;
-    for (mark, text) in parts {
-        let Some((before, after)) = rest.split_once(mark) else { continue };
-        out.push_str(before);
-        out.push_str(&text);
-        rest = after;
-    }
-    out.push_str(rest);
-    out
+    fill(PAGE, &parts)
 }
 
 fn name(plan: &Plan) -> String {

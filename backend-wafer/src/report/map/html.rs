@@ -6,7 +6,7 @@
 
 use plan::Plan;
 
-use super::{data, escape, figures};
+use super::{data, escape, figures, fill};
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
@@ -33,15 +33,5 @@ pub fn html(plan: &Plan) -> String {
         ("<!--DATA-->", json),
         ("<!--SCRIPT-->", SCRIPT.concat()),
     ];
-    let mut out = String::new();
-    let mut rest = PAGE;
-    for (mark, text) in parts {
-        // Marks are looked for in the page only, never in what was put in.
-        let Some((before, after)) = rest.split_once(mark) else { continue };
-        out.push_str(before);
-        out.push_str(&text);
-        rest = after;
-    }
-    out.push_str(rest);
-    out
+    fill(PAGE, &parts)
 }

@@ -27,6 +27,21 @@ pub use png::png;
 pub use svg::svg;
 pub use terminal::terminal;
 
+/// A page with its marks replaced, in the order in which they stand in it.
+fn fill(page: &str, parts: &[(&str, String)]) -> String {
+    let mut out = String::new();
+    let mut rest = page;
+    for (mark, text) in parts {
+        // Marks are looked for in the page only, never in what was put in.
+        let Some((before, after)) = rest.split_once(mark) else { continue };
+        out.push_str(before);
+        out.push_str(text);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Text with the characters that HTML and SVG reserve replaced, and control characters dropped
 /// (XML has no spelling for them).
 fn escape(text: &str) -> String {
