@@ -182,9 +182,9 @@ fn assemble(
     Ok(Model { module, weights, assets, info, warnings })
 }
 
-/// Largest KV cache, in bytes of f32 at the full context, that a model with 16-bit weights keeps in
-/// f32. Rounding a small cache buys nothing; a large one must fit a wafer, and is read per token.
-const F32_CACHE_MAX: usize = 256 << 20;
+/// From this many bytes, as f32 at the full context, the KV cache of a model with 16-bit weights is
+/// f16. Rounding a small cache buys nothing; a large one must fit a wafer, and is read per token.
+const F32_CACHE_END: usize = 512 << 20;
 
 /// Dtype of the KV cache where nobody chose one: f32, or f16 where that would be large and the
 /// weights are no more precise. f16, not bf16: keys and values are far from the ends of its range,
@@ -192,7 +192,7 @@ const F32_CACHE_MAX: usize = 256 << 20;
 fn default_cache(config: &ModelConfig, weights: DType, context: usize) -> DType {
     let factors = [2, config.layers, config.kv_heads, config.head_dim, DType::F32.block_bytes()];
     let bytes = factors.iter().fold(context, |product, &factor| product.saturating_mul(factor));
-    let is_small = bytes <= F32_CACHE_MAX;
+    let is_small = bytes < F32_CACHE_END;
     if is_small || weights == DType::F32 { DType::F32 } else { DType::F16 }
 }
 

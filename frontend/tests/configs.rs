@@ -327,3 +327,22 @@ fn digests_follow_the_content() {
     let eps = with(llama_config(), json!({"rms_norm_eps": 1e-6}));
     assert_ne!(plain.0, digests(&eps, &llama_tensors()).0);
 }
+
+#[test]
+fn a_large_cache_of_a_16_bit_model_is_f16() {
+    let cache = |dtype: &str, positions: usize| {
+        let sizes = json!({
+            "num_hidden_layers": 16, "hidden_size": 2048, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "torch_dtype": dtype, "max_position_embeddings": positions,
+        });
+        let module = open_config(&with(llama_config(), sizes)).module;
+        let block = &module.blocks[0];
+        let types = block.params().iter().map(|p| &block.value(p.value).ty);
+        let caches = types.filter_map(|ty| ty.as_cache().map(|cache| cache.dtype));
+        caches.collect::<Vec<DType>>()
+    };
+    // 64 KiB of f32 a position.
+    assert_eq!(cache("bfloat16", 8191), [DType::F32; 2]);
+    assert_eq!(cache("bfloat16", 8192), [DType::F16; 2]);
+    assert_eq!(cache("float32", 8192), [DType::F32; 2]);
+}

@@ -106,7 +106,7 @@ pub struct ModelArgs {
     /// Weights of a .spark MODEL
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// How the KV cache is stored [default: f32; f16 where that would take over 256 MiB and the
+    /// How the KV cache is stored [default: f32; f16 where that would take 512 MiB or more and the
     /// weights have 16 bits or fewer]
     #[arg(long, value_enum, value_name = "DTYPE")]
     pub kv_cache: Option<KvCache>,
