@@ -635,6 +635,9 @@ pub struct FuzzArgs {
     /// Seed of the first; the next has the next seed
     #[arg(long, default_value_t = 0, value_name = "S")]
     pub seed: u64,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
     /// Print one JSON object: seeds tried and those that failed
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! The properties of a module: roles of its graphs, blocks and repeats, weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use tensor::DType;
 
@@ -62,7 +63,7 @@ fn report(
 }
 
 fn names(module: &Module, found: &mut Vec<Violation>) {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for graph in module.graphs() {
         if !crate::text::is_identifier(&graph.name) {
             let why = format!("{:?} is not an identifier", graph.name);
@@ -211,28 +212,69 @@ fn weights(graph: &Graph) -> Vec<(&str, TensorType)> {
     .collect()
 }
 
-/// Compares templates as written, and names with their indices filled in where templates differ.
+/// A weight read: where, its name as written, its type, and the layers it is read in.
+struct Read<'a> {
+    graph: &'a str,
+    template: &'a str,
+    ty: TensorType,
+    layers: Option<Range<u32>>,
+}
+
+/// One name, one type. Names can be equal only where they look alike with numbers left out. Where all that
+/// look alike are written alike, ranges of layers are compared, so that this costs the same at any depth;
+/// else every name is spelled out.
 fn weight_types(module: &Module, found: &mut Vec<Violation>) {
-    let mut seen: BTreeMap<String, TensorType> = BTreeMap::new();
-    let mut reported = std::collections::BTreeSet::new();
-    let mut check = |graph: &Graph, layer: Option<u32>| {
+    let main = std::iter::once((&module.main, None));
+    let repeats = module.repeats().filter_map(|(id, first, count)| {
+        Some((module.blocks.get(id.index())?, Some(first..first.saturating_add(count))))
+    });
+    let mut alike: BTreeMap<String, Vec<Read<'_>>> = BTreeMap::new();
+    for (graph, layers) in main.chain(repeats) {
         for (template, ty) in weights(graph) {
-            let name = match layer {
-                Some(layer) => template.replace("{layer}", &layer.to_string()),
-                None => template.to_string(),
-            };
-            let first = seen.entry(name.clone()).or_insert_with(|| ty.clone());
-            if *first != ty && reported.insert((graph.name.clone(), template.to_string())) {
-                let why = format!("weight {name:?} is {ty} here and {first} elsewhere");
-                report(found, Rule::WeightTypes, &graph.name, "", why);
-            }
+            let read = Read { graph: &graph.name, template, ty, layers: layers.clone() };
+            alike.entry(without_numbers(template)).or_default().push(read);
         }
-    };
-    check(&module.main, None);
-    for (id, first, count) in module.repeats() {
-        let Some(block) = module.blocks.get(id.index()) else { continue };
-        for layer in first..first.saturating_add(count) {
-            check(block, Some(layer));
+    }
+    for reads in alike.values() {
+        same_types(reads, found);
+    }
+}
+
+/// A name with every run of digits and layer indices as one mark.
+fn without_numbers(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    for c in template.replace("{layer}", "0").chars() {
+        let mark = if c.is_ascii_digit() { '#' } else { c };
+        if mark != '#' || !out.ends_with('#') {
+            out.push(mark);
+        }
+    }
+    out
+}
+
+fn same_types(reads: &[Read<'_>], found: &mut Vec<Violation>) {
+    let one_template = reads.iter().all(|r| r.template == reads[0].template);
+    // Two ranges meet if and only if one holds the start of the other.
+    let starts: BTreeSet<u32> =
+        reads.iter().filter_map(|r| Some(r.layers.clone()?.start)).collect();
+    let mut seen: BTreeMap<String, &TensorType> = BTreeMap::new();
+    let mut reported = BTreeSet::new();
+    for read in reads {
+        let layers: Vec<Option<u32>> = match read.layers.clone() {
+            None => vec![None],
+            Some(range) if one_template => starts.range(range).copied().map(Some).collect(),
+            Some(range) => range.map(Some).collect(),
+        };
+        for layer in layers {
+            let name = match layer {
+                Some(layer) => read.template.replace("{layer}", &layer.to_string()),
+                None => read.template.to_string(),
+            };
+            let first = *seen.entry(name.clone()).or_insert(&read.ty);
+            if *first != read.ty && reported.insert((read.graph, read.template)) {
+                let why = format!("weight {name:?} is {} here and {first} elsewhere", read.ty);
+                report(found, Rule::WeightTypes, read.graph, "", why);
+            }
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) built_on: BTreeSet<(&'static str, &'static str)>,
     /// How often a rule wrote sides of different types, where that is counted (mutants) and no bug.
     pub(crate) ill_typed: Option<usize>,
+    /// Rules write nothing more above this many e-nodes.
+    pub(crate) node_limit: usize,
     /// What rules made equal, in order, when a proof is wanted.
     pub(crate) equations: Option<Vec<Equation>>,
 }

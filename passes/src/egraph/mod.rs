@@ -235,7 +235,7 @@ struct Saturation {
 
 /// Applies the rules until nothing changes or a limit is reached.
 fn saturate(loaded: &mut Loaded, rules: &[&'static Rule], limits: Limits) -> Saturation {
-    let rewrites: Vec<_> = rules.iter().flat_map(|r| rule::compile(r, limits.nodes)).collect();
+    loaded.egraph.analysis.node_limit = limits.nodes;
     let empty = egg::EGraph::new(Facts::default());
     let egraph = std::mem::replace(&mut loaded.egraph, empty);
     let runner: Runner<Term, Facts> = Runner::new(Facts::default())
@@ -245,7 +245,7 @@ fn saturate(loaded: &mut Loaded, rules: &[&'static Rule], limits: Limits) -> Sat
         .with_iter_limit(limits.iterations)
         // Seconds never decide: the same input gives the same output on any machine.
         .with_time_limit(Duration::MAX)
-        .run(&rewrites);
+        .run(rule::rewrites(rules));
     let stop = match &runner.stop_reason {
         Some(StopReason::NodeLimit(_)) => "node limit",
         Some(StopReason::IterationLimit(_)) => "iteration limit",

@@ -9,6 +9,8 @@
 //! every side condition. A right side of another type than the left is a bug and stops the search
 //! (see `facts`). Commutative ops of a left side match in both orders.
 
+use std::sync::LazyLock;
+
 use egg::{
     Applier, ENodeOrVar, Id, Language, Pattern, PatternAst, RecExpr, Rewrite, Subst, Symbol, Var,
 };
@@ -16,6 +18,7 @@ use ir::{Dim, Op, Real, TensorType};
 
 use super::facts::{EGraph, Fact, Facts, type_of};
 use super::language::{Attr, Head, Term, encode};
+use super::rules;
 use crate::Tier;
 
 /// One rewrite rule.
@@ -301,7 +304,6 @@ struct RuleApplier {
     rule: &'static Rule,
     lhs: PatternAst<Term>,
     rhs: Option<PatternAst<Term>>,
-    node_limit: usize,
 }
 
 impl Applier<Term, Facts> for RuleApplier {
@@ -314,7 +316,7 @@ impl Applier<Term, Facts> for RuleApplier {
         _name: Symbol,
     ) -> Vec<Id> {
         // egg looks at its limit between rules only; one rule may not overshoot either.
-        if egraph.total_size() > self.node_limit {
+        if egraph.total_size() > egraph.analysis.node_limit {
             return Vec::new();
         }
         let (subst, rule) = (subst.clone(), self.rule.name);
@@ -374,8 +376,18 @@ pub(crate) fn apply(
 
 const COMMUTATIVE: [&str; 4] = ["add", "mul", "max", "min"];
 
+/// The egg rewrites of the rules given, compiled once per process: there are hundreds, and searches of
+/// small graphs take less time than reading their patterns.
+pub(crate) fn rewrites(rules: &[&'static Rule]) -> Vec<&'static Rewrite<Term, Facts>> {
+    type Compiled = Vec<(&'static str, Vec<Rewrite<Term, Facts>>)>;
+    static COMPILED: LazyLock<Compiled> =
+        LazyLock::new(|| rules::all().map(|rule| (rule.name, compile(rule))).collect());
+    let wanted = |name: &str| rules.iter().any(|r| r.name == name);
+    COMPILED.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, rewrites)| rewrites).collect()
+}
+
 /// The egg rewrites of a rule: one per order of the commutative ops of its left side.
-pub(crate) fn compile(rule: &'static Rule, node_limit: usize) -> Vec<Rewrite<Term, Facts>> {
+fn compile(rule: &'static Rule) -> Vec<Rewrite<Term, Facts>> {
     let lhs = parse(rule, rule.lhs);
     let variants = orders(&lhs);
     let rhs = match rule.rhs {
@@ -383,7 +395,7 @@ pub(crate) fn compile(rule: &'static Rule, node_limit: usize) -> Vec<Rewrite<Ter
         Rhs::Code(_) => None,
     };
     let rewrite = |(i, ast): (usize, PatternAst<Term>)| {
-        let applier = RuleApplier { rule, lhs: ast.clone(), rhs: rhs.clone(), node_limit };
+        let applier = RuleApplier { rule, lhs: ast.clone(), rhs: rhs.clone() };
         let name = format!("{}#{i}", rule.name);
         Rewrite::new(name, Pattern::new(ast), applier).expect("appliers declare no variables")
     };

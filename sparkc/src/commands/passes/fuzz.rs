@@ -1,5 +1,8 @@
 //! `sparkc passes fuzz`: random models, optimised at every tier, against the interpreter.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
 use anyhow::Result;
 use ir::eval::{EvalOptions, eval_module};
 use ir::random::{self, RandomOptions};
@@ -23,18 +26,37 @@ const ROWS: usize = 4;
 pub(super) fn run(args: &FuzzArgs) -> Result<()> {
     let progress = Progress::new();
     let (mut compared, mut failed) = (0u64, Vec::new());
+    let last = args.seed.saturating_add(args.count);
+    let next = AtomicU64::new(args.seed);
     progress.stage("random models", |bar| {
-        for seed in args.seed..args.seed.saturating_add(args.count) {
-            match differs(seed) {
-                None => {}
-                Some(None) => compared += 1,
-                Some(Some(why)) => failed.push((seed, why)),
+        std::thread::scope(|scope| {
+            let (send, receive) = mpsc::channel();
+            for _ in 0..threads(args) {
+                let (send, next) = (send.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= last || send.send((seed, differs(seed))).is_err() {
+                            return;
+                        }
+                    }
+                });
             }
-            bar.set_message(format!("random models: seed {seed}, {compared} compared"));
-        }
+            drop(send);
+            for (seed, verdict) in receive {
+                match verdict {
+                    None => {}
+                    Some(None) => compared += 1,
+                    Some(Some(why)) => failed.push((seed, why)),
+                }
+                bar.set_message(format!("random models: seed {seed}, {compared} compared"));
+            }
+        });
         Ok::<(), anyhow::Error>(())
     })?;
     progress.finish();
+    // Threads finish in any order; what is said does not depend on it.
+    failed.sort();
     if args.json {
         let failures: Vec<_> =
             failed.iter().map(|(seed, why)| json!({ "seed": seed, "why": why })).collect();
@@ -56,6 +78,11 @@ pub(super) fn run(args: &FuzzArgs) -> Result<()> {
         None => Ok(()),
         Some((seed, why)) => Err(Fault::internal(format!("seed {seed}: {why}")).into()),
     }
+}
+
+fn threads(args: &FuzzArgs) -> u32 {
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    args.threads.unwrap_or_else(cores)
 }
 
 /// Why the model of a seed changes its meaning: `Some(None)` when it does not, `None` when it cannot be
