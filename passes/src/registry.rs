@@ -55,6 +55,11 @@ static PASSES: &[PassInfo] = &[
                 default: "60000000",
                 summary: "Most operands looked at by the exact extraction, per graph.",
             },
+            OptionInfo {
+                name: "without",
+                default: "",
+                summary: "Families of rewrites to leave out, joined by +.",
+            },
         ],
         build: EGraphPass::build,
     },

@@ -83,6 +83,9 @@ pub enum Command {
     /// Run chosen passes on a .spark file and print the result
     #[command(after_help = help::OPT)]
     Opt(OptArgs),
+    /// Shrink a .spark file in which passes go wrong to the smallest that shows it
+    #[command(after_help = help::REDUCE)]
+    Reduce(ReduceArgs),
     /// List the passes and the rewrites, or try the optimiser's parts
     #[command(after_help = help::PASSES, args_conflicts_with_subcommands = true)]
     Passes(PassesArgs),
@@ -596,6 +599,35 @@ pub struct OptArgs {
     pub json: bool,
 }
 
+/// `sparkc reduce`.
+#[derive(Args, Debug)]
+pub struct ReduceArgs {
+    /// A .spark file after which passes panic, fail, or change what it means
+    #[arg(value_name = "FILE.spark")]
+    pub file: PathBuf,
+    /// Passes, comma-separated, with options in braces; or O0, O1, O2
+    #[arg(long, default_value = "O2", value_name = "LIST")]
+    pub passes: String,
+    /// Keep what makes this shell command exit with 0 instead; {} is the file
+    #[arg(long, value_name = "CMD")]
+    pub command: Option<String>,
+    /// What rewrites may do to the numbers
+    #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
+    pub numerics: Numerics,
+    /// Weights [default: random ones]
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Most modules to try
+    #[arg(long, default_value_t = 5000, value_name = "N")]
+    pub limit: usize,
+    /// Write here instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object: the module, what it shows, sizes before and after
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `sparkc passes`.
 #[derive(Args, Debug)]
 pub struct PassesArgs {
@@ -638,6 +670,9 @@ pub struct FuzzArgs {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,
+    /// Write every model that failed to this folder, for `sparkc reduce`
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
     /// Print one JSON object: seeds tried and those that failed
     #[arg(long)]
     pub json: bool,

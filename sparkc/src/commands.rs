@@ -3,11 +3,13 @@
 pub mod bench;
 pub mod compile;
 pub mod completions;
+mod differential;
 pub mod eval;
 pub mod explain;
 pub mod inspect;
 pub mod opt;
 pub mod passes;
+pub mod reduce;
 pub mod run;
 pub mod simulate;
 pub mod sweep;
@@ -33,6 +35,7 @@ pub fn run(command: &Command) -> Result<Exit> {
         Command::Inspect(args) => inspect::run(args)?,
         Command::Opt(args) => opt::run(args)?,
         Command::Passes(args) => passes::run(args)?,
+        Command::Reduce(args) => reduce::run(args)?,
         Command::Run(args) => run::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Verify(args) => return verify::run(args),

@@ -15,6 +15,7 @@ mod language;
 mod proof;
 mod prover;
 mod recipe;
+mod replay;
 mod rule;
 mod rules;
 mod views;
@@ -45,6 +46,8 @@ use crate::{CostModel, PassError, Tier, describe};
 /// See the module.
 pub(crate) struct EGraphPass {
     limits: Limits,
+    /// Families of rules left out.
+    without: Vec<&'static str>,
 }
 
 /// When a search ends.
@@ -65,7 +68,17 @@ impl EGraphPass {
             iterations: options.count("iterations")?,
             work: options.count("work")? as u64,
         };
-        Ok(Box::new(EGraphPass { limits }))
+        let family = |name: &str| {
+            let known = rules::FAMILIES.into_iter().find(|(family, _)| *family == name);
+            known.map(|(family, _)| family).ok_or_else(|| {
+                let names = rules::FAMILIES.map(|(family, _)| family).join("+");
+                options
+                    .refuse("without", format!("no family is called {name:?}; there are {names}"))
+            })
+        };
+        let names = options.text("without").split('+').filter(|n| !n.is_empty());
+        let without = names.map(family).collect::<Result<_, _>>()?;
+        Ok(Box::new(EGraphPass { limits, without }))
     }
 }
 
@@ -75,7 +88,9 @@ impl Pass for EGraphPass {
         for (block, _, count) in module.repeats() {
             layers[block.index()] += u64::from(count);
         }
-        let rules: Vec<&'static Rule> = rules::all().filter(|r| r.tier <= cx.tier).collect();
+        let wanted =
+            |r: &&'static Rule| r.tier <= cx.tier && !self.without.contains(&rules::family(r.name));
+        let rules: Vec<&'static Rule> = rules::all().filter(wanted).collect();
         let mut changed = false;
         let mut known: BTreeMap<String, (Vec<String>, Found)> = BTreeMap::new();
         for (i, graph) in module.graphs_mut().enumerate() {
@@ -83,7 +98,7 @@ impl Pass for EGraphPass {
             let found = match known.get(&recipe) {
                 // The same graph over other weights. A proof names its weights, so it is made anew.
                 Some((names, found)) if !cx.prove => found.renamed(&graph.name, names, &weights),
-                _ => search(graph, &rules, self.limits, cx.model, cx.prove)?,
+                _ => search(graph, &rules, self.limits, cx.model, cx.prove, cx.attribute)?,
             };
             let found =
                 Found { report: SearchReport { recipe: recipe.clone(), ..found.report }, ..found };
@@ -135,7 +150,7 @@ impl EGraphPass {
             if cx.attribute {
                 let others: Vec<_> =
                     rules.iter().copied().filter(|r| r.name != rule.name).collect();
-                let without = search(before, &others, self.limits, cx.model, false)?;
+                let without = search(before, &others, self.limits, cx.model, false, false)?;
                 saved = Some(without.report.cost.1.minus(found.report.cost.1));
             }
             // Measured savings decide; without them, every rule that others built on is named.
@@ -201,6 +216,7 @@ fn search(
     limits: Limits,
     model: &dyn CostModel,
     prove: bool,
+    price_steps: bool,
 ) -> Result<Found, PassError> {
     let mut loaded = convert::load(graph)?;
     loaded.egraph.analysis.equations = prove.then(Vec::new);
@@ -223,7 +239,20 @@ fn search(
     };
     let built_on = std::mem::take(&mut loaded.egraph.analysis.built_on);
     let equations = loaded.egraph.analysis.equations.take();
-    let proof = equations.map(|e| proof::prove(graph, &rebuilt, &loaded.egraph, &e)).transpose()?;
+    let proof = match equations {
+        None => None,
+        Some(equations) => {
+            let mut proof = proof::prove(graph, &rebuilt, &loaded.egraph, &equations)?;
+            if price_steps {
+                let used = proof.used.iter().map(|&i| &equations[i]);
+                let costs = replay::costs(graph, &loaded.egraph, used, limits, model)?;
+                for (step, cost) in proof.steps.iter_mut().zip(costs) {
+                    step.cost = Some(cost);
+                }
+            }
+            Some(proof)
+        }
+    };
     Ok(Found { graph: rebuilt, written, fired: saturation.fired, built_on, report, proof })
 }
 
@@ -283,6 +312,8 @@ fn applies_once(loaded: &mut Loaded, rule: &Rule) -> bool {
 pub struct RuleInfo {
     /// Name.
     pub name: &'static str,
+    /// Family: rules about the same ops; `egraph{without=FAMILY}` leaves them out.
+    pub family: &'static str,
     /// What it may do to numbers.
     pub tier: Tier,
     /// Why it is true.
@@ -305,6 +336,7 @@ pub fn rewrite_rules() -> Vec<RuleInfo> {
         fires: cases::of(r.name).fires,
         misses: cases::of(r.name).misses,
         name: r.name,
+        family: rules::family(r.name),
         tier: r.tier,
         why: r.why,
         lhs: r.lhs,

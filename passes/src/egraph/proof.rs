@@ -16,7 +16,7 @@ use ir::{Dim, Graph, Op, Type, ValueId};
 use super::facts::{EGraph, Fact};
 use super::language::{Attr, Head, encode};
 use super::rule::{Equation, Tree};
-use crate::PassError;
+use crate::{Cost, PassError};
 
 /// Version of the text; the checker reads no other.
 pub(crate) const HEADER: &str = "sparkc-proof 1";
@@ -33,6 +33,8 @@ pub struct ProofStep {
     pub before: String,
     /// What it equals.
     pub after: String,
+    /// Cost of the cheapest graph that the steps up to this one allow, when that was asked for.
+    pub cost: Option<Cost>,
 }
 
 /// The proof that one graph equals another.
@@ -41,6 +43,8 @@ pub(crate) struct GraphProof {
     /// The section of the certificate.
     pub(crate) text: String,
     pub(crate) steps: Vec<ProofStep>,
+    /// Which of the equations noted each step is.
+    pub(crate) used: Vec<usize>,
 }
 
 /// Every term that occurs, each once.
@@ -88,14 +92,15 @@ pub(crate) fn prove(
     let table = reader.table;
     let used = needed_steps(&table, &steps, &goals)
         .ok_or_else(|| PassError::internal("the rewrites noted do not explain the result"))?;
-    let steps: Vec<Step> = used.into_iter().map(|i| steps[i]).collect();
+    let steps: Vec<Step> = used.iter().map(|&i| steps[i]).collect();
     let text = print(&before.name, &table, &reads_before, &reads_after, &steps);
     let shown = steps.iter().map(|s| ProofStep {
         rule: s.rule,
         before: expression(&table, s.left, 3),
         after: expression(&table, s.right, 3),
+        cost: None,
     });
-    Ok(GraphProof { text, steps: shown.collect() })
+    Ok(GraphProof { text, steps: shown.collect(), used })
 }
 
 #[derive(Clone, Copy)]

@@ -125,6 +125,16 @@ Examples:
   sparkc opt layer.spark --passes O2 --print-after egraph -o layer-opt.spark
   sparkc opt layer.spark --passes O2 --stop-after egraph --proof layer.proof";
 
+/// `reduce`.
+pub const REDUCE: &str = "\
+Examples:
+  sparkc reduce wrong.spark -o small.spark           what differs, fails or panics after O2
+  sparkc reduce wrong.spark --passes egraph --numerics exact
+  sparkc reduce big.spark --command \"grep -q softmax {}\"
+
+The module is edited (repeats and nodes left out) as long as it shows what it shows at first: passes
+change its meaning, panic, or fail with the same code. `sparkc passes fuzz --save DIR` writes candidates.";
+
 /// `passes`.
 pub const PASSES: &str = "\
 Examples:
@@ -167,6 +177,7 @@ mod tests {
             VERIFY,
             VERIFY_PROOF,
             OPT,
+            REDUCE,
             PASSES,
             EXPLAIN,
             TARGETS,

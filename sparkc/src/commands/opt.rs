@@ -56,7 +56,7 @@ pub fn run(args: &OptArgs) -> Result<()> {
 }
 
 /// The pipeline of a level, or the list as it was given.
-fn pipeline(list: &str) -> &str {
+pub(super) fn pipeline(list: &str) -> &str {
     match Level::ALL.into_iter().find(|level| format!("{level:?}") == list) {
         Some(level) => level.pipeline(),
         None => list,

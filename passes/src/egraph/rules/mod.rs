@@ -10,16 +10,24 @@ mod views;
 
 use super::rule::Rule;
 
+/// Rules by family, each the name of its file.
+pub(crate) const FAMILIES: [(&str, &[Rule]); 7] = [
+    ("views", views::RULES),
+    ("rows", rows::RULES),
+    ("matmul", matmul::RULES),
+    ("merge", merge::RULES),
+    ("norm", norm::RULES),
+    ("mlp", mlp::RULES),
+    ("attention", attention::RULES),
+];
+
 /// Every rule, by family.
 pub(crate) fn all() -> impl Iterator<Item = &'static Rule> {
-    let families: [&'static [Rule]; 7] = [
-        views::RULES,
-        rows::RULES,
-        matmul::RULES,
-        merge::RULES,
-        norm::RULES,
-        mlp::RULES,
-        attention::RULES,
-    ];
-    families.into_iter().flatten()
+    FAMILIES.into_iter().flat_map(|(_, rules)| rules)
+}
+
+/// The family of a rule.
+pub(crate) fn family(rule: &str) -> &'static str {
+    let of = FAMILIES.into_iter().find(|(_, rules)| rules.iter().any(|r| r.name == rule));
+    of.map_or("", |(name, _)| name)
 }
