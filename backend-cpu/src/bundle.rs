@@ -3,7 +3,7 @@
 //! The file is written under a temporary name beside its target and renamed when it is whole, so a
 //! failure leaves nothing. Same module, weights and assets, same bytes.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use ir::{Module, WeightSource};
@@ -73,7 +73,7 @@ pub fn compile(
     let write = |source: io::Error| CpuError::Write { path: path.to_path_buf(), source };
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".model-").tempfile_in(directory).map_err(write)?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut out = Blocks::new(file);
     let texts = (assets, tables.as_slice());
     let result = write_executable(module, &lowered, weights, texts, &mut out, progress);
     let file_bytes = match result {
@@ -81,7 +81,7 @@ pub fn compile(
         Err(PackError::Cpu(error)) => return Err(error),
         Err(PackError::Io(error)) => return Err(write(error)),
     };
-    let file = out.into_inner().map_err(|e| write(e.into_error()))?;
+    let file = out.finish().map_err(write)?;
     make_executable(file.as_file()).map_err(write)?;
     file.persist(path).map_err(|e| write(e.error))?;
     Ok(Summary { without_tables, ..summary(lowered, file_bytes) })
@@ -141,6 +141,46 @@ fn write_executable(
     out.write_all(&tail)?;
     out.flush()?;
     Ok(weight_offset + total + (tables.len() + tail.len()) as u64)
+}
+
+/// Writes whole blocks at multiples of their length: systems keep what is written in pieces as large
+/// as the writes, and a processor finds huge pages faster than small ones.
+struct Blocks<W: Write> {
+    inner: W,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Blocks<W> {
+    /// Two huge pages.
+    const BYTES: usize = 2 * WEIGHT_ALIGN as usize;
+
+    fn new(inner: W) -> Self {
+        Blocks { inner, buffer: Vec::with_capacity(Self::BYTES) }
+    }
+
+    /// Writes what is left, and gives the file back.
+    fn finish(mut self) -> io::Result<W> {
+        self.inner.write_all(&self.buffer)?;
+        self.inner.flush()?;
+        Ok(self.inner)
+    }
+}
+
+impl<W: Write> Write for Blocks<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(Self::BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        if self.buffer.len() == Self::BYTES {
+            self.inner.write_all(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(n)
+    }
+
+    /// Leaves an unfinished block to [`Blocks::finish`].
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(unix)]

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use ir::eval::{EvalOptions, eval_constant};
 use ir::{Graph, Module, Op, ValueId, WeightSource};
-use runtime::kernels::pack::{TILE, pack_tile};
+use runtime::kernels::pack::{PAIR, TILE, pack_rows};
 use runtime::program::Weight;
 use tensor::{DType, Tensor};
 
@@ -116,7 +116,7 @@ impl Rows<'_> {
     /// Packs block by block on all cores; returns the bytes written.
     fn write(&self, out: &mut dyn Write) -> Result<u64, PackError> {
         let (rows, row_bytes) = self.extent()?;
-        let step = (BLOCK_BYTES / row_bytes.max(1)).next_multiple_of(TILE).max(TILE);
+        let step = (BLOCK_BYTES / row_bytes.max(1)).next_multiple_of(PAIR).max(PAIR);
         let blocks = (0..rows).step_by(step).map(|first| first..(first + step).min(rows));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut written = 0;
@@ -143,7 +143,7 @@ impl Rows<'_> {
         }
     }
 
-    /// The tiles of some rows, a multiple of 16 but for the last block.
+    /// The tiles of some rows, a multiple of 32 but for the last block.
     fn pack(&self, rows: Range<usize>) -> Result<Vec<u8>, PackError> {
         let (_, row_bytes) = self.extent()?;
         let cols = self.value.shape()[1];
@@ -154,11 +154,8 @@ impl Rows<'_> {
         for &dtype in self.dtypes {
             block = block.cast(dtype).map_err(|e| wrong(self.name, e))?;
         }
-        let tile_rows = block.bytes().len() / rows.len() * TILE;
         let mut tiles = Vec::new();
-        for rows in block.bytes().chunks(tile_rows.max(1)) {
-            pack_tile(block.dtype(), cols, rows, &mut tiles);
-        }
+        pack_rows(block.dtype(), cols, block.bytes(), &mut tiles);
         bytes.release();
         Ok(tiles)
     }
@@ -181,14 +178,14 @@ fn write_columns(value: &Tensor, out: &mut dyn Write) -> Result<u64, PackError> 
     let bytes: &[u8] = value.bytes();
     let mut tile = Vec::new();
     let mut written = 0;
-    for first in (0..n).step_by(TILE) {
-        let columns = TILE.min(n - first);
-        // A tile holds columns of the value side by side already: only the padding is added.
+    for first in (0..n).step_by(PAIR) {
+        let columns = PAIR.min(n - first);
+        // A pair holds columns of the value side by side already: only the padding is added.
         tile.clear();
         for row in 0..k {
             let start = (row * n + first) * size;
             tile.extend_from_slice(&bytes[start..start + columns * size]);
-            tile.resize((row + 1) * TILE * size, 0);
+            tile.resize((row + 1) * columns.next_multiple_of(TILE) * size, 0);
         }
         out.write_all(&tile)?;
         written += tile.len() as u64;

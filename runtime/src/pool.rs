@@ -2,9 +2,10 @@
 //!
 //! A fixed set of workers waits for a job by spinning for a short while, then yielding, then
 //! sleeping; so a token costs no system call where the machine is ours, and an idle or shared machine
-//! is left alone. Work is cut into a few parts per thread. Each thread takes its own parts in order,
-//! then what others have not begun: a worker that the system does not run delays nobody. Neither the
-//! cut nor who computes a part changes a result (see `kernels`).
+//! is left alone. Work is cut into parts. Each thread takes its own in order, so that it reads memory
+//! as one stream, then what others have not begun, from their far end: all finish within one part of
+//! each other, and a worker that the system does not run delays nobody. Neither the cut nor who
+//! computes a part changes a result (see `kernels`).
 //!
 //! Invariant: `run` returns only when every part is done and no thread will touch the job again, so
 //! a job may borrow.
@@ -22,8 +23,12 @@ const SPINS: u32 = 10_000;
 /// Yields before a worker goes to sleep: a fraction of a millisecond.
 const YIELDS: u32 = 200;
 
-/// Parts of a job per thread: what a thread that was held up may leave to others.
-const PARTS: usize = 4;
+/// Most parts of a job per thread: one of them is what threads wait for each other at the end.
+const PARTS: usize = 24;
+/// Work of a part, at least: a fraction of a microsecond, against some ten nanoseconds to take it.
+const PART_WORK: usize = 1 << 14;
+/// Work below which waking threads costs more than it saves.
+const THREAD_WORK: usize = 1 << 15;
 
 /// A job is called with the number of a part and that of the thread that computes it.
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
@@ -198,9 +203,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Parts that a job is cut into.
-    fn parts(&self) -> usize {
-        PARTS * self.threads()
+    /// Parts that a job of `grains` indivisible pieces is cut into; `None` for one thread alone.
+    fn parts(&self, work: usize, grains: usize) -> Option<usize> {
+        let threads = self.threads();
+        let parts = (work / PART_WORK).clamp(threads, PARTS * threads).min(grains);
+        (work >= THREAD_WORK && threads > 1).then_some(parts)
     }
 
     /// Calls `job(part, thread)` once for each part of `0..parts` and waits for all.
@@ -238,21 +245,21 @@ impl Pool {
         }
     }
 
-    /// Cuts `out` into one contiguous part per thread, at multiples of `grain`, and calls
-    /// `f(first element, part, scratch)` for each part; on this thread alone when `small`.
+    /// Cuts `out` into contiguous parts at multiples of `grain`, and calls `f(first element, part,
+    /// scratch)` for each; on this thread alone where the work, in multiplications, is little.
     pub fn split<T: Send>(
         &self,
         out: &mut [T],
         grain: usize,
-        small: bool,
+        work: usize,
         f: &(dyn Fn(usize, &mut [T], &mut Scratch) + Sync),
     ) {
-        if small || self.workers.is_empty() {
-            return f(0, out, &mut self.scratch(0));
-        }
         let len = out.len();
+        let Some(parts) = self.parts(work, len.div_ceil(grain.max(1))) else {
+            return f(0, out, &mut self.scratch(0));
+        };
         let target = Target::new(out, len);
-        let parts = Parts { len, grain, parts: self.parts() };
+        let parts = Parts { len, grain, parts };
         self.run(parts.parts, &|part, thread| {
             let part = parts.of(part);
             if !part.is_empty() {
@@ -269,10 +276,10 @@ impl Pool {
         out: &mut [f32],
         width: usize,
         grain: usize,
-        small: bool,
+        work: usize,
         f: &(dyn Fn(usize, Columns<'_>, &mut Scratch) + Sync),
     ) {
-        self.split_matrices([(out, width)], grain, small, &|_, first, columns, scratch| {
+        self.split_matrices([(out, width)], grain, work, &|_, first, columns, scratch| {
             f(first, columns, scratch);
         });
     }
@@ -283,18 +290,19 @@ impl Pool {
         &self,
         outs: [(&mut [f32], usize); N],
         grain: usize,
-        small: bool,
+        work: usize,
         f: &(dyn Fn(usize, usize, Columns<'_>, &mut Scratch) + Sync),
     ) {
         let targets = outs.map(|(out, width)| Target::new(out, width));
-        if small || self.workers.is_empty() {
+        let grains = |t: &Target<'_, f32>| t.width.div_ceil(grain.max(1));
+        let len = targets.iter().map(grains).sum();
+        let Some(parts) = self.parts(work, len) else {
             for (i, target) in targets.iter().enumerate() {
                 f(i, 0, target.columns(0..target.width), &mut self.scratch(0));
             }
             return;
-        }
-        let grains = |t: &Target<'_, f32>| t.width.div_ceil(grain.max(1));
-        let parts = Parts { len: targets.iter().map(grains).sum(), grain: 1, parts: self.parts() };
+        };
+        let parts = Parts { len, grain: 1, parts };
         self.run(parts.parts, &|part, thread| {
             let part = parts.of(part);
             let mut before = 0;
@@ -386,14 +394,14 @@ impl Shared {
     fn take_parts(&self, thread: usize) {
         let threads = self.shares.len();
         for owner in (0..threads).map(|i| (thread + i) % threads) {
-            while let Some(part) = self.take(owner) {
+            while let Some(part) = self.take(owner, owner == thread) {
                 self.compute(part, thread);
             }
         }
     }
 
-    /// Takes the next part of a thread's share of whatever job is current.
-    fn take(&self, owner: usize) -> Option<usize> {
+    /// Takes the first or the last part of a thread's share of whatever job is current.
+    fn take(&self, owner: usize, first: bool) -> Option<usize> {
         let share = &self.shares[owner].0;
         let mut bits = share.load(Ordering::Acquire);
         loop {
@@ -401,10 +409,19 @@ impl Shared {
             if now.next >= now.end {
                 return None;
             }
-            let after = Share { next: now.next + 1, ..now }.to_bits();
+            let (part, after) = if first {
+                (now.next, Share { next: now.next + 1, ..now })
+            } else {
+                (now.end - 1, Share { end: now.end - 1, ..now })
+            };
             // The epoch in the word makes it another word for each job: what was loaded is current.
-            match share.compare_exchange_weak(bits, after, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return Some(usize::from(now.next)),
+            match share.compare_exchange_weak(
+                bits,
+                after.to_bits(),
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(usize::from(part)),
                 Err(found) => bits = found,
             }
         }
@@ -578,7 +595,7 @@ mod tests {
             for (len, grain) in [(0, 16), (1, 16), (16, 16), (100, 16), (7, 1)] {
                 let mut out = vec![0.0; len];
                 for _ in 0..50 {
-                    pool.split(&mut out, grain, false, &|start, part, _| {
+                    pool.split(&mut out, grain, usize::MAX, &|start, part, _| {
                         for (i, o) in part.iter_mut().enumerate() {
                             *o += (start + i) as f32;
                         }
@@ -594,7 +611,7 @@ mod tests {
     fn columns_are_disjoint_and_cover_the_rows() {
         let pool = Pool::new(3).unwrap();
         let mut out = vec![0.0; 4 * 37];
-        pool.split_columns(&mut out, 37, 8, false, &|first, mut columns, _| {
+        pool.split_columns(&mut out, 37, 8, usize::MAX, &|first, mut columns, _| {
             for row in 0..columns.rows() {
                 for (i, o) in columns.row(row).iter_mut().enumerate() {
                     *o += (row * 37 + first + i) as f32;

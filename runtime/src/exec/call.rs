@@ -17,8 +17,8 @@ use crate::program::{
     Bindings, Call, Index, MAX_RANK, Op, Operand, Reduce, Repeat, Size, StridedCopy,
 };
 
-/// Elements below which an elementwise call stays on one thread.
-const THREAD_ELEMENTS: usize = 1 << 14;
+/// What an element of an elementwise call costs, in multiplications.
+const ELEMENT_WORK: usize = 2;
 
 /// The layer a call runs in.
 pub(super) type Scope<'a> = Option<(&'a Repeat, usize)>;
@@ -263,8 +263,8 @@ impl Run<'_> {
 
     /// Cuts `out` among the threads at multiples of `grain`; `f(first element, part)`.
     fn rows(&self, grain: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
-        let small = out.len() < THREAD_ELEMENTS;
-        self.pool.split(out, grain, small, &|start, part, _| f(start, part));
+        let work = ELEMENT_WORK * out.len();
+        self.pool.split(out, grain, work, &|start, part, _| f(start, part));
     }
 
     fn causal_mask(&self, window: Option<u32>, out: &mut [f32]) {

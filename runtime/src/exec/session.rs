@@ -150,6 +150,11 @@ impl Session {
         self.pool.threads()
     }
 
+    /// The threads, for measurements.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
         self.past

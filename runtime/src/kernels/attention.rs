@@ -11,13 +11,11 @@ use std::ops::Range;
 use super::Kernels;
 use super::kv::Tiles;
 use super::math::exp;
-use super::matmul::{FLOAT_TOKENS, PAIR};
-use super::pack::TILE;
+use super::matmul::FLOAT_TOKENS;
+use super::pack::{PAIR, TILE};
 use super::portable::tree_sum;
 use crate::pool::{Columns, Pool, Scratch};
 
-/// Work (score multiplications) below which waking threads costs more than it saves.
-const THREAD_WORK: usize = 1 << 14;
 /// Positions of a block of keys.
 pub(crate) const BLOCK: usize = 128;
 
@@ -79,12 +77,13 @@ pub fn attention(
     let AttentionShape { past, heads, value_width, .. } = *shape;
     let kv_heads = keys.tiling.heads;
     let group = heads / kv_heads;
-    let small = q.len() * (past + 1) < THREAD_WORK;
+    // Scores and weighted sums.
+    let work = 2 * q.len() * (past + 1);
     // Threads take heads, not tokens: later tokens see more keys and cost more. A key/value head is
     // read once where there are enough of them.
     let grain = group.div_ceil(pool.threads().div_ceil(kv_heads));
     let all = heads * value_width;
-    pool.split_columns(out, all, grain * value_width, small, &|start, mut out, scratch| {
+    pool.split_columns(out, all, grain * value_width, work, &|start, mut out, scratch| {
         let first = start / value_width;
         let end = first + out.width() / value_width;
         let mut head = first;
@@ -199,13 +198,13 @@ impl Queries<'_> {
         for i in 0..positions.len().div_ceil(TILE) {
             let Some(tile) = keys.tile(self.kv, positions.start / TILE + i) else { break };
             let to = &mut b.keys[i / 2 * width * PAIR + i % 2 * TILE..];
-            (kernels.widen)(keys.tiling.dtype, tile, 0, width, to, PAIR);
+            (kernels.widen)(&tile, 0, width, to, PAIR);
         }
         for i in 0..self.shape.value_width.div_ceil(TILE) {
             let Some(tile) = values.tile(self.kv, i) else { break };
             let to = &mut b.values[i / 2 * BLOCK * PAIR + i % 2 * TILE..];
             let (first, n) = (positions.start, positions.len());
-            (kernels.widen)(values.tiling.dtype, tile, first, n, to, PAIR);
+            (kernels.widen)(&tile, first, n, to, PAIR);
         }
     }
 

@@ -7,7 +7,7 @@
 use half::{bf16, f16};
 use tensor::DType;
 
-use super::pack::TILE;
+use super::pack::{FloatTile, TILE};
 
 /// Which axis lies across a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,9 +124,14 @@ impl Tiling {
 
 impl<'a> Tiles<'a> {
     /// Tile `i` of a head, or `None` beyond the last.
-    pub(crate) fn tile(&self, head: usize, i: usize) -> Option<&'a [u8]> {
+    pub(crate) fn tile(&self, head: usize, i: usize) -> Option<FloatTile<'a>> {
         let (tiles, len) = (self.tiling.tiles(), self.tiling.tile_bytes());
-        (i < tiles).then(|| &self.bytes[(head * tiles + i) * len..][..len])
+        let dtype = self.tiling.dtype;
+        (i < tiles).then(|| FloatTile {
+            dtype,
+            bytes: &self.bytes[(head * tiles + i) * len..][..len],
+            step: TILE * dtype.block_bytes(),
+        })
     }
 }
 

@@ -7,21 +7,16 @@
 
 use super::Kernels;
 use super::activation::{BLOCK as TOKENS, Block, QUADS, TOKEN_WORDS};
-use super::pack::{CHUNK, Packed, TILE, chunk};
+use super::pack::{CHUNK, PAIR, Packed, TILE, chunk};
 use super::panel::{CODES, HEAD, HEADS, Panel};
 use crate::pool::{Columns, Pool, Scratch};
-use tensor::DType;
 
 /// Columns widened at a time: 2 tiles of them are 64 KiB of the second-level cache.
 const BLOCK: usize = 512;
 /// Tokens whose sums for two tiles fit the registers of AVX-512.
 pub(crate) const FLOAT_TOKENS: usize = 12;
-/// Two tiles.
-pub(crate) const PAIR: usize = 2 * TILE;
-/// Elements below which one thread makes them integers.
-const THREAD_ELEMENTS: usize = 1 << 14;
-/// Multiplications below which waking threads costs more than it saves.
-const THREAD_WORK: usize = 1 << 15;
+/// What making one element an integer or moving it costs, in multiplications.
+const ELEMENT_WORK: usize = 2;
 
 /// `out[t][n] = sum_k x[t][k] * w[n][k]`: x is `[T, cols]`, out `[T, rows]`.
 pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &mut [f32]) {
@@ -44,17 +39,17 @@ pub fn linears<const N: usize>(
     assert!(w.iter().all(|w| w.cols == cols && w.dtype.is_quantized() == quantized));
     let tokens = x.len().checked_div(cols).unwrap_or(0);
     let rows: usize = w.iter().map(|w| w.rows).sum();
-    let small = rows * cols * tokens < THREAD_WORK;
+    let work = rows * cols * tokens;
     let mut i = 0;
     let out = out.map(|out| {
         i += 1;
         (out, w[i - 1].rows)
     });
     if quantized {
-        return integer_linears(kernels, pool, w, x, small, out);
+        return integer_linears(kernels, pool, w, x, work, out);
     }
     if tokens == 1 {
-        pool.split_matrices(out, TILE, small, &|i, first, mut columns, _| {
+        pool.split_matrices(out, PAIR, work, &|i, first, mut columns, _| {
             (kernels.gemv)(&w[i], first / TILE, x, columns.row(0));
         });
         return;
@@ -62,13 +57,13 @@ pub fn linears<const N: usize>(
     let mut activations = pool.activations();
     let blocks = activations.get(x.len());
     let block_len = FLOAT_TOKENS * cols;
-    pool.split(blocks, block_len, x.len() < THREAD_ELEMENTS, &|start, blocks, _| {
+    pool.split(blocks, block_len, ELEMENT_WORK * x.len(), &|start, blocks, _| {
         for (x, block) in x[start..].chunks(block_len).zip(blocks.chunks_mut(block_len)) {
             interleave(x, cols, block);
         }
     });
     let blocks = &*blocks;
-    pool.split_matrices(out, PAIR, small, &|i, first, mut columns, scratch| {
+    pool.split_matrices(out, PAIR, work, &|i, first, mut columns, scratch| {
         linear_columns(kernels, &w[i], blocks, first / TILE, &mut columns, scratch);
     });
 }
@@ -89,7 +84,7 @@ fn integer_linears<const N: usize>(
     pool: &Pool,
     w: [Packed<'_>; N],
     x: &[f32],
-    small: bool,
+    work: usize,
     out: [(&mut [f32], usize); N],
 ) {
     let (groups, cols) = (w[0].groups(), w[0].cols);
@@ -97,8 +92,7 @@ fn integer_linears<const N: usize>(
     let block_words = TOKENS * groups * TOKEN_WORDS;
     let mut activations = pool.activations();
     let words = activations.words(tokens * groups * TOKEN_WORDS);
-    let few = x.len() < THREAD_ELEMENTS;
-    pool.split(words, block_words, few, &|start, words, _| {
+    pool.split(words, block_words, ELEMENT_WORK * x.len(), &|start, words, _| {
         let x = &x[start / block_words * TOKENS * cols..];
         let blocks = words.chunks_mut(block_words);
         for (x, words) in x.chunks(TOKENS * cols).zip(blocks) {
@@ -109,12 +103,12 @@ fn integer_linears<const N: usize>(
     let words = &*words;
     if let (1, Some(gemv)) = (tokens, kernels.integer_gemv) {
         let x = Block::new(1, groups, words);
-        pool.split_matrices(out, TILE, small, &|i, first, mut columns, _| {
+        pool.split_matrices(out, TILE, work, &|i, first, mut columns, _| {
             gemv(&w[i], first / TILE, &x, columns.row(0));
         });
         return;
     }
-    pool.split_matrices(out, PAIR, small, &|i, first, mut columns, scratch| {
+    pool.split_matrices(out, PAIR, work, &|i, first, mut columns, scratch| {
         integer_columns(kernels, &w[i], words, first / TILE, &mut columns, scratch);
     });
 }
@@ -139,15 +133,13 @@ fn integer_columns(
         for c in 0..groups.div_ceil(CHUNK) {
             let chunks = tiles.map(|t| chunk(w.dtype, w.tile(t), groups, c));
             let (a, b) = codes.split_at_mut(CODES / 2);
-            (kernels.unpack)(w.dtype, &chunks[0], a, heads);
-            (kernels.unpack)(w.dtype, &chunks[1], b, &mut heads[HEAD..]);
-            let codes = if w.dtype == DType::Q8 { chunks.map(|c| c.codes) } else { [&*a, &*b] };
-            let minima = w.dtype == DType::Q4M;
+            (kernels.unpack)(&chunks[0], a, heads);
+            (kernels.unpack)(&chunks[1], b, &mut heads[HEAD..]);
             let panel = Panel {
                 groups: chunks[0].groups,
-                codes,
+                codes: [a, b],
                 heads,
-                minima,
+                dtype: w.dtype,
                 quads: std::hint::black_box(QUADS),
             };
             let next = tiles.map(|t| chunk_after(w, t, c));
@@ -163,14 +155,14 @@ fn integer_columns(
     }
 }
 
-/// The bytes that a pass over a float tile, or the pair after its own, reads after the columns at k.
+/// The bytes that a pass over a pair of float tiles, or the next pair, reads after the columns at k.
 fn columns_after<'a>(w: &Packed<'a>, tile: usize, k: usize) -> &'a [u8] {
     let (k, tile) = if k + BLOCK < w.cols { (k + BLOCK, tile) } else { (0, tile + 2) };
     if tile >= w.tiles() {
         return &[];
     }
-    let column = TILE * w.dtype.block_bytes();
-    &w.tile(tile)[k * column..(k + BLOCK).min(w.cols) * column]
+    let (pair, step) = (w.tiles_from(tile, w.pair_tiles(tile)), w.floats(tile).step);
+    &pair[k * step..(k + BLOCK).min(w.cols) * step]
 }
 
 /// The bytes that a pass over a tile, or the pair after its own, reads after chunk `c`.
@@ -207,17 +199,17 @@ fn linear_columns(
     for pair in 0..width.div_ceil(PAIR) {
         let first = tile + 2 * pair;
         sums.fill(0.0);
-        let tiles = [first, (first + 1).min(w.tiles() - 1)];
+        let tiles = [first, (first + 1).min(w.tiles() - 1)].map(|t| w.floats(t));
         for k in (0..w.cols).step_by(BLOCK) {
             let n = BLOCK.min(w.cols - k);
             let weights = &mut weights[..n * PAIR];
-            (kernels.widen)(w.dtype, w.tile(tiles[0]), k, n, weights, PAIR);
-            (kernels.widen)(w.dtype, w.tile(tiles[1]), k, n, &mut weights[TILE..], PAIR);
-            let next = tiles.map(|t| columns_after(w, t, k));
+            (kernels.widen)(&tiles[0], k, n, weights, PAIR);
+            (kernels.widen)(&tiles[1], k, n, &mut weights[TILE..], PAIR);
+            let next = columns_after(w, first, k);
             let blocks = blocks.chunks(FLOAT_TOKENS * w.cols);
             let parts = blocks.len();
             for (i, (block, sums)) in blocks.zip(sums.chunks_mut(FLOAT_TOKENS * PAIR)).enumerate() {
-                next.iter().for_each(|n| (kernels.prefetch)(share(n, i, parts)));
+                (kernels.prefetch)(share(next, i, parts));
                 let m = block.len() / w.cols;
                 (kernels.micro)(weights, &block[k * m..][..n * m], m, sums);
             }
@@ -246,8 +238,7 @@ pub struct MatmulShape {
 /// `out[b][i][j] = sum_k a[b][i][k] * b[b][k][j]`, k in order.
 pub fn matmul(pool: &Pool, shape: MatmulShape, a: &[f32], b: &[f32], out: &mut [f32]) {
     let MatmulShape { batch, m, k, n, shared_a, shared_b } = shape;
-    let small = batch * m * k * n < THREAD_WORK;
-    pool.split(out, n.max(1), small, &|start, part, _| {
+    pool.split(out, n.max(1), batch * m * k * n, &|start, part, _| {
         for (i, row) in part.chunks_mut(n).enumerate() {
             let index = start / n + i;
             let a_row = if shared_a { index % m } else { index };
@@ -266,7 +257,7 @@ pub fn matmul(pool: &Pool, shape: MatmulShape, a: &[f32], b: &[f32], out: &mut [
 mod tests {
     use super::*;
     use crate::kernels::Isa;
-    use crate::kernels::pack::pack_tile;
+    use crate::kernels::pack::pack_rows;
     use tensor::{DType, Rng, Tensor, compare};
 
     const DTYPES: [DType; 6] =
@@ -279,9 +270,7 @@ mod tests {
     fn packed(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> (Vec<u8>, Vec<f32>) {
         let w = Tensor::from_f32(vec![rows, cols], &values(rng, rows * cols)).cast(dtype).unwrap();
         let mut bytes = Vec::new();
-        for rows in w.bytes().chunks(dtype.bytes_for(cols).unwrap() * TILE) {
-            pack_tile(dtype, cols, rows, &mut bytes);
-        }
+        pack_rows(dtype, cols, w.bytes(), &mut bytes);
         (bytes, w.to_f32())
     }
 
@@ -292,7 +281,7 @@ mod tests {
             let largest = group.iter().fold(0f32, |a, v| a.max(v.abs()));
             if dtype.is_quantized() {
                 for v in group {
-                    *v = (*v * (32767.0 / largest)).round_ties_even() * (largest / 32767.0);
+                    *v = (*v * (32639.0 / largest)).round_ties_even() * (largest / 32639.0);
                 }
             }
         }

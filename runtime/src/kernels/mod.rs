@@ -32,9 +32,8 @@ use std::str::FromStr;
 pub(crate) use arch::peak;
 
 use activation::Block;
-use pack::{Chunk, Packed};
+use pack::{Chunk, FloatTile, Packed};
 use panel::Panel;
-use tensor::DType;
 
 use crate::program::Unary;
 
@@ -142,10 +141,10 @@ pub struct Kernels {
     /// Which instruction set.
     pub isa: Isa,
     /// Rows `16 * tile..` of a packed matrix times x: `out[i] = sum_k w[16 * tile + i][k] * x[k]`.
-    /// Floats only.
+    /// Floats only, and an even tile.
     gemv: fn(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]),
     /// See [`pack::widen`].
-    widen: fn(DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize),
+    widen: fn(&FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize),
     /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[k][m]`, columns in order; m is at most
     /// 12.
     micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
@@ -157,7 +156,7 @@ pub struct Kernels {
     /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
     integer_gemv: Option<IntegerGemv>,
     /// See [`panel::unpack`].
-    unpack: fn(DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]),
+    unpack: fn(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]),
     /// Adds to `acc[m][32]` a panel times the groups of x from `first` on: per group the exact
     /// integer times the product of the scales, then sum times minimum, in order.
     integer_micro: fn(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]),

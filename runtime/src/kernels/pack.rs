@@ -1,17 +1,23 @@
 //! The packed layout of constant matrices: tiles of 16 rows, made at compile time, mapped at run
 //! time. One layout serves every instruction set.
 //!
-//! A matrix `[rows, cols]` becomes `ceil(rows / 16)` tiles; missing rows are zero. Floats (`f32`,
-//! `f16`, `bf16`) lie as `[cols][16]`: one 512-bit register of f32 holds one column of 16 results.
+//! A matrix `[rows, cols]` becomes `ceil(rows / 16)` tiles; missing rows are zero. A pass over a tile
+//! reads bytes strictly in order: that is what memory gives fastest.
 //!
-//! Quantised tiles are made of groups of 32 columns, 16 groups to a chunk. A chunk holds the heads
-//! of its groups (16 f16 scales; `q4m`: then 16 f16 minima), padded to a cache line, then the codes:
+//! Floats (`f32`, `f16`, `bf16`) lie by pairs of tiles as `[cols][32 rows]` (a last odd tile as
+//! `[cols][16]`): one 512-bit register of f32 holds one column of 16 results, and two independent
+//! sums hide the latency of an addition.
 //!
-//! - `q8`: `[8 quads][16 rows][4 columns]` signed bytes, so that a 32-bit lane holds four columns of
-//!   one row, as byte dot products want them: 8.5 bits a weight;
+//! Quantised tiles are made of units of two groups of 32 columns. A unit holds the heads of its
+//! groups (16 f16 scales; `q4m`: then 16 f16 minima), padded to a cache line, then their codes:
+//!
+//! - `q8`: `[8 quads][16 rows][4 columns]` bytes, so that a 32-bit lane holds four columns of one
+//!   row, as byte dot products want them: 8.5 bits a weight;
 //! - `q4`, `q4m`: `[4][16 rows][4]` bytes; byte i of a row holds quad 2i in the low and 2i+1 in the
-//!   high nibbles, as two's complement (a `q4m` code minus 8): shifted to the high nibble, a code is
-//!   a signed byte of 16 times its value. 4.5 and 5 bits a weight.
+//!   high nibbles. 4.5 and 5 bits a weight.
+//!
+//! Codes are unsigned, [`offset`] above their value: byte dot products take an unsigned and a signed
+//! factor, and what the offset adds is a sum of the other factor, the same for all rows.
 
 use half::{bf16, f16};
 use tensor::DType;
@@ -23,7 +29,11 @@ use crate::program::{Layout, Weight};
 pub const TILE: usize = 16;
 /// Columns of float tiles that are widened at a time.
 pub(crate) const GROUP_COLUMNS: usize = GROUP;
-/// Groups of a chunk: 8 KiB of unpacked codes, so that two tiles stay in the first-level cache.
+/// Rows of a pair of tiles.
+pub const PAIR: usize = 2 * TILE;
+/// Groups whose heads lie together: those of `q8` and `q4` fill a cache line.
+pub(crate) const UNIT: usize = 2;
+/// Groups unpacked at a time: 8 KiB of codes, so that two tiles stay in the first-level cache.
 pub(crate) const CHUNK: usize = 16;
 /// Columns that one 32-bit lane holds.
 pub(crate) const QUAD: usize = 4;
@@ -47,17 +57,37 @@ pub struct Packed<'a> {
     pub bytes: &'a [u8],
 }
 
+/// One tile of floats: 16 values side by side for each column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FloatTile<'a> {
+    /// A float dtype.
+    pub(crate) dtype: DType,
+    /// From the first value on.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes from column to column.
+    pub(crate) step: usize,
+}
+
 /// One chunk of a quantised tile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk<'a> {
+    /// Stored dtype.
+    pub(crate) dtype: DType,
     /// Groups in it.
     pub(crate) groups: usize,
-    /// All of it.
+    /// Its units.
     pub(crate) bytes: &'a [u8],
-    /// `head_bytes` for each group.
-    pub(crate) heads: &'a [u8],
-    /// `code_bytes` for each group.
-    pub(crate) codes: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    /// Head and codes of group `g`.
+    pub(crate) fn group(&self, g: usize) -> (&'a [u8], &'a [u8]) {
+        let n = UNIT.min(self.groups - g / UNIT * UNIT);
+        let unit = &self.bytes[g / UNIT * unit_bytes(self.dtype, UNIT)..];
+        let (heads, codes) = unit.split_at(heads_bytes(self.dtype, n));
+        let (head, code) = (head_bytes(self.dtype), code_bytes(self.dtype));
+        (&heads[g % UNIT * head..][..head], &codes[g % UNIT * code..][..code])
+    }
 }
 
 /// Whether there is a packed layout for a dtype.
@@ -73,13 +103,22 @@ pub fn tile_bytes(dtype: DType, cols: usize) -> Option<usize> {
         return Some(plain);
     }
     let groups = cols / GROUP;
-    let whole = (groups / CHUNK).checked_mul(chunk_bytes(dtype, CHUNK))?;
-    whole.checked_add(chunk_bytes(dtype, groups % CHUNK))
+    let whole = (groups / UNIT).checked_mul(unit_bytes(dtype, UNIT))?;
+    whole.checked_add(if groups % UNIT == 0 { 0 } else { unit_bytes(dtype, 1) })
 }
 
 /// Bytes of a packed matrix; `None` as in [`tile_bytes`].
 pub fn packed_bytes(dtype: DType, rows: usize, cols: usize) -> Option<usize> {
     tile_bytes(dtype, cols)?.checked_mul(rows.div_ceil(TILE))
+}
+
+/// What a stored code is above its value.
+pub(crate) const fn offset(dtype: DType) -> i32 {
+    match dtype {
+        DType::Q8 => 128,
+        DType::Q4 => 8,
+        _ => 0,
+    }
 }
 
 /// Bytes of the scales (and minima) of one group of a tile.
@@ -92,16 +131,22 @@ pub(crate) const fn code_bytes(dtype: DType) -> usize {
     if matches!(dtype, DType::Q8) { GROUP_CODES } else { GROUP_CODES / 2 }
 }
 
-const fn chunk_bytes(dtype: DType, groups: usize) -> usize {
-    (groups * head_bytes(dtype)).next_multiple_of(LINE) + groups * code_bytes(dtype)
+/// Bytes of the heads of a unit of `groups` groups of a tile.
+pub(crate) const fn heads_bytes(dtype: DType, groups: usize) -> usize {
+    (groups * head_bytes(dtype)).next_multiple_of(LINE)
+}
+
+/// Bytes of a unit of `groups` (at most 2) groups of a tile.
+pub(crate) const fn unit_bytes(dtype: DType, groups: usize) -> usize {
+    heads_bytes(dtype, groups) + groups * code_bytes(dtype)
 }
 
 /// Chunk `i` of a quantised tile of `groups` groups.
 pub(crate) fn chunk(dtype: DType, tile: &[u8], groups: usize, i: usize) -> Chunk<'_> {
     let n = CHUNK.min(groups - i * CHUNK);
-    let bytes = &tile[i * chunk_bytes(dtype, CHUNK)..][..chunk_bytes(dtype, n)];
-    let codes = &bytes[(n * head_bytes(dtype)).next_multiple_of(LINE)..];
-    Chunk { groups: n, bytes, heads: &bytes[..n * head_bytes(dtype)], codes }
+    let start = i * (CHUNK / UNIT) * unit_bytes(dtype, UNIT);
+    let len = if n == CHUNK { CHUNK / UNIT * unit_bytes(dtype, UNIT) } else { tile.len() - start };
+    Chunk { dtype, groups: n, bytes: &tile[start..start + len] }
 }
 
 impl<'a> Packed<'a> {
@@ -121,71 +166,76 @@ impl<'a> Packed<'a> {
         self.cols / GROUP
     }
 
-    /// The bytes of tile `i`.
-    pub fn tile(&self, i: usize) -> &'a [u8] {
+    /// The bytes of tiles `i..i + n`, which are whole pairs if this is a float matrix.
+    pub(crate) fn tiles_from(&self, i: usize, n: usize) -> &'a [u8] {
         let len = self.bytes.len() / self.tiles().max(1);
-        &self.bytes[i * len..(i + 1) * len]
+        &self.bytes[i * len..(i + n) * len]
+    }
+
+    /// The bytes of tile `i` of a quantised matrix.
+    pub(crate) fn tile(&self, i: usize) -> &'a [u8] {
+        self.tiles_from(i, 1)
+    }
+
+    /// Tile `i` of a float matrix.
+    pub(crate) fn floats(&self, i: usize) -> FloatTile<'a> {
+        let size = TILE * self.dtype.block_bytes();
+        let (first, n) = (i / 2 * 2, self.pair_tiles(i));
+        let bytes = &self.tiles_from(first, n)[i % 2 * size..];
+        FloatTile { dtype: self.dtype, bytes, step: n * size }
+    }
+
+    /// Tiles of the pair of tile `i`: one at an odd end.
+    pub(crate) fn pair_tiles(&self, i: usize) -> usize {
+        (self.tiles() - i / 2 * 2).min(2)
     }
 
     /// Writes row `row`, widened, to `out` (`cols` long).
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let (tile, lane) = (self.tile(row / TILE), row % TILE);
+        let (tile, lane) = (row / TILE, row % TILE);
         let out = &mut out[..self.cols];
-        match self.dtype {
-            DType::F32 => {
-                for (o, column) in out.iter_mut().zip(tile.as_chunks::<{ 4 * TILE }>().0) {
-                    let at = 4 * lane;
-                    *o = f32::from_le_bytes([
-                        column[at],
-                        column[at + 1],
-                        column[at + 2],
-                        column[at + 3],
-                    ]);
-                }
+        if self.dtype.is_quantized() {
+            for (g, o) in out.chunks_mut(GROUP).enumerate() {
+                let chunk = chunk(self.dtype, self.tile(tile), self.groups(), g / CHUNK);
+                group_row(&chunk, g % CHUNK, lane, o);
             }
-            DType::Q8 | DType::Q4 | DType::Q4M => {
-                for (g, o) in out.chunks_mut(GROUP).enumerate() {
-                    let chunk = chunk(self.dtype, tile, self.groups(), g / CHUNK);
-                    group_row(self.dtype, &chunk, g % CHUNK, lane, o);
-                }
-            }
-            half => {
-                for (j, o) in out.iter_mut().enumerate() {
-                    *o = half_at(tile, j * TILE + lane, half);
-                }
-            }
+            return;
+        }
+        let tile = self.floats(tile);
+        for (o, column) in out.iter_mut().zip(tile.bytes.chunks(tile.step)) {
+            *o = float_at(column, lane, self.dtype);
         }
     }
 }
 
 /// Row `lane` of group `g` of a chunk, by the formula of `tensor::quant`.
-fn group_row(dtype: DType, chunk: &Chunk<'_>, g: usize, lane: usize, out: &mut [f32]) {
-    let head = &chunk.heads[g * head_bytes(dtype)..][..head_bytes(dtype)];
-    let codes = &chunk.codes[g * code_bytes(dtype)..][..code_bytes(dtype)];
+fn group_row(chunk: &Chunk<'_>, g: usize, lane: usize, out: &mut [f32]) {
+    let (dtype, (head, codes)) = (chunk.dtype, chunk.group(g));
     let scale = half_at(head, lane, DType::F16);
     for (j, o) in out.iter_mut().enumerate() {
-        let code = f32::from(code_at(dtype, codes, j, lane));
+        let code = (i32::from(code_at(dtype, codes, j, lane)) - offset(dtype)) as f32;
         *o = match dtype {
-            DType::Q4M => scale * (code + 8.0) + half_at(head, TILE + lane, DType::F16),
+            DType::Q4M => scale * code + half_at(head, TILE + lane, DType::F16),
             _ => scale * code,
         };
     }
 }
 
-/// The byte of column `j` of a row in a group's codes, and how far left to shift its code.
-fn place(dtype: DType, j: usize, lane: usize) -> (usize, u32) {
+/// The stored code of column `j` of a row of a group.
+fn code_at(dtype: DType, codes: &[u8], j: usize, lane: usize) -> u8 {
     let (quad, in_quad) = (j / QUAD, j % QUAD);
     if dtype == DType::Q8 {
-        return ((quad * TILE + lane) * QUAD + in_quad, 0);
+        return codes[(quad * TILE + lane) * QUAD + in_quad];
     }
-    ((quad / 2 * TILE + lane) * QUAD + in_quad, 4 * (1 - quad as u32 % 2))
+    codes[(quad / 2 * TILE + lane) * QUAD + in_quad] >> (4 * (quad % 2)) & 15
 }
 
-/// The code of column `j` of a row of a group.
-pub(crate) fn code_at(dtype: DType, codes: &[u8], j: usize, lane: usize) -> i8 {
-    let (byte, shift) = place(dtype, j, lane);
-    let code = (codes[byte] << shift) as i8;
-    if dtype == DType::Q8 { code } else { code >> 4 }
+/// Element `index` of floats.
+fn float_at(bytes: &[u8], index: usize, dtype: DType) -> f32 {
+    match (dtype, bytes[4 * index.min(bytes.len() / 4)..].first_chunk()) {
+        (DType::F32, Some(bytes)) => f32::from_le_bytes(*bytes),
+        _ => half_at(bytes, index, dtype),
+    }
 }
 
 pub(crate) fn half_at(bytes: &[u8], index: usize, dtype: DType) -> f32 {
@@ -199,68 +249,54 @@ pub(crate) fn half_at(bytes: &[u8], index: usize, dtype: DType) -> f32 {
 
 /// Widens columns `first..first + n` of a float tile to `out[column][16]`, with `stride` elements
 /// from column to column; the portable form of what the instruction sets do.
-pub(crate) fn widen(
-    dtype: DType,
-    tile: &[u8],
-    first: usize,
-    n: usize,
-    out: &mut [f32],
-    stride: usize,
-) {
+pub(crate) fn widen(tile: &FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize) {
     for (i, out) in out.chunks_mut(stride).take(n).enumerate() {
-        let column = first + i;
+        let column = &tile.bytes[(first + i) * tile.step..];
         for (lane, o) in out[..TILE].iter_mut().enumerate() {
-            *o = match dtype {
-                DType::F32 => {
-                    let at = 4 * (column * TILE + lane);
-                    f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]])
-                }
-                half => half_at(tile, column * TILE + lane, half),
-            };
+            *o = float_at(column, lane, tile.dtype);
         }
     }
 }
 
-/// Packs `rows` row-major rows (at most 16) of `cols` elements of `dtype` as one tile appended to
-/// `out`. The bytes of a row are those of a `tensor::Tensor`.
+/// Packs row-major rows of `cols` elements of `dtype`, appended to `out`: all of a matrix, or a
+/// multiple of 32 of its rows. The bytes of a row are those of a `tensor::Tensor`.
 ///
 /// # Panics
-/// When `rows` does not hold whole rows, or more than 16.
-pub fn pack_tile(dtype: DType, cols: usize, rows: &[u8], out: &mut Vec<u8>) {
+/// When `rows` does not hold whole rows.
+pub fn pack_rows(dtype: DType, cols: usize, rows: &[u8], out: &mut Vec<u8>) {
     let row_bytes = dtype.bytes_for(cols).expect("whole groups: checked by the compiler");
-    let count = rows.len().checked_div(row_bytes).unwrap_or(0);
-    assert!(count <= TILE && count * row_bytes == rows.len(), "at most 16 whole rows");
-    let start = out.len();
-    out.resize(start + tile_bytes(dtype, cols).expect("its bytes are in memory"), 0);
-    let tile = &mut out[start..];
-    if dtype.is_quantized() {
-        return pack_chunks(dtype, row_bytes, rows, tile);
-    }
-    match dtype.block_bytes() {
-        4 => interleave::<4>(row_bytes, rows, tile),
-        _ => interleave::<2>(row_bytes, rows, tile),
+    assert_eq!(rows.len().checked_rem(row_bytes).unwrap_or(0), 0, "whole rows");
+    let tile = tile_bytes(dtype, cols).expect("its bytes are in memory");
+    let most = if dtype.is_quantized() { TILE } else { PAIR };
+    for rows in rows.chunks((most * row_bytes).max(1)) {
+        let (start, tiles) = (out.len(), (rows.len() / row_bytes).div_ceil(TILE));
+        out.resize(start + tiles * tile, 0);
+        let to = &mut out[start..];
+        match dtype.block_bytes() {
+            _ if dtype.is_quantized() => pack_units(dtype, row_bytes, rows, to),
+            4 => interleave::<4>(row_bytes, rows, tiles * TILE, to),
+            _ => interleave::<2>(row_bytes, rows, tiles * TILE, to),
+        }
     }
 }
 
-/// `[row][column]` to `[column][16 rows]` of values of `N` bytes.
-fn interleave<const N: usize>(row_bytes: usize, rows: &[u8], tile: &mut [u8]) {
-    let columns = tile.as_chunks_mut::<N>().0;
+/// `[row][column]` to `[column][lanes]` of values of `N` bytes.
+fn interleave<const N: usize>(row_bytes: usize, rows: &[u8], lanes: usize, to: &mut [u8]) {
+    let columns = to.as_chunks_mut::<N>().0;
     for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let lanes = columns[lane..].iter_mut().step_by(TILE);
+        let lanes = columns[lane..].iter_mut().step_by(lanes);
         for (to, from) in lanes.zip(row.as_chunks::<N>().0) {
             *to = *from;
         }
     }
 }
 
-fn pack_chunks(dtype: DType, row_bytes: usize, rows: &[u8], tile: &mut [u8]) {
+fn pack_units(dtype: DType, row_bytes: usize, rows: &[u8], tile: &mut [u8]) {
     let (block, head) = (dtype.block_bytes(), head_bytes(dtype) / TILE);
     let groups = row_bytes / block;
-    for first in (0..groups).step_by(CHUNK) {
-        let n = CHUNK.min(groups - first);
-        let start = first / CHUNK * chunk_bytes(dtype, CHUNK);
-        let chunk = &mut tile[start..][..chunk_bytes(dtype, n)];
-        let (heads, codes) = chunk.split_at_mut((n * head_bytes(dtype)).next_multiple_of(LINE));
+    for (unit, first) in tile.chunks_mut(unit_bytes(dtype, UNIT)).zip((0..groups).step_by(UNIT)) {
+        let n = UNIT.min(groups - first);
+        let (heads, codes) = unit.split_at_mut(heads_bytes(dtype, n));
         for g in 0..n {
             let heads = &mut heads[g * head_bytes(dtype)..][..head_bytes(dtype)];
             let codes = &mut codes[g * code_bytes(dtype)..][..code_bytes(dtype)];
@@ -280,18 +316,19 @@ fn pack_chunks(dtype: DType, row_bytes: usize, rows: &[u8], tile: &mut [u8]) {
 fn pack_codes(dtype: DType, lane: usize, source: &[u8], codes: &mut [u8]) {
     if dtype == DType::Q8 {
         for (quad, four) in source.as_chunks::<QUAD>().0.iter().enumerate() {
-            codes[(quad * TILE + lane) * QUAD..][..QUAD].copy_from_slice(four);
+            let four = four.map(|code| code ^ 0x80);
+            codes[(quad * TILE + lane) * QUAD..][..QUAD].copy_from_slice(&four);
         }
         return;
     }
-    // Source byte j holds codes j (low) and j + 16 (high), offset by 8: quads q and q + 4.
+    // Source byte j holds codes j (low) and j + 16 (high), with their offset: quads q and q + 4.
     let half = GROUP / 2;
     for i in 0..half {
         let (quad, in_quad) = (i / QUAD, i % QUAD);
         // Byte i of the target: quads 2 * quad (low nibble) and 2 * quad + 1 (high nibble).
         let code = |j: usize| {
             let byte = source[j % half];
-            (if j < half { byte & 15 } else { byte >> 4 }) ^ 8
+            if j < half { byte & 15 } else { byte >> 4 }
         };
         let low = code(2 * quad * QUAD + in_quad);
         let high = code((2 * quad + 1) * QUAD + in_quad);
@@ -334,13 +371,11 @@ mod tests {
     fn rows_of_tiles_are_those_of_the_matrix() {
         let mut rng = Rng::new(3);
         for dtype in DType::ALL.into_iter().filter(|&d| is_packed(d)) {
-            for (rows, cols) in [(1, 32), (16, 64), (37, 96), (16, 32 * 35)] {
+            for (rows, cols) in [(1, 32), (16, 64), (37, 96), (53, 64), (16, 32 * 35)] {
                 let values: Vec<f32> = (0..rows * cols).map(|_| 1.0 + rng.normal()).collect();
                 let t = Tensor::from_f32(vec![rows, cols], &values).cast(dtype).unwrap();
                 let mut bytes = Vec::new();
-                for tile in t.bytes().chunks(dtype.bytes_for(cols).unwrap() * TILE) {
-                    pack_tile(dtype, cols, tile, &mut bytes);
-                }
+                pack_rows(dtype, cols, t.bytes(), &mut bytes);
                 assert_eq!(packed_bytes(dtype, rows, cols), Some(bytes.len()));
                 let packed = Packed::new(dtype, rows, cols, &bytes).unwrap();
                 let expected = t.to_f32();
@@ -356,16 +391,20 @@ mod tests {
     #[test]
     fn columns_of_float_tiles_are_those_of_the_matrix() {
         let mut rng = Rng::new(4);
-        let values: Vec<f32> = (0..16 * 40).map(|_| rng.normal()).collect();
+        let values: Vec<f32> = (0..48 * 40).map(|_| rng.normal()).collect();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let t = Tensor::from_f32(vec![16, 40], &values).cast(dtype).unwrap();
+            let t = Tensor::from_f32(vec![48, 40], &values).cast(dtype).unwrap();
             let mut bytes = Vec::new();
-            pack_tile(dtype, 40, t.bytes(), &mut bytes);
-            let mut columns = vec![0.0; 5 * TILE];
-            widen(dtype, &bytes, 7, 5, &mut columns, TILE);
+            pack_rows(dtype, 40, t.bytes(), &mut bytes);
+            let packed = Packed::new(dtype, 48, 40, &bytes).unwrap();
             let expected = t.to_f32();
-            for (i, w) in columns.iter().enumerate() {
-                assert_eq!(*w, expected[i % TILE * 40 + 7 + i / TILE], "{dtype} at {i}");
+            for tile in 0..3 {
+                let mut columns = vec![0.0; 5 * TILE];
+                widen(&packed.floats(tile), 7, 5, &mut columns, TILE);
+                for (i, w) in columns.iter().enumerate() {
+                    let row = tile * TILE + i % TILE;
+                    assert_eq!(*w, expected[row * 40 + 7 + i / TILE], "{dtype} {tile} at {i}");
+                }
             }
         }
     }

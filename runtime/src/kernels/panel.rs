@@ -1,16 +1,14 @@
 //! A pair of quantised tiles, one chunk of columns at a time, in the form that many tokens share.
 //!
-//! Codes are signed bytes `[8 quads][16 rows][4 columns]` for each group: those of `q8` are read
-//! where they are mapped, 4-bit codes are unpacked (as 16 times their value, which the scale takes
-//! back). Heads are f32: per group and tile 16 start values, scales and minima. The start value, for
-//! kernels that add 128 to activation bytes, is -128 times the sum of the row's codes, an i32.
+//! Codes are bytes `[8 quads][16 rows][4 columns]` for each group, with their offset. Heads are f32:
+//! per group and tile 16 scales and minima.
 
 use tensor::DType;
 
-use super::pack::{CHUNK, Chunk, GROUP_CODES, TILE, code_bytes, half_at, head_bytes};
+use super::pack::{CHUNK, Chunk, GROUP_CODES, TILE, half_at};
 
 /// Elements of the head of one group of one tile.
-pub(crate) const HEAD: usize = 3 * TILE;
+pub(crate) const HEAD: usize = 2 * TILE;
 /// Elements of the heads of a chunk of a pair of tiles.
 pub(crate) const HEADS: usize = 2 * HEAD * CHUNK;
 /// Bytes of the unpacked codes of a chunk of a pair of tiles.
@@ -23,41 +21,33 @@ pub(crate) struct Panel<'a> {
     pub(crate) groups: usize,
     /// Unpacked codes of each tile, `GROUP_CODES` a group.
     pub(crate) codes: [&'a [u8]; 2],
-    /// `[groups][2 tiles][start values, scales, minima][16]`.
+    /// `[groups][2 tiles][scales, minima][16]`.
     pub(crate) heads: &'a [f32],
-    /// Whether the minima count.
-    pub(crate) minima: bool,
+    /// Dtype of the weights: what the offset is, and whether minima count.
+    pub(crate) dtype: DType,
     /// Quads of a group, always 8: a bound that the compiler does not know keeps it from unrolling
     /// the loop over quads, which would spill the sums.
     pub(crate) quads: usize,
 }
 
-/// What codes are multiplied by when unpacked.
-pub(crate) const fn factor(dtype: DType) -> f32 {
-    if matches!(dtype, DType::Q8) { 1.0 } else { 16.0 }
-}
-
-/// Unpacks scales and minima of one tile's chunk (`heads` begins at the tile's first) and, of 4-bit
-/// kinds, the codes; start values are left alone. The portable form.
+/// Unpacks one tile's chunk; `heads` begins at the tile's first. The portable form.
 #[inline(always)]
-pub(crate) fn unpack(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+pub(crate) fn unpack(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
     for g in 0..chunk.groups {
-        let from = &chunk.heads[g * head_bytes(dtype)..][..head_bytes(dtype)];
+        let (head, from) = chunk.group(g);
         let to = &mut heads[g * 2 * HEAD..][..HEAD];
         for lane in 0..TILE {
-            let scale = half_at(from, lane, DType::F16);
-            to[TILE + lane] = scale / factor(dtype);
-            if dtype == DType::Q4M {
-                to[2 * TILE + lane] = half_at(from, TILE + lane, DType::F16) + 8.0 * scale;
+            to[lane] = half_at(head, lane, DType::F16);
+            if chunk.dtype == DType::Q4M {
+                to[TILE + lane] = half_at(head, TILE + lane, DType::F16);
             }
         }
-    }
-    if dtype != DType::Q8 {
-        unpack_codes(&chunk.codes[..chunk.groups * code_bytes(dtype)], codes);
+        let to = &mut codes[g * GROUP_CODES..][..GROUP_CODES];
+        if chunk.dtype == DType::Q8 { to.copy_from_slice(from) } else { unpack_codes(from, to) }
     }
 }
 
-/// Nibbles to bytes of 16 times their value.
+/// Nibbles to bytes.
 #[inline(always)]
 fn unpack_codes(packed: &[u8], codes: &mut [u8]) {
     const RUN: usize = 4 * TILE;
@@ -65,8 +55,8 @@ fn unpack_codes(packed: &[u8], codes: &mut [u8]) {
     for (from, to) in packed.as_chunks::<RUN>().0.iter().zip(pairs) {
         let (even, odd) = to.split_at_mut(RUN);
         for ((b, e), o) in from.iter().zip(even).zip(odd) {
-            *e = b << 4;
-            *o = b & 0xf0;
+            *e = b & 15;
+            *o = b >> 4;
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Written so that the compiler can vectorise over the 16 rows of a tile.
 
-use super::activation::{self, Block, CODE_WORDS, Order, QUADS};
-use super::pack::{GROUP_CODES, GROUP_COLUMNS, Packed, QUAD, TILE, widen};
+use super::activation::{self, Block, CODE_WORDS, PARAMETERS, QUADS};
+use super::pack::{GROUP_CODES, GROUP_COLUMNS, PAIR, Packed, QUAD, TILE, offset, widen};
 use super::panel::{self, HEAD, Panel};
 use super::{Isa, Kernels, elementwise, norm};
+use tensor::DType;
 
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Portable,
@@ -13,7 +14,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     widen,
     micro,
     prefetch: |_| {},
-    quantize: |m, cols, x, words| activation::quantize(Order::Pairs, m, cols, x, words),
+    quantize: |m, cols, x, words| activation::quantize(m, cols, x, words),
     integer_gemv: None,
     unpack: panel::unpack,
     integer_micro,
@@ -23,17 +24,14 @@ pub(super) const KERNELS: Kernels = Kernels {
     rms_norm: norm::rms_norm,
 };
 
-/// Columns of two tiles.
-const PAIR: usize = 2 * TILE;
-
 fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
     let x = &x[..w.cols];
     let mut block = [0.0; GROUP_COLUMNS * TILE];
     for (i, out) in out.chunks_mut(TILE).enumerate() {
-        let bytes = w.tile(tile + i);
+        let tile = w.floats(tile + i);
         let mut acc = [0.0; TILE];
         for (b, x) in x.chunks(GROUP_COLUMNS).enumerate() {
-            widen(w.dtype, bytes, b * GROUP_COLUMNS, x.len(), &mut block, TILE);
+            widen(&tile, b * GROUP_COLUMNS, x.len(), &mut block, TILE);
             for (&x, w) in x.iter().zip(block.as_chunks::<TILE>().0) {
                 for (a, w) in acc.iter_mut().zip(w) {
                     *a += w * x;
@@ -64,13 +62,13 @@ fn integer_micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]
             for t in 0..x.tokens {
                 let dots = dots(w, words, x.tokens, t);
                 let acc = &mut acc[(2 * t + tile) * TILE..][..TILE];
-                let at = (first + g) * 2 * x.tokens + t;
-                let scale = f32::from_bits(parameters[at]);
-                let sum = f32::from_bits(parameters[at + x.tokens]);
+                let at = (first + g) * PARAMETERS * x.tokens + t;
+                let [scale, sum] = [0, 1].map(|i| f32::from_bits(parameters[at + i * x.tokens]));
+                let excess = offset(panel.dtype) * parameters[at + 2 * x.tokens] as i32;
                 for i in 0..TILE {
-                    acc[i] += dots[i] as f32 * (head[TILE + i] * scale);
-                    if panel.minima {
-                        acc[i] += head[2 * TILE + i] * sum;
+                    acc[i] += (dots[i] - excess) as f32 * (head[i] * scale);
+                    if panel.dtype == DType::Q4M {
+                        acc[i] += head[TILE + i] * sum;
                     }
                 }
             }
@@ -87,7 +85,7 @@ fn dots(w: &[u8], words: &[u32], tokens: usize, t: usize) -> [i32; TILE] {
         let rows = w[q * QUAD * TILE..].as_chunks::<QUAD>().0;
         for (sum, w) in sums.iter_mut().zip(rows) {
             for (w, x) in w.iter().zip(x) {
-                *sum += i32::from(*w as i8) * x;
+                *sum += i32::from(*w) * x;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A small decoder written by hand as a program: what the compiler would make of two layers of
 //! grouped-query attention, with packed and plain weights.
 
-use sparkc_runtime::kernels::pack::{TILE, pack_tile};
+use sparkc_runtime::kernels::pack::pack_rows;
 use sparkc_runtime::program::{
     Binary, Buffer, CacheSpec, Call, Index, Layout, Op, Operand, Program, Repeat, Rope, Size, Step,
     StridedCopy, Weight,
@@ -32,12 +32,7 @@ impl Weights {
         let offset = self.bytes.len();
         match layout {
             Layout::Plain => self.bytes.extend_from_slice(tensor.bytes()),
-            Layout::Packed => {
-                let rows = dtype.bytes_for(dims[1]).expect("whole groups") * TILE;
-                for rows in tensor.bytes().chunks(rows) {
-                    pack_tile(dtype, dims[1], rows, &mut self.bytes);
-                }
-            }
+            Layout::Packed => pack_rows(dtype, dims[1], tensor.bytes(), &mut self.bytes),
         }
         self.table.push(Weight {
             name: format!("weight {}", self.table.len()),

@@ -17,7 +17,6 @@ use crate::generate::{Generation, GenerationOptions, Generator};
 use crate::program::{Call, Index, Op, Operand, Program, Repeat, Step};
 use crate::sample::Sampling;
 use crate::text::Text;
-use limits::Limits;
 
 /// Tokens of the measured prompt and text, as far as the context allows.
 const PROMPT: usize = 512;
@@ -32,7 +31,11 @@ struct Measured {
     guessed: Generation,
     first_seconds: f64,
     short_tokens: usize,
-    limits: Limits,
+    /// Bytes that the threads read per second when they do nothing else: the better of before and
+    /// after the text.
+    read_limit: f64,
+    float_limit: f64,
+    byte_limit: Option<f64>,
     work: Work,
     peak_bytes: Option<u64>,
 }
@@ -69,11 +72,14 @@ fn measure(args: &Args, generator: &mut Generator) -> Result<Measured, CliError>
     let begin = Instant::now();
     run(generator, &short, 1, 0)?;
     let first_seconds = begin.elapsed().as_secs_f64();
-    let session = generator.session();
-    let limits = Limits::measure(session.isa(), session.threads(), payload.weight_segment());
+    let (isa, weights) = (generator.session().isa(), payload.weight_segment());
+    let float_limit = limits::float_products(isa, generator.session().pool());
+    let byte_limit = limits::byte_products(isa, generator.session().pool());
     // Measured on warm memory: the first run touched the weights.
     let prefill = run(generator, &prompt, 1, 0)?;
+    let before = limits::read_rate(isa, generator.session().pool(), weights);
     let plain = run(generator, &short, text, 0)?;
+    let after = limits::read_rate(isa, generator.session().pool(), weights);
     let guessed = run(generator, &short, text, args.guesses())?;
     if guessed.tokens != plain.tokens {
         return Err(CliError::Guessing);
@@ -84,7 +90,9 @@ fn measure(args: &Args, generator: &mut Generator) -> Result<Measured, CliError>
         guessed,
         first_seconds,
         short_tokens: short.len(),
-        limits,
+        read_limit: before.max(after),
+        float_limit,
+        byte_limit,
         work: Work::of(payload.program()),
         peak_bytes: peak_memory(),
     })
@@ -105,9 +113,9 @@ impl Measured {
 
     /// The limit that prompts run against: of bytes where most weights are quantised.
     fn product_limit(&self) -> (f64, &'static str) {
-        match self.limits.byte_products.filter(|_| self.work.quantized) {
+        match self.byte_limit.filter(|_| self.work.quantized) {
             Some(limit) => (limit, "8-bit"),
-            None => (self.limits.float_products, "f32"),
+            None => (self.float_limit, "f32"),
         }
     }
 }
@@ -125,8 +133,8 @@ fn as_json(m: &Measured, generator: &Generator) -> serde_json::Value {
         "decode_tokens": m.text.timings.decode_tokens,
         "decode_tokens_per_second": m.text.timings.decode_rate(),
         "decode_gigabytes_per_second": m.decode_bytes() / 1e9,
-        "limit_gigabytes_per_second": m.limits.read / 1e9,
-        "decode_share_of_limit": m.decode_bytes() / m.limits.read,
+        "limit_gigabytes_per_second": m.read_limit / 1e9,
+        "decode_share_of_limit": m.decode_bytes() / m.read_limit,
         "speculative_tokens_per_second": m.guessed.timings.decode_rate(),
         "guessed_tokens": m.guessed.timings.speculation.guessed,
         "accepted_tokens": m.guessed.timings.speculation.accepted,
@@ -159,8 +167,8 @@ fn as_text(m: &Measured, generator: &Generator) -> String {
         m.text.timings.decode_rate(),
         m.text.timings.decode_tokens,
         m.decode_bytes() / 1e9,
-        100.0 * m.decode_bytes() / m.limits.read,
-        m.limits.read / 1e9,
+        100.0 * m.decode_bytes() / m.read_limit,
+        m.read_limit / 1e9,
         m.guessed.timings.decode_rate(),
         guesses.accepted,
         guesses.guessed,

@@ -6,13 +6,15 @@ use std::arch::x86_64::*;
 
 use tensor::DType;
 
-use super::super::activation::{Block, CODE_WORDS, QUADS};
-use super::super::pack::{Chunk, GROUP_CODES, Packed, TILE};
+use super::super::activation::{self, Block, CODE_WORDS, PARAMETERS, QUADS};
+use super::super::pack::{Chunk, FloatTile, GROUP_CODES, PAIR, Packed, TILE, offset};
 use super::super::panel::{self, HEAD, Panel};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_panel, check_unpack, check_widen, prefetch};
+use super::{
+    AHEAD, check_gemv, check_micro, check_panel, check_unpack, check_widen, prefetch, prefetch_line,
+};
 
-super::wide!("avx2,fma,f16c", Pairs);
+super::wide!("avx2,fma,f16c");
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx2")
@@ -24,7 +26,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        quantize: wide::quantize,
+        quantize,
         integer_gemv: None,
         unpack,
         integer_micro,
@@ -46,18 +48,19 @@ const TOKENS: usize = 6;
 fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
     check_gemv(w, tile, x, out);
     let x = &x[..w.cols];
-    for (i, out) in out.chunks_mut(2 * TILE).enumerate() {
-        let first = tile + 2 * i;
+    for (i, out) in out.chunks_mut(PAIR).enumerate() {
+        let at = tile + 2 * i;
+        let pair = w.tiles_from(at, w.pair_tiles(at)).as_ptr();
         let (a, b) = out.split_at_mut(TILE.min(out.len()));
-        // SAFETY: the features were detected before `gemv` was handed out; a `Packed` tile holds as
+        // SAFETY: the features were detected before `gemv` was handed out; a `Packed` pair holds as
         // many columns as x.
         unsafe {
-            if b.is_empty() {
-                store(gemv_some::<1>(w.dtype, [w.tile(first)], x)[0], a);
-            } else {
-                let sums = gemv_some::<2>(w.dtype, [w.tile(first), w.tile(first + 1)], x);
+            if w.pair_tiles(at) == 2 {
+                let sums = gemv_some::<2>(w.dtype, pair, x);
                 store(sums[0], a);
                 store(sums[1], b);
+            } else {
+                store(gemv_some::<1>(w.dtype, pair, x)[0], a);
             }
         }
     }
@@ -74,16 +77,18 @@ fn store(sum: Column, out: &mut [f32]) {
     out.copy_from_slice(&rows[..out.len()]);
 }
 
+/// The sums of `U` tiles that lie side by side.
+///
 /// # Safety
-/// The tiles hold `x.len()` columns.
+/// `x.len()` columns of them are readable.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn gemv_some<const U: usize>(dtype: DType, tiles: [&[u8]; U], x: &[f32]) -> [Column; U] {
+unsafe fn gemv_some<const U: usize>(dtype: DType, tiles: *const u8, x: &[f32]) -> [Column; U] {
     // SAFETY: the caller vouches for the columns.
     unsafe {
         match dtype {
-            DType::F32 => sums::<U>(tiles, x, |t, c| column_f32(t, c)),
-            DType::F16 => sums::<U>(tiles, x, |t, c| column_f16(t, c)),
-            _ => sums::<U>(tiles, x, |t, c| column_bf16(t, c)),
+            DType::F32 => sums::<U>(tiles, 64, x, |at| column_f32(at)),
+            DType::F16 => sums::<U>(tiles, 32, x, |at| column_f16(at)),
+            _ => sums::<U>(tiles, 32, x, |at| column_bf16(at)),
         }
     }
 }
@@ -98,80 +103,79 @@ fn add_product(sum: &mut Column, w: Column, x: f32) {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn sums<const U: usize>(
-    tiles: [&[u8]; U],
+    tiles: *const u8,
+    size: usize,
     x: &[f32],
-    column: impl Fn(*const u8, usize) -> Column,
+    column: impl Fn(*const u8) -> Column,
 ) -> [Column; U] {
     let mut acc = [[_mm256_setzero_ps(); 2]; U];
     for (k, &x) in x.iter().enumerate() {
-        for u in 0..U {
-            add_product(&mut acc[u], column(tiles[u].as_ptr(), k), x);
+        for (u, acc) in acc.iter_mut().enumerate() {
+            let at = tiles.wrapping_add((k * U + u) * size);
+            if u == 0 || size == 64 {
+                prefetch_line(at.wrapping_add(AHEAD));
+            }
+            add_product(acc, column(at), x);
         }
     }
     acc
 }
 
 /// # Safety
-/// The tile holds column `c`.
+/// 16 values are readable.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn column_f32(tile: *const u8, c: usize) -> Column {
-    // SAFETY: a column is 64 bytes.
+unsafe fn column_f32(at: *const u8) -> Column {
+    // SAFETY: the caller vouches for them.
     unsafe {
-        let at = tile.add(c * 64).cast::<f32>();
+        let at = at.cast::<f32>();
         [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(LANES))]
     }
 }
 
 /// # Safety
-/// The tile holds column `c`.
+/// 16 values are readable.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn column_f16(tile: *const u8, c: usize) -> Column {
-    // SAFETY: a column is 32 bytes.
+unsafe fn column_f16(at: *const u8) -> Column {
+    // SAFETY: the caller vouches for them.
     unsafe {
-        let at = tile.add(c * 32).cast::<__m128i>();
+        let at = at.cast::<__m128i>();
         [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))]
     }
 }
 
 /// # Safety
-/// The tile holds column `c`.
+/// 16 values are readable.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn column_bf16(tile: *const u8, c: usize) -> Column {
-    // SAFETY: a column is 32 bytes.
+unsafe fn column_bf16(at: *const u8) -> Column {
+    // SAFETY: the caller vouches for them.
     unsafe {
-        let at = tile.add(c * 32).cast::<__m128i>();
+        let at = at.cast::<__m128i>();
         [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))]
             .map(|h| _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)))
     }
 }
 
-fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
-    check_widen(dtype, tile, first, n, out, stride);
+fn widen(tile: &FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize) {
+    check_widen(tile, first, n, out, stride);
     // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
-    unsafe { widen_all(dtype, tile.as_ptr(), first, n, out, stride) }
+    unsafe { widen_all(tile, first, n, out, stride) }
 }
 
 /// # Safety
 /// As `check_widen` checks.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn widen_all(
-    dtype: DType,
-    tile: *const u8,
-    first: usize,
-    n: usize,
-    out: &mut [f32],
-    stride: usize,
-) {
+unsafe fn widen_all(tile: &FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize) {
     for i in 0..n {
         // SAFETY: the caller vouches for columns and targets.
         unsafe {
-            let w = match dtype {
-                DType::F32 => column_f32(tile, first + i),
-                DType::F16 => column_f16(tile, first + i),
-                _ => column_bf16(tile, first + i),
+            let at = tile.bytes.as_ptr().add((first + i) * tile.step);
+            let w = match tile.dtype {
+                DType::F32 => column_f32(at),
+                DType::F16 => column_f16(at),
+                _ => column_bf16(at),
             };
             let to = out.as_mut_ptr().add(i * stride);
             _mm256_storeu_ps(to, w[0]);
@@ -218,10 +222,10 @@ unsafe fn micro_some<const M: usize>(
     // SAFETY: the caller vouches for the extents.
     unsafe {
         for (m, sum) in sums.iter_mut().enumerate() {
-            *sum = column_f32(acc.as_ptr().add(m * 2 * TILE + half).cast(), 0);
+            *sum = column_f32(acc.as_ptr().add(m * 2 * TILE + half).cast());
         }
         for k in 0..columns {
-            let w = column_f32(w.as_ptr().add(k * 2 * TILE + half).cast(), 0);
+            let w = column_f32(w.as_ptr().add(k * 2 * TILE + half).cast());
             for (m, sum) in sums.iter_mut().enumerate() {
                 add_product(sum, w, *x.as_ptr().add(k * stride + m));
             }
@@ -235,15 +239,25 @@ unsafe fn micro_some<const M: usize>(
     M
 }
 
-fn unpack(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
-    check_unpack(dtype, chunk, codes, heads);
-    // SAFETY: the features were detected before `unpack` was handed out.
-    unsafe { unpack_all(dtype, chunk, codes, heads) }
+fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    // SAFETY: the features were detected before `quantize` was handed out.
+    unsafe { quantize_all(m, cols, x, words) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unpack_all(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
-    panel::unpack(dtype, chunk, codes, heads);
+fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    activation::quantize(m, cols, x, words);
+}
+
+fn unpack(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+    check_unpack(chunk, codes, heads);
+    // SAFETY: the features were detected before `unpack` was handed out.
+    unsafe { unpack_all(chunk, codes, heads) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_all(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+    panel::unpack(chunk, codes, heads);
 }
 
 fn integer_micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]) {
@@ -283,26 +297,25 @@ unsafe fn integer_some<const M: usize>(
         let at = |m: usize| (2 * (t + m) + tile) * TILE;
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         for (m, sum) in sums.iter_mut().enumerate() {
-            *sum = column_f32(acc.as_ptr().add(at(m)).cast(), 0);
+            *sum = column_f32(acc.as_ptr().add(at(m)).cast());
         }
         for g in 0..panel.groups {
             let w = panel.codes[tile].as_ptr().add(g * GROUP_CODES);
             let codes = codes.as_ptr().add((first + g) * CODE_WORDS * x.tokens + 2 * t);
             let dots = dots::<M>(w, codes, 2 * x.tokens);
             let head = panel.heads.as_ptr().add((2 * g + tile) * HEAD);
-            let scale = column_f32(head.add(TILE).cast(), 0);
+            let scale = column_f32(head.cast());
             for m in 0..M {
-                let parameter = |i: usize| {
-                    let word = parameters[((first + g) * 2 + i) * x.tokens + t + m];
-                    _mm256_set1_ps(f32::from_bits(word))
-                };
+                let word = |i: usize| parameters[((first + g) * PARAMETERS + i) * x.tokens + t + m];
+                let parameter = |i: usize| _mm256_set1_ps(f32::from_bits(word(i)));
+                let excess = _mm256_set1_epi32(word(2) as i32 * offset(panel.dtype));
                 for h in 0..2 {
-                    let dot = _mm256_cvtepi32_ps(dots[m][h]);
+                    let dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[m][h], excess));
                     let by = _mm256_mul_ps(scale[h], parameter(0));
                     sums[m][h] = _mm256_fmadd_ps(dot, by, sums[m][h]);
                 }
-                if panel.minima {
-                    let minima = column_f32(head.add(2 * TILE).cast(), 0);
+                if panel.dtype == DType::Q4M {
+                    let minima = column_f32(head.add(TILE).cast());
                     for h in 0..2 {
                         sums[m][h] = _mm256_fmadd_ps(minima[h], parameter(1), sums[m][h]);
                     }
@@ -336,7 +349,7 @@ unsafe fn dots<const M: usize>(w: *const u8, x: *const u32, stride: usize) -> [[
                 *token = _mm256_set1_epi64x(quad);
             }
             let rows = [0, 1, 2, 3]
-                .map(|r| _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add((4 * q + r) * TILE).cast())));
+                .map(|r| _mm256_cvtepu8_epi16(_mm_loadu_si128(w.add((4 * q + r) * TILE).cast())));
             for (sums, token) in sums.iter_mut().zip(tokens) {
                 for (sum, row) in sums.iter_mut().zip(rows) {
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(row, token));

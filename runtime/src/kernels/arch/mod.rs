@@ -4,20 +4,17 @@
 //! calling its functions sound.
 
 /// Portable code compiled for the features of one instruction set: the same operations in the same
-/// order, several at a time. `$order`: how its integer kernels want activations.
+/// order, several at a time.
 #[cfg(target_arch = "x86_64")]
 macro_rules! wide {
-    ($features:literal, $order:ident) => {
+    ($features:literal) => {
         mod wide {
             use std::ops::Range;
 
-            use crate::kernels::{activation, attention, elementwise, norm};
+            use crate::kernels::{attention, elementwise, norm};
             use crate::program::Unary;
 
             $crate::kernels::arch::wide!(@ $features
-                fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) -> () {
-                    activation::quantize(activation::Order::$order, m, cols, x, words)
-                }
                 fn soften(s: &mut [f32], seen: Range<usize>, by: f32, state: &mut [f32; 2]) -> f32 {
                     attention::soften(s, seen, by, state)
                 }
@@ -71,9 +68,13 @@ pub(super) fn kernels(isa: Isa) -> Option<Kernels> {
 }
 
 /// Checks what every packed kernel relies on: x covers the columns, out the rows of whole tiles from
-/// `tile` on that exist.
+/// `tile` on that exist, from the first of a pair on.
 fn check_gemv(w: &super::pack::Packed<'_>, tile: usize, x: &[f32], out: &[f32]) {
-    assert!(x.len() >= w.cols && tile + out.len().div_ceil(super::pack::TILE) <= w.tiles());
+    assert!(
+        tile % 2 == 0
+            && x.len() >= w.cols
+            && tile + out.len().div_ceil(super::pack::TILE) <= w.tiles()
+    );
 }
 
 /// Checks a strided read of `n` rows of `width` elements.
@@ -98,13 +99,25 @@ fn prefetch(bytes: &[u8]) {
     }
 }
 
-/// Checks a chunk and where its unpacked codes and heads go.
+/// Bytes between what is computed and what is fetched: beyond where the hardware looks, a page.
+/// Measured on Zen 5, where 4 KiB and 8 KiB give 2 to 5 % less.
 #[cfg(target_arch = "x86_64")]
-fn check_unpack(dtype: tensor::DType, chunk: &super::pack::Chunk<'_>, codes: &[u8], heads: &[f32]) {
-    let (n, code_bytes) = (chunk.groups, super::pack::code_bytes(dtype));
-    assert!(dtype.is_quantized() && chunk.codes.len() >= n * code_bytes);
-    assert!(chunk.heads.len() >= n * super::pack::head_bytes(dtype));
-    assert!(dtype == tensor::DType::Q8 || codes.len() >= n * super::pack::GROUP_CODES);
+const AHEAD: usize = 6144;
+
+/// Fetches the line of an address into the first-level cache.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_line(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: SSE is part of x86-64, and a prefetch reads nothing that it may not.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
+
+/// Checks where an unpacked chunk goes.
+#[cfg(target_arch = "x86_64")]
+fn check_unpack(chunk: &super::pack::Chunk<'_>, codes: &[u8], heads: &[f32]) {
+    let n = chunk.groups;
+    assert!(chunk.dtype.is_quantized() && codes.len() >= n * super::pack::GROUP_CODES);
     assert!(n == 0 || heads.len() >= (2 * n - 1) * super::panel::HEAD);
 }
 
@@ -126,14 +139,14 @@ fn check_panel(
 /// Checks `n` columns of a tile from `first` on and their target.
 #[cfg(target_arch = "x86_64")]
 fn check_widen(
-    dtype: tensor::DType,
-    tile: &[u8],
+    tile: &super::pack::FloatTile<'_>,
     first: usize,
     n: usize,
     out: &[f32],
     stride: usize,
 ) {
-    let bytes = super::pack::tile_bytes(dtype, first + n);
-    assert!(dtype.is_float() && bytes.is_some_and(|b| b <= tile.len()));
+    let column = super::pack::TILE * tile.dtype.block_bytes();
+    let end = (first + n).checked_sub(1).map_or(0, |last| last * tile.step + column);
+    assert!(tile.dtype.is_float() && end <= tile.bytes.len());
     check_rows(out, n, stride, super::pack::TILE);
 }

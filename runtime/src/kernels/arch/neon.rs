@@ -63,7 +63,7 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
     for (i, out) in out.chunks_mut(TILE).enumerate() {
         let mut rows = [0f32; TILE];
         for (b, x) in x[..w.cols].chunks(GROUP_COLUMNS).enumerate() {
-            widen(w.dtype, w.tile(tile + i), b * GROUP_COLUMNS, x.len(), &mut block, TILE);
+            widen(&w.floats(tile + i), b * GROUP_COLUMNS, x.len(), &mut block, TILE);
             // SAFETY: the feature was detected before `gemv` was handed out; `block` holds a group
             // of columns and `rows` 16 elements.
             unsafe {

@@ -1,22 +1,83 @@
 //! Quantised weights times integer activations with VNNI: four byte products a lane and instruction.
 //!
-//! The instruction multiplies unsigned by signed bytes: the high and the low bytes of an activation
-//! code plus 32768, and a weight's code. For codes c and weights w,
-//! `sum c w = 256 (sum high w - 128 sum w) + sum low w`, exact in 32 bits. Each group's integer is
-//! then scaled and added to an f32, groups in order.
+//! The instruction multiplies unsigned by signed bytes: a weight's code u, which has an offset, and the
+//! bytes h and l of an activation's code c = 256 h + l. For weights w = u - offset,
+//! `sum c w = 256 sum h u + sum l u - offset sum c`, exact in 32 bits. Each group's integer is then
+//! scaled and added to an f32, groups in order.
 
 use std::arch::x86_64::*;
 
 use tensor::DType;
+use tensor::quant::GROUP;
 
-use super::super::super::activation::{BLOCK, Block, CODE_WORDS, QUADS};
-use super::super::super::pack::{CHUNK, Chunk, GROUP_CODES, Packed, TILE, chunk, head_bytes};
-use super::super::super::panel::{HEAD, Panel, factor};
-use super::super::{check_panel, check_unpack};
-use super::{AHEAD, store};
+use super::super::super::activation::{self, BLOCK, Block, CODE_WORDS, PARAMETERS, QUADS};
+use super::super::super::pack::{
+    Chunk, GROUP_CODES, Packed, TILE, UNIT, code_bytes, head_bytes, heads_bytes, offset, unit_bytes,
+};
+use super::super::super::panel::{HEAD, Panel};
+use super::super::{AHEAD, check_panel, check_unpack};
+use super::store;
 
 /// 64 bytes: one quad of columns of 16 rows.
 const LINE: usize = 64;
+
+const Q8: u8 = DType::Q8 as u8;
+const Q4: u8 = DType::Q4 as u8;
+const Q4M: u8 = DType::Q4M as u8;
+
+/// The dtype of a kernel.
+const fn dtype(code: u8) -> DType {
+    match code {
+        Q8 => DType::Q8,
+        Q4 => DType::Q4,
+        _ => DType::Q4M,
+    }
+}
+
+/// See `activation::quantize`.
+pub(super) fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    let groups = cols / GROUP;
+    assert!(x.len() >= m * cols && words.len() >= m * groups * (CODE_WORDS + PARAMETERS));
+    let (codes, parameters) = words.split_at_mut(m * groups * CODE_WORDS);
+    for (token, x) in x.chunks_exact(cols).take(m).enumerate() {
+        for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+            // SAFETY: the features were detected before `quantize` was handed out.
+            let (words, scale, sum) = unsafe { quantize_group(x) };
+            let codes = &mut codes[g * m * CODE_WORDS..][..m * CODE_WORDS];
+            for (code, word) in codes[token..].iter_mut().step_by(m).zip(words) {
+                *code = word;
+            }
+            activation::put_parameters(m, token, scale, sum, &mut parameters[g * PARAMETERS * m..]);
+        }
+    }
+}
+
+/// The words of a group, its scale and the sum of its codes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn quantize_group(x: &[f32; GROUP]) -> ([u32; CODE_WORDS], f32, i32) {
+    // SAFETY: a group is two registers.
+    let x = [0, TILE].map(|i| unsafe { _mm512_loadu_ps(x.as_ptr().add(i)) });
+    let bits = x.map(|x| _mm512_castps_si512(_mm512_abs_ps(x)));
+    // Bits without sign order like magnitudes, and put NaN on top: then the scale is NaN.
+    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(bits[0], bits[1]));
+    let (scale, inverse) = activation::scale(f32::from_bits(largest as u32));
+    let by = _mm512_set1_ps(inverse);
+    let codes = x.map(|x| _mm512_cvtps_epi32(_mm512_mul_ps(x, by)));
+    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(codes[0], codes[1]));
+    let mut words = [0; CODE_WORDS];
+    for (half, codes) in codes.into_iter().enumerate() {
+        let high = _mm512_srai_epi32::<8>(_mm512_add_epi32(codes, _mm512_set1_epi32(128)));
+        for (plane, bytes) in [high, codes].into_iter().enumerate() {
+            // SAFETY: each half of each plane is 16 of the 64 bytes.
+            unsafe {
+                let to = words.as_mut_ptr().add(plane * QUADS + half * QUADS / 2);
+                _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(bytes));
+            }
+        }
+    }
+    (words, scale, sum)
+}
 
 pub(super) fn gemv(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32]) {
     assert!(w.dtype.is_quantized() && x.tokens == 1 && x.groups == w.groups());
@@ -24,53 +85,60 @@ pub(super) fn gemv(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32]) 
     // SAFETY: the features were detected before `gemv` was handed out, and the extents are checked.
     unsafe {
         match w.dtype {
-            DType::Q8 => tiles::<{ DType::Q8 as u8 }>(w, tile, x, out),
-            DType::Q4 => tiles::<{ DType::Q4 as u8 }>(w, tile, x, out),
-            _ => tiles::<{ DType::Q4M as u8 }>(w, tile, x, out),
+            DType::Q8 => tiles::<Q8>(w, tile, x, out),
+            DType::Q4 => tiles::<Q4>(w, tile, x, out),
+            _ => tiles::<Q4M>(w, tile, x, out),
         }
     }
 }
-
-const Q8: u8 = DType::Q8 as u8;
-const Q4M: u8 = DType::Q4M as u8;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn tiles<const D: u8>(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32]) {
     // One tile after the other: memory is read as one stream.
     for (i, out) in out.chunks_mut(TILE).enumerate() {
-        store([one_tile::<D>(w, w.tile(tile + i), x)], out);
+        // SAFETY: a tile of a `Packed` holds all its groups, as many as the block has.
+        let sums = unsafe { one_tile::<D>(w.tile(tile + i).as_ptr(), x) };
+        store([sums], out);
     }
 }
 
 /// The sums of a tile for one token.
+///
+/// # Safety
+/// The tile holds as many groups as x.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn one_tile<const D: u8>(w: &Packed<'_>, tile: &[u8], x: &Block<'_>) -> __m512 {
+unsafe fn one_tile<const D: u8>(mut tile: *const u8, x: &Block<'_>) -> __m512 {
+    let dtype = const { dtype(D) };
     let (codes, parameters) = x.split();
+    let (mut x_codes, mut x_parameters) = (codes.as_ptr(), parameters.as_ptr());
     let mut acc = _mm512_setzero_ps();
-    for first in (0..x.groups).step_by(CHUNK) {
-        let chunk = chunk(w.dtype, tile, x.groups, first / CHUNK);
-        for g in 0..chunk.groups {
-            let x = &codes[(first + g) * CODE_WORDS..][..CODE_WORDS];
-            let [scale, sum] = [0, 1].map(|i| f32::from_bits(parameters[2 * (first + g) + i]));
-            // SAFETY: group g lies within the chunk.
-            unsafe {
-                let dots = _mm512_cvtepi32_ps(dots::<D>(codes_at(w.dtype, &chunk, g), x));
-                let head = chunk.heads.as_ptr().add(g * head_bytes(w.dtype));
-                let s = halves(head);
-                let by = _mm512_mul_ps(s, _mm512_set1_ps(scale / factor(w.dtype)));
-                acc = _mm512_fmadd_ps(dots, by, acc);
+    let mut left = x.groups;
+    while left > 0 {
+        let n = left.min(UNIT);
+        let mut head = tile;
+        // SAFETY: the units of the tile and the groups of x, in order; the caller vouches for both.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(head.wrapping_add(AHEAD).cast());
+            let mut at = tile.add(heads_bytes(dtype, n));
+            for _ in 0..n {
+                let excess = _mm512_set1_epi32(*x_parameters.add(2) as i32 * offset(dtype));
+                let dots = _mm512_sub_epi32(dots::<D>(at, x_codes), excess);
+                let by = _mm512_mul_ps(halves(head), _mm512_set1_ps(*x_parameters.cast()));
+                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), by, acc);
                 if D == Q4M {
-                    acc = _mm512_fmadd_ps(minima(head, s), _mm512_set1_ps(sum), acc);
+                    let sum = _mm512_set1_ps(*x_parameters.add(1).cast());
+                    acc = _mm512_fmadd_ps(halves(head.add(2 * TILE)), sum, acc);
                 }
+                (head, at) = (head.add(head_bytes(dtype)), at.add(code_bytes(dtype)));
+                x_codes = x_codes.add(CODE_WORDS);
+                x_parameters = x_parameters.add(PARAMETERS);
             }
+            tile = tile.add(unit_bytes(dtype, n));
         }
+        left -= n;
     }
     acc
-}
-
-fn codes_at(dtype: DType, chunk: &Chunk<'_>, g: usize) -> *const u8 {
-    chunk.codes[g * super::super::super::pack::code_bytes(dtype)..].as_ptr()
 }
 
 /// 16 f16.
@@ -84,102 +152,84 @@ unsafe fn halves(at: *const u8) -> __m512 {
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
-/// What a code minus 8 is 0 above: the minimum plus 8 scales.
+/// The integers of one group of a tile and one token, without what the offset takes off.
 ///
 /// # Safety
-/// A head of 64 bytes is readable.
-#[target_feature(enable = "avx512f,avx512vl")]
-#[inline]
-unsafe fn minima(head: *const u8, scale: __m512) -> __m512 {
-    // SAFETY: minima follow the 16 scales.
-    unsafe { _mm512_add_ps(halves(head.add(2 * TILE)), _mm512_mul_ps(_mm512_set1_ps(8.0), scale)) }
-}
-
-/// The integers of one group of a tile and one token.
-///
-/// # Safety
-/// A group's codes are readable; x has `CODE_WORDS` words.
+/// A group's codes are readable, and `CODE_WORDS` words of x.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn dots<const D: u8>(codes: *const u8, x: &[u32]) -> __m512i {
-    let mut high = _mm512_setzero_si512();
-    let (mut low, mut sum) = (high, high);
-    let ones = _mm512_set1_epi8(-128);
+unsafe fn dots<const D: u8>(codes: *const u8, x: *const u32) -> __m512i {
+    let (mut high, mut low) = (_mm512_setzero_si512(), _mm512_setzero_si512());
     let step = if D == Q8 { 1 } else { 2 };
     for q in (0..QUADS).step_by(step) {
-        // SAFETY: the caller vouches for the group's codes; a prefetch reads nothing it may not.
-        let bytes = unsafe {
+        // SAFETY: the caller vouches for codes and words; a prefetch reads nothing it may not.
+        let (bytes, x) = unsafe {
             let at = codes.add(q / step * LINE);
             _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
-            _mm512_loadu_si512(at.cast())
+            (_mm512_loadu_si512(at.cast()), x.add(q))
         };
         let quads = if D == Q8 { [bytes; 2] } else { [even(bytes), odd(bytes)] };
         for (i, &w) in quads.iter().enumerate().take(step) {
-            let (h, l) = (x[q + i], x[QUADS + q + i]);
-            high = _mm512_dpbusd_epi32(high, _mm512_set1_epi32(h as i32), w);
-            low = _mm512_dpbusd_epi32(low, _mm512_set1_epi32(l as i32), w);
-            sum = _mm512_dpbusd_epi32(sum, ones, w);
+            // SAFETY: as above.
+            let [h, l] = [i, QUADS + i].map(|i| unsafe { _mm512_set1_epi32(*x.add(i) as i32) });
+            high = _mm512_dpbusd_epi32(high, w, h);
+            low = _mm512_dpbusd_epi32(low, w, l);
         }
     }
-    _mm512_add_epi32(_mm512_slli_epi32(_mm512_sub_epi32(high, sum), 8), low)
+    _mm512_add_epi32(_mm512_slli_epi32(high, 8), low)
 }
 
-/// Low nibbles as 16 times their value.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-fn even(bytes: __m512i) -> __m512i {
-    odd(_mm512_slli_epi16(bytes, 4))
-}
-
-/// High nibbles as 16 times their value.
+/// Low nibbles.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn odd(bytes: __m512i) -> __m512i {
-    _mm512_and_si512(bytes, _mm512_set1_epi8(-16))
+fn even(bytes: __m512i) -> __m512i {
+    _mm512_and_si512(bytes, _mm512_set1_epi8(15))
 }
 
-/// See `panel::unpack`; start values too.
-pub(super) fn unpack(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
-    check_unpack(dtype, chunk, codes, heads);
+/// High nibbles.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn odd(bytes: __m512i) -> __m512i {
+    even(_mm512_srli_epi16(bytes, 4))
+}
+
+/// See `panel::unpack`.
+pub(super) fn unpack(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
+    check_unpack(chunk, codes, heads);
     // SAFETY: the features were detected before `unpack` was handed out, and the extents are checked.
     unsafe {
-        match dtype {
-            DType::Q8 => unpack_some::<Q8>(dtype, chunk, codes, heads),
-            DType::Q4 => unpack_some::<{ DType::Q4 as u8 }>(dtype, chunk, codes, heads),
-            _ => unpack_some::<Q4M>(dtype, chunk, codes, heads),
+        match chunk.dtype {
+            DType::Q8 => unpack_some::<Q8>(chunk, codes, heads),
+            DType::Q4 => unpack_some::<Q4>(chunk, codes, heads),
+            _ => unpack_some::<Q4M>(chunk, codes, heads),
         }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn unpack_some<const D: u8>(dtype: DType, chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
-    let ones = _mm512_set1_epi8(-128);
-    let by = _mm512_set1_ps(1.0 / factor(dtype));
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn unpack_some<const D: u8>(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
     for g in 0..chunk.groups {
-        let from = codes_at(dtype, chunk, g);
-        // SAFETY: `unpack` checked that chunk, codes and heads hold group g.
+        let (head, from) = chunk.group(g);
+        // SAFETY: head and codes are those of a group, and `unpack` checked their targets.
         unsafe {
-            let mut sum = _mm512_setzero_si512();
-            for q in 0..if D == Q8 { QUADS } else { QUADS / 2 } {
-                let bytes = _mm512_loadu_si512(from.add(q * LINE).cast());
-                if D == Q8 {
-                    sum = _mm512_dpbusd_epi32(sum, ones, bytes);
-                } else {
-                    let to = codes.as_mut_ptr().add(g * GROUP_CODES + 2 * q * LINE);
-                    for (i, w) in [even(bytes), odd(bytes)].into_iter().enumerate() {
-                        sum = _mm512_dpbusd_epi32(sum, ones, w);
-                        _mm512_storeu_si512(to.add(i * LINE).cast(), w);
-                    }
+            let to = codes.as_mut_ptr().add(g * GROUP_CODES);
+            if D == Q8 {
+                for q in 0..QUADS {
+                    let bytes = _mm512_loadu_si512(from.as_ptr().add(q * LINE).cast());
+                    _mm512_storeu_si512(to.add(q * LINE).cast(), bytes);
+                }
+            } else {
+                for q in 0..QUADS / 2 {
+                    let bytes = _mm512_loadu_si512(from.as_ptr().add(q * LINE).cast());
+                    let to = to.add(2 * q * LINE);
+                    _mm512_storeu_si512(to.cast(), even(bytes));
+                    _mm512_storeu_si512(to.add(LINE).cast(), odd(bytes));
                 }
             }
             let to = heads.as_mut_ptr().add(g * 2 * HEAD);
-            let start = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
-            _mm512_storeu_si512(to.cast(), start);
-            let head = chunk.heads.as_ptr().add(g * head_bytes(dtype));
-            let scale = halves(head);
-            _mm512_storeu_ps(to.add(TILE), _mm512_mul_ps(scale, by));
+            _mm512_storeu_ps(to, halves(head.as_ptr()));
             if D == Q4M {
-                _mm512_storeu_ps(to.add(2 * TILE), minima(head, scale));
+                _mm512_storeu_ps(to.add(TILE), halves(head.as_ptr().add(2 * TILE)));
             }
         }
     }
@@ -213,36 +263,37 @@ unsafe fn micro_some<const M: usize>(
     acc: &mut [f32],
 ) {
     let (codes, parameters) = x.split();
+    let offset = offset(panel.dtype);
     // SAFETY: the caller vouches for panel, block and sums.
     unsafe {
         for g in 0..panel.groups {
             let head = panel.heads.as_ptr().add(2 * g * HEAD);
             let w = panel.codes.map(|c| c.as_ptr().add(g * GROUP_CODES));
             let codes = codes.as_ptr().add((first + g) * CODE_WORDS * M);
-            let parameters = parameters.as_ptr().add((first + g) * 2 * M).cast::<f32>();
-            let start = [0, 1].map(|i| _mm512_loadu_si512(head.add(i * HEAD).cast()));
-            let mut dots = [start; M];
+            let parameters = parameters.as_ptr().add((first + g) * PARAMETERS * M);
+            let mut dots = [[_mm512_setzero_si512(); 2]; M];
             plane(w, codes, panel.quads, &mut dots);
             for dot in &mut dots {
                 *dot = dot.map(|d| _mm512_slli_epi32(d, 8));
             }
             plane(w, codes.add(QUADS * M), panel.quads, &mut dots);
-            let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD + TILE)));
+            let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD)));
             for (t, dots) in dots.into_iter().enumerate() {
-                let by = _mm512_set1_ps(*parameters.add(t));
+                let by = _mm512_set1_ps(*parameters.add(t).cast());
+                let excess = _mm512_set1_epi32(*parameters.add(2 * M + t) as i32 * offset);
                 for i in 0..2 {
                     let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
-                    let dot = _mm512_cvtepi32_ps(dots[i]);
+                    let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(dots[i], excess));
                     let new =
                         _mm512_fmadd_ps(dot, _mm512_mul_ps(scale[i], by), _mm512_loadu_ps(sum));
                     _mm512_storeu_ps(sum, new);
                 }
             }
-            if panel.minima {
+            if panel.dtype == DType::Q4M {
                 for i in 0..2 {
-                    let minima = _mm512_loadu_ps(head.add(i * HEAD + 2 * TILE));
+                    let minima = _mm512_loadu_ps(head.add(i * HEAD + TILE));
                     for t in 0..M {
-                        let by = _mm512_set1_ps(*parameters.add(M + t));
+                        let by = _mm512_set1_ps(*parameters.add(M + t).cast());
                         let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
                         _mm512_storeu_ps(sum, _mm512_fmadd_ps(minima, by, _mm512_loadu_ps(sum)));
                     }
@@ -270,7 +321,7 @@ unsafe fn plane<const M: usize>(
             let w = w.map(|w| _mm512_loadu_si512(w.add(q * LINE).cast()));
             for (t, dot) in dots.iter_mut().enumerate() {
                 let x = _mm512_set1_epi32(*x.add(q * M + t) as i32);
-                *dot = [_mm512_dpbusd_epi32(dot[0], x, w[0]), _mm512_dpbusd_epi32(dot[1], x, w[1])];
+                *dot = [_mm512_dpbusd_epi32(dot[0], w[0], x), _mm512_dpbusd_epi32(dot[1], w[1], x)];
             }
         }
     }
@@ -295,10 +346,10 @@ mod tests {
         type Tiles = unsafe fn(&Packed<'_>, usize, &Block<'_>, &mut [f32]);
         for (name, kernel) in [
             ("q8", tiles::<Q8> as Tiles),
-            ("q4", tiles::<{ DType::Q4 as u8 }> as Tiles),
+            ("q4", tiles::<Q4> as Tiles),
             ("q4m", tiles::<Q4M> as Tiles),
         ] {
-            check(&format!("integer_gemv, {name}"), kernel as *const u8, Vpdpbusd, 3 * QUADS);
+            check(&format!("integer_gemv, {name}"), kernel as *const u8, Vpdpbusd, 2 * QUADS);
         }
     }
 }

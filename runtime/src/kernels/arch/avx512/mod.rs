@@ -7,13 +7,13 @@ use std::arch::x86_64::*;
 
 use tensor::DType;
 
-use super::super::pack::{Packed, TILE};
+use super::super::pack::{FloatTile, PAIR, Packed, TILE};
 use super::super::{Isa, Kernels};
-use super::{check_gemv, check_micro, check_widen, prefetch};
+use super::{AHEAD, check_gemv, check_micro, check_widen, prefetch};
 
 mod integer;
 
-super::wide!("avx512f,avx512bw,avx512vl", Planes);
+super::wide!("avx512f,avx512bw,avx512vl");
 
 pub(super) fn kernels() -> Option<Kernels> {
     let found = is_x86_feature_detected!("avx512f")
@@ -26,7 +26,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
-        quantize: wide::quantize,
+        quantize: integer::quantize,
         integer_gemv: Some(integer::gemv),
         unpack: integer::unpack,
         integer_micro: integer::micro,
@@ -41,8 +41,6 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
-/// Bytes between what is computed and what is fetched: a page, where the hardware's prefetch ends.
-const AHEAD: usize = 4096;
 /// Tokens whose accumulators fit the registers beside two columns of weights.
 const TOKENS: usize = 12;
 
@@ -60,13 +58,17 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn gemv_tiles<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
-    // Two tiles side by side hide the latency of the sums; both are read as streams.
-    for (i, out) in out.chunks_mut(2 * TILE).enumerate() {
+    let x = &x[..w.cols];
+    for (i, out) in out.chunks_mut(PAIR).enumerate() {
         let at = tile + 2 * i;
-        if out.len() > TILE {
-            store(gemv_some::<D, 2>([w.tile(at), w.tile(at + 1)], &x[..w.cols]), out);
-        } else {
-            store(gemv_some::<D, 1>([w.tile(at)], &x[..w.cols]), out);
+        let pair = w.tiles_from(at, w.pair_tiles(at)).as_ptr();
+        // SAFETY: a `Packed` holds as many columns of each pair as x has.
+        unsafe {
+            if w.pair_tiles(at) == 2 {
+                store(gemv_some::<D, 2>(pair, x), out);
+            } else {
+                store(gemv_some::<D, 1>(pair, x), out);
+            }
         }
     }
 }
@@ -82,21 +84,24 @@ fn store<const U: usize>(acc: [__m512; U], out: &mut [f32]) {
     }
 }
 
-/// The sums of `U` tiles. The tiles hold `x.len()` columns: `Packed` guarantees it.
+/// The sums of `U` tiles that lie side by side.
+///
+/// # Safety
+/// `x.len()` columns of them are readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m512; U] {
-    let tiles = tiles.map(<[u8]>::as_ptr);
+unsafe fn gemv_some<const D: u8, const U: usize>(tiles: *const u8, x: &[f32]) -> [__m512; U] {
+    let size = TILE * if D == F32 { 4 } else { 2 };
     let mut acc = [_mm512_setzero_ps(); U];
     for (j, &x) in x.iter().enumerate() {
         for u in 0..U {
-            // SAFETY: column j lies within the tile; a prefetch reads nothing it may not.
+            // SAFETY: column j lies within the tiles; a prefetch reads nothing it may not.
             let w = unsafe {
-                if D == F32 || j % 2 == 0 {
-                    let at = tiles[u].add(j * if D == F32 { 64 } else { 32 });
+                let at = tiles.add((j * U + u) * size);
+                if D == F32 || u == 0 {
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
                 }
-                column::<D>(tiles[u], j)
+                column::<D>(at)
             };
             acc[u] = _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc[u]);
         }
@@ -104,31 +109,31 @@ fn gemv_some<const D: u8, const U: usize>(tiles: [&[u8]; U], x: &[f32]) -> [__m5
     acc
 }
 
-/// Column `j`, widened.
+/// A column, widened.
 ///
 /// # Safety
-/// The tile holds that column.
+/// 16 values are readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn column<const D: u8>(tile: *const u8, j: usize) -> __m512 {
-    // SAFETY: offsets follow the layout of `pack`, within the column the caller vouches for.
+unsafe fn column<const D: u8>(at: *const u8) -> __m512 {
+    // SAFETY: the caller vouches for the values.
     unsafe {
         match D {
-            F32 => _mm512_loadu_ps(tile.add(j * 64).cast()),
-            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(tile.add(j * 32).cast())),
+            F32 => _mm512_loadu_ps(at.cast()),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
             _ => {
-                let halves = _mm256_loadu_si256(tile.add(j * 32).cast());
+                let halves = _mm256_loadu_si256(at.cast());
                 _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))
             }
         }
     }
 }
 
-fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
-    check_widen(dtype, tile, first, n, out, stride);
+fn widen(tile: &FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize) {
+    check_widen(tile, first, n, out, stride);
     // SAFETY: the features were detected before `widen` was handed out, and the lengths are checked.
     unsafe {
-        match dtype {
+        match tile.dtype {
             DType::F32 => widen_some::<F32>(tile, first, n, out, stride),
             DType::F16 => widen_some::<F16>(tile, first, n, out, stride),
             _ => widen_some::<BF16>(tile, first, n, out, stride),
@@ -137,12 +142,19 @@ fn widen(dtype: DType, tile: &[u8], first: usize, n: usize, out: &mut [f32], str
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn widen_some<const D: u8>(tile: &[u8], first: usize, n: usize, out: &mut [f32], stride: usize) {
+fn widen_some<const D: u8>(
+    tile: &FloatTile<'_>,
+    first: usize,
+    n: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
     for i in 0..n {
         // SAFETY: `widen` checked that the columns lie in the tile and the targets in `out`.
         unsafe {
             let target = out.as_mut_ptr().add(i * stride);
-            _mm512_storeu_ps(target, column::<D>(tile.as_ptr(), first + i));
+            let at = tile.bytes.as_ptr().add((first + i) * tile.step);
+            _mm512_storeu_ps(target, column::<D>(at));
         }
     }
 }
