@@ -69,9 +69,9 @@ pub fn compile(
         return on_grid(&partition, target, options, progress);
     }
     // Planned for a perfect grid, which then is laid around the dead PEs.
-    let (grid, spares) = repair::grid(target)?;
-    let (mut plan, _) = on_grid(&partition, &grid, options, progress)?;
-    plan.repair = Some(repair::repair(target, plan.target.wafers, spares)?);
+    let around = repair::around(target)?;
+    let (mut plan, _) = on_grid(&partition, &around.grid, options, progress)?;
+    plan.repair = Some(around.repair(plan.target.wafers));
     plan.claims.token_cycles += repair::detour_cycles(&plan);
     let report = Report::new(&plan);
     Ok((plan, report))

@@ -90,6 +90,16 @@ pub enum WaferError {
         /// Dead PEs on the wafer.
         count: usize,
     },
+    /// A PE that is on no wafer.
+    #[error("SPK4105: `{target}` has no PE ({x}, {y})")]
+    NoSuchPe {
+        /// Name of the target.
+        target: String,
+        /// Column, counted over all wafers with their spare columns.
+        x: u32,
+        /// Row.
+        y: u32,
+    },
     /// The target has too few colors for the local palette.
     #[error("SPK4103: `{target}` has {available} usable colors; a plan needs {needed}")]
     Colors {

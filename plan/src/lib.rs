@@ -78,4 +78,4 @@ pub use span_map::{AffineMap, SpanMap};
 pub use target::Target;
 pub use template::{CommShape, KvLayout, Phase, Role, Template};
 pub use unroll::unroll;
-pub use verify::{Violation, verify};
+pub use verify::{Violation, verify, verify_repair};

@@ -158,6 +158,26 @@ impl<'a> RepairMap<'a> {
         }
     }
 
+    /// Hops of the links of row `y` to the east and to the south, by grid column; 1 where there is none.
+    pub fn row_hops(&self, y: u32) -> [Vec<u32>; 2] {
+        let (row, below) = (self.columns(y), self.columns(y + 1));
+        let mut east = vec![1; row.len()];
+        for (x, pair) in row.windows(2).enumerate() {
+            east[x] = pair[1] - pair[0];
+        }
+        let mut south = vec![1; row.len()];
+        if y + 1 < self.height {
+            south = row.iter().zip(&below).map(|(a, b)| a.abs_diff(*b) + 1).collect();
+        }
+        for (&(_, x, axis), steps) in self.detours.range((y, 0, Axis::X)..(y + 1, 0, Axis::X)) {
+            let hops = if axis == Axis::X { &mut east } else { &mut south };
+            if let Some(hops) = hops.get_mut(x as usize) {
+                *hops = steps.len() as u32;
+            }
+        }
+        [east, south]
+    }
+
     /// Hops of the link from grid PE `p` through `port`: 1 on a wafer without repairs. Between wafers:
     /// the hop of the link itself and the skipped columns at both edges.
     pub fn hops(&self, p: Point, port: Port) -> u32 {
@@ -225,5 +245,12 @@ mod tests {
         let map = RepairMap::new(&repair, 4, 3);
         assert_eq!((map.path(at, Axis::X), map.hops(at, Port::East)), (Some(steps), 4));
         assert_eq!(map.hops(Point { x: 1, y: 1 }, Port::West), 4);
+        for y in 0..3 {
+            let [east, south] = map.row_hops(y);
+            let map = &map;
+            let of = |port| move |x| map.hops(Point { x, y }, port);
+            assert_eq!(east[..3], (0..3).map(of(Port::East)).collect::<Vec<u32>>()[..]);
+            assert_eq!(south, (0..4).map(of(Port::South)).collect::<Vec<u32>>());
+        }
     }
 }

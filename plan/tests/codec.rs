@@ -1,10 +1,12 @@
 //! Plans survive being stored; damaged bytes are refused without a panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sparkc_plan::codec::{CodecError, decode, decode_weights, digest, encode, encode_with_weights};
+use sparkc_plan::codec::{
+    CodecError, VERSION, decode, decode_weights, digest, encode, encode_with_weights,
+};
 use sparkc_plan::samples::{Collective, LanguageModel, language_model, line};
-use sparkc_plan::{Axis, Plan, Target};
+use sparkc_plan::{Axis, Bend, Detour, Plan, Point, Port, Repair, Spares, Target};
 use tensor::{DType, Rng, Tensor};
 
 fn plans() -> Vec<Plan> {
@@ -66,6 +68,54 @@ fn every_truncation_and_most_damage_is_noticed() {
 }
 
 #[test]
+fn a_plan_of_another_version_is_refused_by_number() {
+    let mut older = encode(&plans()[0]);
+    assert_eq!(older[8..12], VERSION.to_le_bytes());
+    older[8..12].copy_from_slice(&(VERSION - 1).to_le_bytes());
+    let error = decode(&older).expect_err("written by an older program");
+    assert_eq!(error, CodecError::Version { found: VERSION - 1 });
+    let said = error.to_string();
+    assert!(said.contains("PLN0302") && said.contains("compile the model again"), "{said}");
+}
+
+/// Every path of keys in `value`, elements of a list alike.
+fn keys(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                let path = format!("{path}.{name}");
+                keys(field, &path, found);
+                found.insert(path);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, path, found)),
+        _ => {}
+    }
+}
+
+/// The fields that stored plans have, by an FNV hash of their names.
+#[test]
+fn the_version_rises_with_the_fields() {
+    let mut found = BTreeSet::new();
+    let mut repaired = plans().remove(0);
+    repaired.repair = Some(Repair {
+        width: repaired.target.width,
+        spare_lanes: 1,
+        dead: vec![(0, 0)],
+        wafers: vec![Spares { first: vec![0], bends: vec![Bend { row: 1, spare: 0, column: 1 }] }],
+        detours: vec![Detour { at: Point { x: 0, y: 0 }, axis: Axis::X, steps: vec![Port::East] }],
+    });
+    for plan in plans().iter().chain([&repaired]) {
+        keys(&serde_json::to_value(plan).expect("json"), "", &mut found);
+    }
+    let hash = found.iter().flat_map(|path| path.bytes()).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let known = (2, 12_756_355_541_578_665_240);
+    assert_eq!((VERSION, hash), known, "raise codec::VERSION, and write both down here");
+}
+
+#[test]
 fn hostile_payloads_with_a_right_checksum_are_refused_or_harmless() {
     let fnv = |b: &[u8]| {
         b.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
@@ -74,7 +124,7 @@ fn hostile_payloads_with_a_right_checksum_are_refused_or_harmless() {
     };
     let frame = |payload: &[u8], claimed: u64| {
         let mut out = b"SPKWPLAN".to_vec();
-        out.extend(1u32.to_le_bytes());
+        out.extend(VERSION.to_le_bytes());
         out.extend(1u32.to_le_bytes());
         out.extend(b"PLAN");
         out.extend(claimed.to_le_bytes());

@@ -77,6 +77,9 @@ pub enum Command {
     /// Prove a plan legal, independently of the compiler that made it
     #[command(after_help = help::VERIFY)]
     Verify(VerifyArgs),
+    /// Lead a finished plan around PEs that died since; nothing else moves
+    #[command(after_help = help::REPAIR)]
+    Repair(RepairArgs),
     /// Check a certificate of the optimiser, independently of it
     #[command(after_help = help::VERIFY_PROOF)]
     VerifyProof(VerifyProofArgs),
@@ -147,7 +150,7 @@ pub struct BuildArgs {
     /// 65,536 PEs: as many as the target says)
     #[arg(long, default_value = "auto", value_name = "N|auto", value_parser = wafers)]
     pub wafers: WaferCount,
-    /// Dead PEs: a file with a line `X Y` each (columns of all wafers, row), or `column X`
+    /// Dead PEs: a file with a line `X Y` each (built columns of all wafers, row), or `column X`
     #[arg(long, value_name = "FILE")]
     pub defects: Option<PathBuf>,
     /// Store weights in fewer bits: q8 is 8.5, q4 is 4.5 bits a weight
@@ -541,6 +544,23 @@ pub struct VerifyArgs {
     /// A .wplan file, or directory that `sparkc compile` wrote
     #[arg(value_name = "PLAN")]
     pub plan: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sparkc repair`.
+#[derive(Args, Debug)]
+pub struct RepairArgs {
+    /// A .wplan file, or directory that `sparkc compile` wrote
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// A PE that is dead: column, counted over all wafers with their spare columns, and row
+    #[arg(long, value_name = "X,Y", value_parser = coordinates, required = true)]
+    pub dead: Vec<(u32, u32)>,
+    /// Where the new plan goes [default: in place of the old one, with the map beside it]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod opt;
 pub mod passes;
 pub mod reduce;
+pub mod repair;
 pub mod run;
 pub mod simulate;
 pub mod sweep;
@@ -36,6 +37,7 @@ pub fn run(command: &Command) -> Result<Exit> {
         Command::Opt(args) => opt::run(args)?,
         Command::Passes(args) => passes::run(args)?,
         Command::Reduce(args) => reduce::run(args)?,
+        Command::Repair(args) => repair::run(args)?,
         Command::Run(args) => run::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Verify(args) => return verify::run(args),

@@ -82,7 +82,7 @@ const DEFECT_WAFERS: u32 = 1024;
 /// Dead PEs from the lines of a file: `X Y`, or `column X`; `#` begins a comment.
 fn defects(text: &str, target: &Target) -> Result<Vec<(u32, u32)>> {
     let mut dead = Vec::new();
-    let width = target.width.saturating_mul(DEFECT_WAFERS);
+    let width = target.built_width().saturating_mul(DEFECT_WAFERS);
     for (i, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default();
         let words: Vec<&str> =

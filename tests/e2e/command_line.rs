@@ -33,6 +33,7 @@ fn every_screen_of_help() {
         "eval",
         "inspect",
         "verify",
+        "repair",
         "verify-proof",
         "opt",
         "passes",
@@ -128,6 +129,42 @@ fn an_8b_model_becomes_a_legal_plan_from_its_configuration() {
     let line = ["simulate", "out", "--tokens", "1", "--timing-only", "--level", "0", "--json"];
     let timed = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
     assert!(timed["cycles"].as_u64().unwrap() > 0, "{timed}");
+}
+
+#[test]
+fn a_finished_plan_is_led_around_a_pe_that_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = harness::root().join("tests/configs/llama-3.1-8b/config.json");
+    let line = ["compile", config.to_str().unwrap(), "--context", "4096", "-o", "out", "--json"];
+    run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    let read = |file: &str| {
+        plan::codec::decode(&std::fs::read(folder.path().join(file)).unwrap()).unwrap()
+    };
+    let before = read("out/model.wplan");
+    let line = ["repair", "out", "--dead", "300,500", "-o", "one.wplan", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    assert_eq!(read("out/model.wplan"), before, "-o leaves the old plan");
+    let after = read("one.wplan");
+    // Nothing but the repair and its price differs.
+    let mut same = after.clone();
+    (same.repair, same.claims.token_cycles) = (None, before.claims.token_cycles);
+    assert_eq!(same, before);
+    let moved = said["moved"].as_array().unwrap();
+    assert!(!moved.is_empty() && moved.iter().all(|p| p[1] == 500), "{said}");
+    let map = plan::RepairMap::new(after.repair.as_ref().unwrap(), 755, 1170);
+    let other_rows = (0..1170).filter(|&y| y != 500).flat_map(|y| [(0, y), (300, y), (754, y)]);
+    for (x, y) in other_rows {
+        assert_eq!(map.physical(plan::Point { x, y }), plan::Point { x, y });
+    }
+    let legal = run(PROGRAM, folder.path(), &["verify", "one.wplan"]).unwrap();
+    assert_eq!(legal.code, Some(0), "{legal}");
+    // In place, once more, with the map; then a PE that is nowhere.
+    let line = ["repair", "one.wplan", "--dead", "301,500", "--dead", "4,4"];
+    let again = run(PROGRAM, folder.path(), &line).unwrap();
+    assert_eq!(again.code, Some(0), "{again}");
+    assert_eq!(read("one.wplan").repair.unwrap().dead, [(4, 4), (300, 500), (301, 500)]);
+    let none = run(PROGRAM, folder.path(), &["repair", "out", "--dead", "814,3"]).unwrap();
+    assert!(none.code == Some(1) && none.stderr.contains("SPK4105"), "{none}");
 }
 
 #[test]

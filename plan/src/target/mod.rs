@@ -32,7 +32,10 @@ pub struct Target {
     pub core: Core,
     /// Host side.
     pub host: Host,
-    /// Unusable PEs as \[x, y\], sorted by (y, x). Empty for machines that repair around defects.
+    /// Columns of a wafer that are built beyond `width`, to be used in place of dead PEs.
+    #[serde(default)]
+    pub spare_columns: u32,
+    /// Unusable PEs as \[x, y\], sorted by (y, x); x counts built columns: `width + spare_columns` a wafer.
     pub dead: Vec<(u32, u32)>,
 }
 
@@ -225,9 +228,10 @@ impl Target {
             return bad("wafers", self.wafers.to_string(), "1..=1024");
         }
         // Bounds what a hostile plan can make its reader allocate.
-        let pes = u64::from(self.width) * u64::from(self.height);
+        let built = u64::from(self.width) + u64::from(self.spare_columns);
+        let pes = built * u64::from(self.height);
         if pes > 1 << 22 || pes * u64::from(self.wafers) > 1 << 26 {
-            let value = format!("{} x {} x {} wafers", self.width, self.height, self.wafers);
+            let value = format!("{built} x {} x {} wafers", self.height, self.wafers);
             return bad("width x height", value, "2^22 PEs a wafer, 2^26 in all");
         }
         if !(self.clock_ghz > 0.0 && self.clock_ghz <= 100.0) {
@@ -258,7 +262,8 @@ impl Target {
                 return bad(field, v.to_string(), "0..=1e6");
             }
         }
-        let outside = |d: &&(u32, u32)| d.0 >= self.total_width() || d.1 >= self.height;
+        let columns = self.built_width().saturating_mul(self.wafers);
+        let outside = |d: &&(u32, u32)| d.0 >= columns || d.1 >= self.height;
         if let Some(pe) = self.dead.iter().find(outside) {
             return bad("dead", format!("{pe:?}"), "PEs of the grid");
         }
@@ -320,6 +325,11 @@ impl Target {
     /// Columns of all wafers.
     pub fn total_width(&self) -> u32 {
         self.width.saturating_mul(self.wafers)
+    }
+
+    /// Columns of one wafer, spare ones included.
+    pub fn built_width(&self) -> u32 {
+        self.width.saturating_add(self.spare_columns)
     }
 
     /// SRAM bytes that buffers may use on one PE.

@@ -47,6 +47,17 @@ use crate::plan::Plan;
 /// Most violations of one check of one template that are listed.
 const LISTED: usize = 50;
 
+/// Checks how the grid of a plan lies on its wafers, and nothing else. No other property depends on that, so
+/// a plan that was legal stays legal when only its repair changed and this holds.
+///
+/// # Errors
+/// All violations; never an empty list.
+pub fn verify_repair(plan: &Plan) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    repair::check(plan, &mut found);
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
 /// Checks every property of the list above.
 ///
 /// # Errors

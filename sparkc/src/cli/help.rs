@@ -102,6 +102,18 @@ Examples:
   sparkc verify tinypy.sparkc
   sparkc verify tinypy.sparkc/model.wplan --json";
 
+/// `repair`.
+pub const REPAIR: &str = "\
+The nearest spare of the row takes the dead PE's place: what lies between the two moves by one
+column and loads its weights again; regions, programs and all other tiles stay as they are. The new
+paths are proven before the plan is written. `sparkc compile --defects FILE` plans around many from
+the start.
+Exit code 3: the row has no spare left, or there is no path around the dead PEs.
+
+Examples:
+  sparkc repair tinypy.sparkc --dead 12,40
+  sparkc repair llama.sparkc/model.wplan --dead 101,7 --dead 640,988 -o repaired.wplan --json";
+
 /// `verify-proof`.
 pub const VERIFY_PROOF: &str = "\
 A certificate lists the rewrites that lead from the model's graphs to the optimised ones. The checker

@@ -69,6 +69,16 @@ pub fn read(path: &Path) -> Result<PlanFile> {
 }
 
 impl PlanFile {
+    /// The .wplan file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Weights packed along, by name.
+    pub fn embedded(&self) -> &BTreeMap<String, Tensor> {
+        &self.embedded
+    }
+
     /// Finds the weights of the plan.
     ///
     /// # Errors

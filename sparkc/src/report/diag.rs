@@ -152,6 +152,13 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
         let hints: Vec<String> = error.hints().iter().map(ToString::to_string).collect();
         let advice = match error {
             WaferError::Context { supported, .. } => format!("--context {supported}"),
+            WaferError::Unrepairable { .. } => {
+                "a target with spare_columns, or a larger one, gives rows more spares".to_string()
+            }
+            WaferError::NoSuchPe { .. } => {
+                "columns count over all wafers, spare columns included; see sparkc targets NAME"
+                    .to_string()
+            }
             _ if hints.is_empty() => "--emit cpu,ir compiles the executable alone".to_string(),
             _ => hints.join(", or "),
         };
