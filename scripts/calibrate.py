@@ -9,8 +9,7 @@ relative differences, each constant kept near its present value by a weak prior,
 more measurements than constants. It changes no file: a constant is rounded and written down by hand, with
 its reason beside it.
 
-Measurements: cycles on hardware at fp16, from the published runs of WaferLLM (OSDI 2025) on a WSE-2 and of
-its kernels on a WSE-3, one run each, about 1 % from run to run. Nothing else was used.
+Measurements: tests/wafer/calibration.json, which says where they come from. Nothing else was used.
 """
 
 import argparse
@@ -24,34 +23,16 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def mesh(grid, tile):
-    return ["meshgemv", "--grid", grid, "--tile", tile, "--group-size", 15]
+def points():
+    """Target, kernel with its sizes, measured cycles."""
+    found = json.loads((ROOT / "tests" / "wafer" / "calibration.json").read_text())["points"]
+    for point in found:
+        sizes = {k: v for k, v in point.items() if k not in ("target", "kernel", "cycles")}
+        flags = [word for name, value in sizes.items() for word in (f"--{name}", value)]
+        yield point["target"], [point["kernel"], *flags], point["cycles"]
 
 
-def chain(grid, tile):
-    return ["chain-gemv", "--grid", grid, "--tile", tile]
-
-
-def decode(grid, d, s, f, groups):
-    return ["decode-layer", "--grid", grid, "--d", d, "--s", s, "--f", f, "--groups", groups]
-
-
-# Target, kernel with its sizes, measured cycles.
-POINTS = [
-    ("wse3", mesh(120, 36), 1026.0),
-    ("wse3", mesh(120, 72), 2333.0),
-    ("wse3", mesh(120, 120), 5305.0),
-    ("wse3", mesh(360, 12), 1190.2),
-    ("wse3", mesh(360, 24), 1356.7),
-    ("wse3", mesh(600, 8), 1738.4),
-    ("wse3", mesh(600, 24), 1951.9),
-    ("wse3", chain(120, 6), 3035.2),
-    ("wse3", chain(360, 6), 6594.5),
-    ("wse3", decode(360, 12, 12, 40, 20), 15139.1),
-    ("wse3", decode(660, 13, 7, 45, 22), 22621.1),
-    # 2699.9 tokens/s at 1.1 GHz through 32 layers.
-    ("wse2", decode(420, 10, 10, 35, 20), 1.1e9 / 2699.9 / 32),
-]
+POINTS = list(points())
 
 
 class Simulator:

@@ -133,6 +133,18 @@ impl<'a> RepairMap<'a> {
         Point { x: wafer * self.repair.width + column + low as u32, y: p.y }
     }
 
+    /// The grid column, over all wafers, that a PE has; of a skipped one that of the next PE to its east, or
+    /// the last where there is none.
+    pub fn grid_column(&self, p: Point) -> u32 {
+        let width = self.repair.width.max(1);
+        let (wafer, column) = (p.x / width, p.x % width);
+        let before = self.skipped(wafer, p.y).partition_point(|&s| s < column) as u32;
+        let last = self.grid_width.saturating_sub(1);
+        wafer
+            .saturating_mul(self.grid_width)
+            .saturating_add(column.saturating_sub(before).min(last))
+    }
+
     /// The path of the link from `at` along `axis`, as hops; `None` at the end of the grid and
     /// between two wafers, where there is no path on the mesh.
     pub fn path(&self, at: Point, axis: Axis) -> Option<Vec<Port>> {
@@ -231,6 +243,9 @@ mod tests {
             [at(0, 0, Port::South), at(1, 0, Port::South), at(3, 0, Port::South)],
             [1, 2, 1]
         );
+        let column = |x, y| map.grid_column(Point { x, y });
+        assert_eq!((0..5).map(|x| column(x, 0)).collect::<Vec<u32>>(), [0, 1, 2, 3, 3]);
+        assert_eq!((0..5).map(|x| column(x, 1)).collect::<Vec<u32>>(), [0, 1, 1, 2, 3]);
         assert_eq!([at(2, 0, Port::East), at(0, 1, Port::East), at(1, 1, Port::West)], [2, 2, 2]);
         assert_eq!([at(1, 1, Port::North), at(0, 0, Port::North), at(0, 0, Port::Ramp)], [2, 1, 0]);
         assert_eq!(map.path(Point { x: 1, y: 0 }, Axis::Y), Some(vec![Port::East, Port::South]));

@@ -4,6 +4,11 @@
 //! column to column are cut accordingly. A Send stays where it starts, a Recv moves to its Join, so
 //! nothing waits for what comes behind it; a Relay stays where it starts. Meant for small regions: the
 //! result grows with the turns.
+//!
+//! Invariant: of a legal plan, the result computes the same on every PE when messages are rendezvous without
+//! bounds, in the order of the program. It need not be legal itself: a buffer that a microthread was still
+//! sending is written where the copy sends at once, and one PE may have two roles of the same name, cut
+//! by position. So verify the plan, not its unrolling; only the functional simulator reads this.
 
 use std::borrow::Cow;
 

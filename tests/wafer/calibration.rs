@@ -1,10 +1,32 @@
 //! The presets stay within a percent of the hardware measurements that calibrate them.
 //!
-//! The same points as `scripts/calibrate.py`, which shows the fit; `docs/machine-model.md` says where they
-//! come from. This guards the constants: a change of the model must not move them unnoticed.
+//! The measurements are in `calibration.json`, which `scripts/calibrate.py` reads too; that script shows the
+//! fit, `docs/machine-model.md` says how constants are found. This guards them: a change of the model must
+//! not move them unnoticed.
 
 use backend_wafer::kernels::{Kernel, build};
+use serde_json::Value;
 use simulator::timing::{Level, time_unchecked};
+
+/// The kernel of a measurement.
+fn kernel(point: &Value) -> Kernel {
+    let size = |name: &str| {
+        let n = point[name].as_u64().unwrap_or_else(|| panic!("{point} has no {name}"));
+        u32::try_from(n).expect("a size")
+    };
+    let grid = size("grid");
+    match point["kernel"].as_str() {
+        Some("meshgemv") => {
+            Kernel::MeshGemv { grid, tile: (size("tile"), size("tile")), group: size("group-size") }
+        }
+        Some("chain-gemv") => Kernel::ChainGemv { grid, tile: size("tile") },
+        Some("decode-layer") => {
+            let [d, s, f, groups] = ["d", "s", "f", "groups"].map(size);
+            Kernel::DecodeLayer { grid, d, s, f, groups }
+        }
+        _ => panic!("{point} is of no known kernel"),
+    }
+}
 
 fn cycles(target: &str, kernel: Kernel) -> f64 {
     let target = plan::Target::preset(target).expect("preset");
@@ -15,25 +37,14 @@ fn cycles(target: &str, kernel: Kernel) -> f64 {
 
 #[test]
 fn simulated_cycles_are_within_a_percent_of_the_calibration_points() {
-    let mesh = |grid, tile| Kernel::MeshGemv { grid, tile: (tile, tile), group: 15 };
-    let chain = |grid| Kernel::ChainGemv { grid, tile: 6 };
-    let decode = |grid, d, s, f, groups| Kernel::DecodeLayer { grid, d, s, f, groups };
-    let points = [
-        ("wse3", mesh(120, 36), 1026.0),
-        ("wse3", mesh(120, 72), 2333.0),
-        ("wse3", mesh(120, 120), 5305.0),
-        ("wse3", mesh(360, 12), 1190.2),
-        ("wse3", mesh(360, 24), 1356.7),
-        ("wse3", mesh(600, 8), 1738.4),
-        ("wse3", mesh(600, 24), 1951.9),
-        ("wse3", chain(120), 3035.2),
-        ("wse3", chain(360), 6594.5),
-        ("wse3", decode(360, 12, 12, 40, 20), 15139.1),
-        ("wse3", decode(660, 13, 7, 45, 22), 22621.1),
-        ("wse2", decode(420, 10, 10, 35, 20), 12732.0),
-    ];
+    let file: Value = serde_json::from_str(include_str!("calibration.json")).expect("JSON");
+    let points = file["points"].as_array().expect("points");
+    assert_eq!(points.len(), 12, "docs/machine-model.md lists twelve");
     let mut sum = 0.0;
-    for (target, kernel, measured) in points {
+    for point in points {
+        let kernel = kernel(point);
+        let (target, measured) = (point["target"].as_str().expect("a target"), &point["cycles"]);
+        let measured = measured.as_f64().expect("cycles");
         let error = (cycles(target, kernel) / measured - 1.0).abs();
         assert!(error < 0.01, "{kernel:?} on {target} is off by {:.2} %", 100.0 * error);
         sum += error;

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use plan::{
-    Affine, Clause, Instr, Pin, Plan, Port, Ports, Predicate, Region, Role, Span, Storage,
-    Template, Term, WeightData,
+    Affine, Axis, Clause, Instr, Pin, Plan, Port, Ports, Predicate, Region, Repair, Role, Span,
+    Storage, Template, Term, WeightData,
 };
 use serde_json::{Value, json};
 
@@ -31,6 +31,7 @@ pub(super) fn data(plan: &Plan) -> Value {
             "dead": target.dead.iter().take(DEAD_MAX).collect::<Vec<_>>(),
             "dead_more": target.dead.len() > DEAD_MAX,
         },
+        "repair": plan.repair.as_ref().map(repair),
         "templates": list(plan.templates.iter().enumerate().map(|(i, t)| template(plan, i, t))),
         "regions": list(plan.regions.iter().map(region)),
         "streams": list(plan.streams.iter().map(|s| json!({
@@ -46,6 +47,22 @@ pub(super) fn data(plan: &Plan) -> Value {
             "prefill": claims.prefill_interval_cycles,
             "bounds": list(claims.bounds.iter().filter(|b| b.template.is_none()).map(|b| json!([b.name, b.value]))),
         },
+    })
+}
+
+/// How the grid lies on the wafers: rows of skipped columns as first ones and bends, detours as link and hops.
+fn repair(r: &Repair) -> Value {
+    json!({
+        "w": r.width, "lanes": r.spare_lanes,
+        "dead": r.dead.iter().take(DEAD_MAX).collect::<Vec<_>>(),
+        "dead_more": r.dead.len() > DEAD_MAX,
+        "wafers": list(r.wafers.iter().map(|w| json!({
+            "first": w.first,
+            "bends": list(w.bends.iter().map(|b| json!([b.row, b.spare, b.column]))),
+        }))),
+        "detours": list(r.detours.iter().take(DEAD_MAX).map(|d| {
+            json!([d.at.x, d.at.y, u8::from(d.axis == Axis::Y), d.steps.len()])
+        })),
     })
 }
 

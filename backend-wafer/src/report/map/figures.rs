@@ -2,7 +2,7 @@
 //!
 //! Counts with `u64` and never trusts a rectangle to lie on the machine. Cycles are the plan's claims.
 
-use plan::{BufferRole, Plan, Rect, Template};
+use plan::{BufferRole, Plan, Point, Rect, RepairMap, Template};
 
 use crate::program::builder::sram_by_role;
 
@@ -30,6 +30,26 @@ pub(super) fn contributors(template: &Template) -> Vec<(BufferRole, u64)> {
     let mut parts = sram_by_role(template);
     parts.sort();
     parts
+}
+
+/// Dead PEs where the grid closes over them, as (column of all wafers, row).
+pub(super) fn dead(plan: &Plan) -> Vec<(u32, u32)> {
+    let Some(repair) = &plan.repair else { return plan.target.dead.clone() };
+    let map = RepairMap::new(repair, plan.target.width.max(1), plan.target.height);
+    repair.dead.iter().map(|&(x, y)| (map.grid_column(Point { x, y }), y)).collect()
+}
+
+/// The repair in a sentence; `None` without one.
+pub(super) fn repair(plan: &Plan) -> Option<String> {
+    let repair = plan.repair.as_ref()?;
+    let longest = repair.detours.iter().map(|d| d.steps.len()).max().unwrap_or(0);
+    Some(format!(
+        "{} dead PEs replaced by {} spare columns of {} a wafer; {} links take detours, the longest of {longest} hops",
+        grouped(repair.dead.len() as u64),
+        repair.width.saturating_sub(plan.target.width),
+        grouped(u64::from(repair.width)),
+        grouped(repair.detours.len() as u64),
+    ))
 }
 
 /// The whole machine.

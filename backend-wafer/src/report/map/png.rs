@@ -50,7 +50,7 @@ pub fn png(plan: &Plan) -> Vec<u8> {
         let index = FIRST_REGION + shade as u8;
         fill(r.x, r.y, r.w.saturating_sub(factor), r.h.saturating_sub(factor), index);
     }
-    for &(x, y) in &plan.target.dead {
+    for (x, y) in figures::dead(plan) {
         fill(x, y, 1, 1, DEAD);
     }
     for k in 1..plan.target.wafers {

@@ -3,6 +3,7 @@
 //! A character is taken as twice as high as wide. Names are cut to their box and cleaned of control
 //! characters, so that a plan cannot drive the terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use plan::{Plan, Rect};
@@ -16,6 +17,8 @@ const ROWS_MAX: usize = 44;
 const COLUMNS: (usize, usize) = (20, 400);
 /// Columns of an SRAM bar.
 const BAR: usize = 30;
+/// Places marked for their dead PEs: those with most.
+const DEAD_MAX: usize = 40;
 /// Regions listed before some are left out.
 const LISTED_MAX: usize = 12;
 
@@ -27,6 +30,9 @@ pub fn terminal(plan: &Plan, columns: usize, color: bool) -> String {
     let _ = writeln!(out, "{} on {}", clean(&plan.model.name), clean(&plan.target.name));
     let _ = writeln!(out, "{}\n", figures::summary(plan));
     picture.write(&mut out, plan, color);
+    if let Some(repair) = figures::repair(plan) {
+        let _ = writeln!(out, "{repair} (× where most are dead)");
+    }
     let whole = figures::machine(plan);
     if shown == whole {
         let _ = writeln!(out, "the whole wafer: {} x {} PEs", whole.w, whole.h);
@@ -84,7 +90,28 @@ impl Picture {
             picture.label(plan, i);
         }
         picture.arrows(plan);
+        picture.dead(plan, shown, per_column);
         picture
+    }
+
+    /// A cross inside the regions where most PEs are dead.
+    fn dead(&mut self, plan: &Plan, shown: Rect, per_column: f64) {
+        let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        for (x, y) in figures::dead(plan) {
+            let (Some(x), Some(y)) = (x.checked_sub(shown.x), y.checked_sub(shown.y)) else {
+                continue;
+            };
+            let column = (f64::from(x) / per_column) as usize;
+            *counts.entry(((f64::from(y) / (2.0 * per_column)) as usize, column)).or_default() += 1;
+        }
+        let mut places: Vec<((usize, usize), usize)> = counts.into_iter().collect();
+        places.sort_by_key(|&(place, count)| (std::cmp::Reverse(count), place));
+        for ((row, column), _) in places.into_iter().take(DEAD_MAX) {
+            let at = self.characters.get_mut(row).and_then(|line| line.get_mut(column));
+            if let Some(character) = at.filter(|c| matches!(**c, ' ' | '·')) {
+                *character = '×';
+            }
+        }
     }
 
     /// First and last column and row of a region's characters; `None` when it has none.

@@ -1,7 +1,8 @@
 //! What every map promises: same bytes every time, well-formed, nothing from outside, names inert.
 
 use plan::samples::{Collective, LanguageModel, language_model, line};
-use plan::{Plan, PlanMap, Point, Target};
+use plan::{Bend, Detour, Plan, PlanMap, Point, Port, Repair, Spares, Target};
+use serde_json::json;
 
 use super::{compare, data, escape, html, png, svg, terminal};
 
@@ -172,6 +173,44 @@ fn holds(template: &serde_json::Value, index: &serde_json::Value, (x, y): (u32, 
         })
     };
     passes("x", u64::from(x)) && passes("y", u64::from(y))
+}
+
+/// A row of 6 PEs on a wafer of 7 columns and 3 rows whose PE (3, 0) is dead.
+fn repaired() -> Plan {
+    let mut target = tiny();
+    (target.width, target.height) = (6, 3);
+    let mut plan = line(Collective::Chain, plan::Axis::X, 6, 4, target);
+    let steps = vec![Port::South, Port::East, Port::East, Port::North];
+    let wafers = vec![Spares { first: vec![3], bends: vec![Bend { row: 1, spare: 0, column: 6 }] }];
+    plan.repair = Some(Repair {
+        width: 7,
+        spare_lanes: 1,
+        dead: vec![(3, 0)],
+        wafers,
+        detours: vec![Detour { at: Point { x: 2, y: 0 }, axis: plan::Axis::X, steps }],
+    });
+    plan
+}
+
+#[test]
+fn a_repaired_wafer_shows_what_is_skipped_and_where_links_go() {
+    let plan = repaired();
+    let data = &embedded(&html(&plan))["repair"];
+    assert_eq!((&data["dead"], &data["w"]), (&json!([[3, 0]]), &json!(7)));
+    assert_eq!(data["wafers"], json!([{ "first": [3], "bends": [[1, 0, 6]] }]));
+    assert_eq!(data["detours"], json!([[2, 0, 0, 4]]));
+    let text = terminal(&plan, 60, false);
+    let said = "1 dead PEs replaced by 1 spare columns of 7 a wafer; 1 links take detours, the longest of 4 hops";
+    assert!(text.contains(said) && text.contains('×'), "{text}");
+    let mut whole = plan.clone();
+    whole.repair = None;
+    assert_ne!(png(&plan), png(&whole), "dead PEs are marked");
+    assert!(embedded(&html(&whole))["repair"].is_null());
+    // Nonsense is drawn too.
+    let repair = whole.repair.insert(plan.repair.expect("repaired"));
+    (repair.width, repair.dead[0]) = (0, (u32::MAX, u32::MAX));
+    repair.wafers.clear();
+    assert!(terminal(&whole, 60, true).contains("dead PEs") && png(&whole).starts_with(b"\x89PNG"));
 }
 
 #[test]

@@ -90,7 +90,8 @@ function legend() {
     const rest = P.regions.filter(r => r.layer === null).slice(0, 4);
     parts = [h("b", {}, "Layer"), ...(layers.length ? gradient(VIRIDIS, `${layers[0].layer}`, `${layers[layers.length - 1].layer}`) : []), ...rest.map(r => chip(rgb(regionColor(r)), r.name))];
   }
-  const flow = [chip("var(--accent)", "where the token is now"), ...(P.target.dead.length ? [chip("var(--dead)", `dead tiles (${number(P.target.dead.length)}${P.target.dead_more ? "+" : ""})`)] : []), h("span", {class: "chip"}, "→ activation to the next region"),
+  const flow = [chip("var(--accent)", "where the token is now"), ...(P.target.dead.length ? [chip("var(--dead)", `dead tiles (${number(P.target.dead.length)}${P.target.dead_more ? "+" : ""})`)] : []), ...(R ? [chip("var(--dead)", `dead tiles (${number(R.dead.length)}${R.dead_more ? "+" : ""})`), chip("var(--reserved)", "spare tiles"), h("span", {class: "chip"}, `${number(R.detours.length)} detours: zoom in`)] : []),
+    h("span", {class: "chip"}, "→ activation to the next region"),
     ...(CLAIMED ? [h("span", {class: "chip"}, "time bar:"), chip("var(--activation)", "compute"), chip("var(--scratch)", "communication")] : [])];
   $("legend").replaceChildren(h("div", {class: "row"}, parts), h("div", {class: "row soft"}, flow));
 }

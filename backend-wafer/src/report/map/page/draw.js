@@ -196,20 +196,54 @@ function deadPicture(reach) {
     const c = document.createElement("canvas");
     c.width = w; c.height = hgt;
     const context = c.getContext("2d");
+    const mark = (x, y, reach) => context.fillRect(Math.floor(x / k) - reach, Math.floor(y / k) - reach, 1 + 2 * reach, 1 + 2 * reach);
+    const dead = [...P.target.dead];
+    // A repaired wafer: the spares as lines that bend through the dead.
+    context.fillStyle = css("reserved");
+    if (R) for (const [at, i] of wafers.map((at, i) => [at, i])) for (let y = 0; y < P.target.h; y++) for (const [column, isDead] of seams(i, y)) {
+      const x = at.x + Math.min(column, P.target.w - 1);
+      if (isDead) dead.push([x, at.y + y]); else mark(x, at.y + y, 0);
+    }
     context.fillStyle = css("dead");
-    for (const [x, y] of P.target.dead) context.fillRect(Math.floor(x / k) - reach, Math.floor(y / k) - reach, 1 + 2 * reach, 1 + 2 * reach);
+    for (const [x, y] of dead) mark(x, y, reach);
     pictures.set(key, c);
   }
   return [pictures.get(key), k];
 }
 function drawDead() {
-  if (!P.target.dead.length) return;
+  if (!P.target.dead.length && !R) return;
+  if (R && S.view.s >= 9) return drawSeams();
   const [image, k] = deadPicture(S.view.s < 1.5 ? 1 : 0);
   g.imageSmoothingEnabled = false;
   // Only the part in view: scaling all of it would cost as much as it is large.
   const x0 = Math.max(Math.floor(-S.view.x / S.view.s / k), 0), y0 = Math.max(Math.floor(-S.view.y / S.view.s / k), 0);
   const x1 = Math.min(Math.ceil((canvas.clientWidth - S.view.x) / S.view.s / k), image.width), y1 = Math.min(Math.ceil((canvas.clientHeight - S.view.y) / S.view.s / k), image.height);
   if (x1 > x0 && y1 > y0) g.drawImage(image, x0, y0, x1 - x0, y1 - y0, X(x0 * k), Y(y0 * k), (x1 - x0) * k * S.view.s, (y1 - y0) * k * S.view.s);
+}
+// Zoomed in on a repaired wafer: skipped tiles as bands between those they part, detours as lines with the number of their hops.
+function drawSeams() {
+  const rows = [Math.max(0, Math.floor(-S.view.y / S.view.s)), Math.min(H, Math.ceil((canvas.clientHeight - S.view.y) / S.view.s))];
+  const visible = x => X(x) > -S.view.s && X(x) < canvas.clientWidth + S.view.s;
+  wafers.forEach((at, k) => {
+    for (let py = Math.max(rows[0], at.y); py < Math.min(rows[1], at.y + P.target.h); py++) {
+      const y = py - at.y, seen = new Map();
+      for (const [column, dead] of seams(k, y)) {
+        const nth = seen.get(column) || 0, x = at.x + column;
+        seen.set(column, nth + 1);
+        if (!visible(x)) continue;
+        g.fillStyle = css(dead ? "dead" : "reserved");
+        g.fillRect(X(x) + (nth - 0.5) * S.view.s * 0.16, Y(py) + S.view.s * 0.1, S.view.s * 0.14, S.view.s * 0.8);
+      }
+      for (const [mx, , south, hops] of DETOURS.get(y) || []) {
+        const p = toPlane(mx, y);
+        if (Math.floor(mx / P.target.w) !== k || !visible(p.x)) continue;
+        const cx = X(p.x + 0.5), cy = Y(p.y + 0.5), ex = cx + (south ? 0 : S.view.s), ey = cy + (south ? S.view.s : 0);
+        g.strokeStyle = css("accent"); g.lineWidth = Math.max(1.5, S.view.s * 0.06); g.setLineDash([S.view.s * 0.2, S.view.s * 0.12]);
+        g.beginPath(); g.moveTo(cx, cy); g.lineTo(ex, ey); g.stroke(); g.setLineDash([]);
+        if (S.view.s >= 24) sign(S.view.s < 60 ? `${hops}` : `${hops} hops`, (cx + ex) / 2, (cy + ey) / 2, "center");
+      }
+    }
+  });
 }
 function drawGrid() {
   if (S.view.s < 9) return;

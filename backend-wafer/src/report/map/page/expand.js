@@ -21,6 +21,28 @@ function toMachine(x, y) {
 const place = (x, y) => { const p = toMachine(x, y); return p ? `${p.x}, ${p.y}` : ""; };
 for (const r of P.regions) Object.assign(r, toPlane(r.x, r.y));
 P.target.dead = P.target.dead.map(([x, y]) => { const p = toPlane(x, y); return [p.x, p.y]; });
+// How the grid lies on wafers with dead tiles (plan/src/repair.rs): per wafer and row the columns skipped.
+const R = P.repair;
+const SKIPS = !R ? [] : R.wafers.map(w => {
+  const row = [...w.first], rows = [];
+  for (let y = 0, b = 0; y < P.target.h; y++) {
+    for (; b < w.bends.length && w.bends[b][0] <= y; b++) row[w.bends[b][1]] = w.bends[b][2];
+    rows.push(row.slice());
+  }
+  return rows;
+});
+const DEAD = new Set(R ? R.dead.map(([x, y]) => `${x} ${y}`) : []), DETOURS = new Map();
+for (const d of R ? R.detours : []) DETOURS.set(d[1], [...(DETOURS.get(d[1]) || []), d]);
+// Skipped tiles of a row of a wafer: the grid column before which each lies, and whether it is dead. Spares in
+// the east that nothing needs are left out.
+function seams(k, y) {
+  return ((SKIPS[k] || [])[y] || []).map((s, i) => [s - i, DEAD.has(`${k * R.w + s} ${y}`)]).filter(([c, dead]) => dead || c < P.target.w);
+}
+// Where a tile of the grid (in the machine's coordinates) really lies.
+function lies(x, y) {
+  const k = Math.floor(x / P.target.w), c = x % P.target.w;
+  return {x: k * R.w + c + ((SKIPS[k] || [])[y] || []).filter((s, i) => s - i <= c).length, y};
+}
 const USABLE = P.target.sram - P.target.reserved;
 const PORTS = ["north", "east", "south", "west", "core"];
 const CONTRIBUTORS = ["weights", "kv-cache", "activation", "receive", "scratch"];

@@ -83,7 +83,15 @@ function tilePanel() {
   const cell = t.cell[0] > 1 ? `, column group ${Math.floor(x / t.cell[0])}` : "";
   return [h("h2", {}, `Tile ${place(p.x, p.y)}`),
     h("p", {}, h("span", {class: "chip"}, dot(rgb(regionColor(r))), `${r.name}`), h("span", {class: "soft"}, `  position ${x}, ${y} of ${r.w} × ${r.h}${cell}${r.mx || r.my ? ", mirrored" : ""}`)),
-    ...sramBars(t), ...programNow(r, t, x, y), ...pinsOf(r, t, x, y), ...cacheOf(t, y), ...outputOf(r, t, x, y), ...phasesOf(r, t, x, y), ...memoryOf(t, r), ...routerOf(r, t, x, y)];
+    ...liesAt(p), ...sramBars(t), ...programNow(r, t, x, y), ...pinsOf(r, t, x, y), ...cacheOf(t, y), ...outputOf(r, t, x, y), ...phasesOf(r, t, x, y), ...memoryOf(t, r), ...routerOf(r, t, x, y)];
+}
+// On a repaired wafer: the tile that stands for this one of the grid, and the links that are longer.
+function liesAt(p) {
+  if (!R) return [];
+  const m = toMachine(p.x, p.y), at = lies(m.x, m.y), far = (DETOURS.get(m.y) || []).filter(([x]) => x === m.x);
+  const below = m.y + 1 < P.target.h ? Math.abs(lies(m.x, m.y + 1).x - at.x) + 1 : 1, east = (m.x + 1) % P.target.w ? lies(m.x + 1, m.y).x - at.x : 1;
+  const hops = axis => (far.find(d => d[2] === axis) || [])[3] || (axis ? below : east);
+  return [h("p", {class: "soft"}, `Lies on tile ${at.x}, ${at.y} as built; to the east ${hops(0)} hop${hops(0) > 1 ? "s" : ""}, to the south ${hops(1)}.`)];
 }
 function programNow(r, t, x, y) {
   const step = STEPS[stepAt(S.cycle)];
