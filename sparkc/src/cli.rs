@@ -521,7 +521,7 @@ pub struct InspectArgs {
     /// Write the map as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// Write the map as one offline HTML file
+    /// Write the map as one offline HTML file; with --rewrites, every rewrite: before, after, rule, cost
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Write the map as a PNG picture, one pixel per tile

@@ -11,7 +11,9 @@ mod defects;
 mod figures;
 mod function;
 mod map;
+mod optimiser;
 mod programs;
+mod rules;
 mod serving;
 mod timing;
 mod verify;
@@ -73,6 +75,36 @@ const BENCHES: &[Bench] = &[
         name: "map",
         what: "size of the page, first paint and frame times in headless Chromium (8B on one wse3)",
         run: map::llama_8b,
+    },
+    Bench {
+        name: "depth",
+        what: "from a configuration of 126 layers to optimised blocks, against 1 layer",
+        run: optimiser::depth,
+    },
+    Bench {
+        name: "roll",
+        what: "80 layers that are written out become blocks",
+        run: optimiser::roll,
+    },
+    Bench {
+        name: "extraction",
+        what: "every block of every model for both targets: optimal, and how long it takes",
+        run: optimiser::blocks,
+    },
+    Bench {
+        name: "rules-tinypy",
+        what: "each family of rewrites on and off, default model",
+        run: rules::tinypy,
+    },
+    Bench {
+        name: "rules-llama-1b",
+        what: "each family of rewrites on and off, shape of Llama-3.2-1B",
+        run: rules::llama_1b,
+    },
+    Bench {
+        name: "rules-llama-8b",
+        what: "each family of rewrites on and off, shape of Llama-3.1-8B",
+        run: rules::llama_8b,
     },
 ];
 

@@ -6,6 +6,7 @@
 pub mod case;
 pub mod defects;
 pub mod fixture;
+pub mod flat;
 pub mod random_model;
 pub mod run;
 

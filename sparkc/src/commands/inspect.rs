@@ -5,6 +5,7 @@ mod executable;
 mod model;
 mod plan;
 mod rewrites;
+mod rewrites_page;
 mod tile;
 
 use std::fs::File;

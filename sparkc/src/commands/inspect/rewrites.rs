@@ -6,6 +6,7 @@ use backend_wafer::WaferCost;
 use passes::{CostModel, Report};
 use serde_json::json;
 
+use super::rewrites_page::page;
 use crate::cli::{InspectArgs, ModelArgs};
 use crate::driver::{self, Ask};
 use crate::output;
@@ -21,7 +22,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let model = driver::open(&model_args, args.build.context)?;
     let target = driver::target(&args.build.target)?;
     let progress = Progress::new();
-    let ask = Ask { attribution: true, ..Ask::default() };
+    let ask = Ask { attribution: true, proof: args.html.is_some() };
     let optimise = |name: &str, cost: &dyn CostModel| {
         progress.stage(&format!("optimise for {name}"), |_| {
             driver::optimise(&model, &args.build, cost, ask).map(|(_, report)| report)
@@ -30,6 +31,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let cpu = optimise("cpu", &CpuCost)?;
     let wafer = optimise("wafer", &WaferCost::new(&target))?;
     progress.finish();
+    if let Some(path) = &args.html {
+        let page = page(&model.info.name, &[("cpu", &cpu), ("wafer", &wafer)]);
+        output::write_file(path, page.as_bytes())?;
+    }
     if args.json {
         let object = json!({ "cpu": passes_json(&cpu), "wafer": passes_json(&wafer) });
         return output::print_json(&object);
