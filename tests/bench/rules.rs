@@ -96,7 +96,7 @@ fn measure(
     let folder = tempfile::tempdir()?;
     let variants = variants();
     // Equal modules are one executable: families that do nothing here cost nothing to measure.
-    let mut built: Vec<(Module, Option<PathBuf>, f64)> = Vec::new();
+    let mut built: Vec<(Module, Option<PathBuf>, [f64; 2])> = Vec::new();
     let mut of_variant = Vec::new();
     for (_, without) in &variants {
         let module = optimised(small, without, &CpuCost)?;
@@ -106,19 +106,23 @@ fn measure(
             let path = folder.path().join(format!("model{}", built.len()));
             let assets = runtime::Assets::default();
             let done = backend_cpu::compile(&module, weights, assets, &path, &mut |_| {});
-            built.push((module, done.is_ok().then_some(path), 0.0));
+            built.push((module, done.is_ok().then_some(path), [0.0; 2]));
         }
     }
     for _ in 0..RUNS {
         for (_, path, best) in &mut built {
             if let Some(path) = path {
-                *best = best.max(decode_rate(path, text)?);
+                let found = rates(path, text)?;
+                *best = [best[0].max(found[0]), best[1].max(found[1])];
             }
         }
     }
     for ((name, _), &at) in variants.iter().zip(&of_variant) {
         match &built[at] {
-            (_, Some(_), rate) => figures.free(&format!("CPU {name}"), *rate, "tokens/s"),
+            (_, Some(_), [prompt, text]) => {
+                figures.free(&format!("CPU {name}, text"), *text, "tokens/s");
+                figures.free(&format!("CPU {name}, prompt"), *prompt, "tokens/s");
+            }
             _ => figures.free(&format!("CPU {name}: not executable"), 0.0, "tokens/s"),
         }
     }
@@ -137,13 +141,14 @@ fn measure(
     Ok(())
 }
 
-/// Tokens per second of text by an executable, on all cores.
-fn decode_rate(path: &Path, text: &str) -> Result<f64> {
+/// Tokens per second of a prompt of 128 and of text by an executable, on all cores.
+fn rates(path: &Path, text: &str) -> Result<[f64; 2]> {
     let threads = std::thread::available_parallelism()?.to_string();
-    let run = Command::new(path).args(["--bench", "16", text, &threads]).output()?;
+    let run = Command::new(path).args(["--bench", "128", text, &threads]).output()?;
     let shown = String::from_utf8_lossy(&run.stdout);
     ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let line = shown.lines().find_map(|l| l.strip_prefix("RESULT ")).context("no RESULT")?;
     let found: serde_json::Value = serde_json::from_str(line)?;
-    found["decode_tps"].as_f64().context("no rate of decoding")
+    let rate = |name: &str| found[name].as_f64().with_context(|| format!("no {name}"));
+    Ok([rate("prefill_tps")?, rate("decode_tps")?])
 }

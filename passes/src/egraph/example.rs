@@ -87,6 +87,9 @@ fn is_input(word: &str) -> bool {
 }
 
 fn dims_of(text: &str) -> Option<Vec<Dim>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
     text.split(',').map(dim_of).collect()
 }
 

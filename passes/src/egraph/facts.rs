@@ -2,6 +2,7 @@
 //! it is. An egg `Analysis` whose merge *asserts*: two terms of different type are never equal, so
 //! such a union is a bug in a rule and stops here, not in a wrong answer later.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use egg::{Analysis, DidMerge, Id};
@@ -30,6 +31,21 @@ pub(crate) enum Fact {
     },
 }
 
+/// Which side conditions a rule asks; one of them may be waived to see whether that is noticed.
+#[derive(Default)]
+pub(crate) struct Trial {
+    pub(crate) waived: Option<&'static str>,
+    pub(crate) asked: RefCell<BTreeSet<&'static str>>,
+}
+
+impl Trial {
+    /// Notes that a condition is asked; whether it is waived.
+    pub(crate) fn waives(&self, condition: &'static str) -> bool {
+        self.asked.borrow_mut().insert(condition);
+        self.waived == Some(condition)
+    }
+}
+
 /// The analysis.
 #[derive(Default)]
 pub(crate) struct Facts {
@@ -39,6 +55,8 @@ pub(crate) struct Facts {
     pub(crate) built_on: BTreeSet<(&'static str, &'static str)>,
     /// How often a rule wrote sides of different types, where that is counted (mutants) and no bug.
     pub(crate) ill_typed: Option<usize>,
+    /// Set while a rule is on trial.
+    pub(crate) trial: Option<Trial>,
     /// Rules write nothing more above this many e-nodes.
     pub(crate) node_limit: usize,
     /// What rules made equal, in order, when a proof is wanted.

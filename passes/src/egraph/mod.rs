@@ -33,7 +33,7 @@ use ir::{Graph, Module};
 
 use self::convert::{Loaded, Written};
 use self::extract::Problem;
-use self::facts::Facts;
+use self::facts::{Facts, Trial};
 use self::language::Term;
 pub(crate) use self::proof::{GraphProof, HEADER};
 pub use self::proof::{ProofStep, statement};
@@ -290,9 +290,16 @@ fn saturate(loaded: &mut Loaded, rules: &[&'static Rule], limits: Limits) -> Sat
     Saturation { iterations, stop, fired }
 }
 
-/// Whether a rule, known or made up, makes anything equal in a graph, or would if the types allowed it.
-fn applies_once(loaded: &mut Loaded, rule: &Rule) -> bool {
+/// Whether a rule makes anything equal in a graph, or would if the types allowed it, with one of its side
+/// conditions waived; and the side conditions that it asked.
+fn applies_once(
+    loaded: &mut Loaded,
+    rule: &Rule,
+    waived: Option<&'static str>,
+) -> (bool, BTreeSet<&'static str>) {
     loaded.egraph.analysis.ill_typed = Some(0);
+    loaded.egraph.analysis.node_limit = usize::MAX;
+    loaded.egraph.analysis.trial = Some(Trial { waived, ..Trial::default() });
     // Search first: applying makes the e-graph unfit for searching.
     let sides = rule::sides(rule);
     let found: Vec<_> = sides.iter().map(|(lhs, _)| lhs.search(&loaded.egraph)).collect();
@@ -304,7 +311,9 @@ fn applies_once(loaded: &mut Loaded, rule: &Rule) -> bool {
             }
         }
     }
-    applied || loaded.egraph.analysis.ill_typed != Some(0)
+    let asked = loaded.egraph.analysis.trial.take().map(|t| t.asked.into_inner());
+    let ill_typed = loaded.egraph.analysis.ill_typed != Some(0);
+    (applied || ill_typed, asked.unwrap_or_default())
 }
 
 /// What users are told of a rule: `sparkc passes`, documentation.

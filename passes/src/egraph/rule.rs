@@ -142,6 +142,40 @@ impl Match<'_> {
         }
     }
 
+    /// Asks a side condition, by a name that says what must hold; `None` refuses. Every condition is asked
+    /// here, so that trials can leave out one at a time.
+    pub(crate) fn holds(&self, condition: &'static str, holds: bool) -> Option<()> {
+        let waived = self.egraph.analysis.trial.as_ref().is_some_and(|t| t.waives(condition));
+        (holds || waived).then_some(())
+    }
+
+    /// Asks that a bound value is a compile-time constant.
+    pub(crate) fn constant(&self, var: &'static str) -> Option<()> {
+        self.holds(named(CONSTANT, var), self.cc(var))
+    }
+
+    /// Asks that a bound value is none.
+    pub(crate) fn run_time(&self, var: &'static str) -> Option<()> {
+        self.holds(named(RUN_TIME, var), !self.cc(var))
+    }
+
+    /// Asks that a bound value has two axes.
+    pub(crate) fn matrix(&self, var: &'static str) -> Option<()> {
+        self.holds(named(MATRIX, var), self.rank(var)? == 2)
+    }
+
+    /// Asks that a bound value is a compile-time constant without axes.
+    pub(crate) fn constant_scalar(&self, var: &'static str) -> Option<()> {
+        self.constant(var)?;
+        self.holds("c is a scalar", self.rank(var)? == 0)
+    }
+
+    /// Asks that two bound values are not known to be equal.
+    pub(crate) fn different(&self, a: &'static str, b: &'static str) -> Option<()> {
+        let (a, b) = (self.egraph.find(self.id(a)), self.egraph.find(self.id(b)));
+        self.holds("both are different values", a != b)
+    }
+
     /// Rank of a bound tensor.
     pub(crate) fn rank(&self, var: &str) -> Option<usize> {
         self.ty(var).map(|t| t.rank())
@@ -300,6 +334,32 @@ impl Match<'_> {
     }
 }
 
+/// Conditions on one variable: a table per kind, a name per variable.
+type Named = [(&'static str, &'static str); 8];
+
+macro_rules! on_variables {
+    ($what:literal) => {
+        [
+            ("?a", concat!("a is ", $what)),
+            ("?b", concat!("b is ", $what)),
+            ("?c", concat!("c is ", $what)),
+            ("?d", concat!("d is ", $what)),
+            ("?g", concat!("g is ", $what)),
+            ("?t", concat!("t is ", $what)),
+            ("?w", concat!("w is ", $what)),
+            ("?x", concat!("x is ", $what)),
+        ]
+    };
+}
+
+const CONSTANT: Named = on_variables!("constant");
+const RUN_TIME: Named = on_variables!("known at run time only");
+const MATRIX: Named = on_variables!("a matrix");
+
+fn named(names: Named, var: &'static str) -> &'static str {
+    names.iter().find(|(v, _)| *v == var).map_or(var, |(_, name)| name)
+}
+
 struct RuleApplier {
     rule: &'static Rule,
     lhs: PatternAst<Term>,
@@ -354,7 +414,7 @@ pub(crate) fn sides(rule: &Rule) -> Vec<(Pattern<Term>, Option<PatternAst<Term>>
     variants.into_iter().map(|lhs| (Pattern::new(lhs), rhs.clone())).collect()
 }
 
-/// Applies a rule with a pattern for its right side at one match; whether it made anything equal.
+/// Applies a rule at one match; whether it made anything equal.
 pub(crate) fn apply(
     egraph: &mut EGraph,
     rule: &Rule,
@@ -369,8 +429,13 @@ pub(crate) fn apply(
     if (rule.when)(&mut at).is_none() {
         return false;
     }
-    let right = rhs.as_ref().and_then(|ast| Tree::pattern(ast, &at.subst));
-    let _ = at.left().zip(right).and_then(|(left, right)| at.equal(left, right));
+    match rule.rhs {
+        Rhs::Pattern(_) => {
+            let right = rhs.as_ref().and_then(|ast| Tree::pattern(ast, &at.subst));
+            let _ = at.left().zip(right).and_then(|(left, right)| at.equal(left, right));
+        }
+        Rhs::Code(code) => drop(code(&mut at)),
+    }
     !at.unions.is_empty()
 }
 

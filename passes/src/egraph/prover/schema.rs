@@ -3,8 +3,8 @@
 //! Lower-case letters are sizes (u and v real constants); T, R and S = C + T as in `cases`. Rules for any
 //! number of operands have a theorem for two or three, views one per way in which they are used. A theorem
 //! is proven from the meaning of ops alone (`meaning`), and the rule must write exactly its right side when
-//! the letters are numbers (`agrees`), so that it is about the rule and not about this table. Without a
-//! theorem are two rules that need exp(a + b) = exp(a) exp(b) and a cancelling sum (the shifts of attention).
+//! the letters are numbers (`agrees`), so that it is about the rule and not about this table. Two
+//! rules need exp(a + b) = exp(a) exp(b) and a cancelling sum (the shifts of attention): what they say is in `FIELDS`.
 
 /// A theorem of a rule.
 pub(super) struct Schema {
@@ -16,6 +16,13 @@ pub(super) struct Schema {
 const fn says(rule: &'static str, left: &'static str, right: &'static str) -> Schema {
     Schema { rule, left, right }
 }
+
+/// What is tried over finite fields.
+#[rustfmt::skip]
+pub(super) const FIELDS: &[Schema] = &[
+    says("attention-key-shift", "(attention q:T,g*r,d (add k:S,g,d W1:g,d) v:S,g,e real:u window:none)", "(attention q:T,g*r,d k:S,g,d v:S,g,e real:u window:none)"),
+    says("attention-value-shift", "(attention q:T,h,d k:S,h,d (add v:S,h,e W1:h,e) real:u window:none)", "(add (attention q:T,h,d k:S,h,d v:S,h,e real:u window:none) W1:h,e)"),
+];
 
 #[rustfmt::skip]
 pub(super) const SCHEMAS: &[Schema] = &[
@@ -50,9 +57,9 @@ pub(super) const SCHEMAS: &[Schema] = &[
     says("slice-elementwise", "(slice (glu x:e,a+b+c y:e,a+b+c act:silu) axis:1 dim:a dim:a+b)", "(glu (slice x:e,a+b+c axis:1 dim:a dim:a+b) (slice y:e,a+b+c axis:1 dim:a dim:a+b) act:silu)"),
     says("slice-elementwise", "(slice (add x:e,a+b+c y:e,1) axis:1 dim:a dim:a+b)", "(add (slice x:e,a+b+c axis:1 dim:a dim:a+b) y:e,1)"),
     says("matmul-fold-constants", "(matmul (matmul x:a,b W1:b,c) W2:c,d)", "(matmul x:a,b (matmul W1:b,c W2:c,d))"),
-    says("matmul-split-low-rank", "(matmul x:a,m (matmul W1:m,1 W2:1,n))", "(matmul (matmul x:a,m W1:m,1) W2:1,n)"),
-    says("matmul-distribute-low-rank", "(matmul x:a,m (add W1:m,n (mul (matmul W2:m,1 W3:1,n) (const real:u))))", "(add (matmul x:a,m W1:m,n) (matmul x:a,m (mul (matmul W2:m,1 W3:1,n) (const real:u))))"),
-    says("transposed-distribute-low-rank", "(matmul x:a,m (transpose (add W1:n,m (matmul W2:n,1 W3:1,m)) perm:1,0))", "(add (matmul x:a,m (transpose W1:n,m perm:1,0)) (matmul x:a,m (transpose (matmul W2:n,1 W3:1,m) perm:1,0)))"),
+    says("matmul-split-low-rank", "(matmul x:a,m (matmul W1:m,l W2:l,n))", "(matmul (matmul x:a,m W1:m,l) W2:l,n)"),
+    says("matmul-distribute-low-rank", "(matmul x:a,m (add W1:m,n (mul (matmul W2:m,l W3:l,n) (const real:u))))", "(add (matmul x:a,m W1:m,n) (matmul x:a,m (mul (matmul W2:m,l W3:l,n) (const real:u))))"),
+    says("transposed-distribute-low-rank", "(matmul x:a,m (transpose (add W1:n,m (matmul W2:n,l W3:l,m)) perm:1,0))", "(add (matmul x:a,m (transpose W1:n,m perm:1,0)) (matmul x:a,m (transpose (matmul W2:n,l W3:l,m) perm:1,0)))"),
     says("matmul-factor", "(add (matmul x:a,b W1:b,c) (matmul x:a,b W2:b,c))", "(matmul x:a,b (add W1:b,c W2:b,c))"),
     says("scale-into-weight-exact", "(mul (matmul x:a,b W1:b,c) (const real:u))", "(matmul x:a,b (mul W1:b,c (const real:u)))"),
     says("scale-into-weight", "(mul (matmul x:a,b W1:b,c) (const real:u))", "(matmul x:a,b (mul W1:b,c (const real:u)))"),

@@ -1,10 +1,12 @@
 //! Running one rule on examples: does it fire, do the numbers agree, is a mutant caught.
 
+use std::collections::BTreeSet;
+
 use ir::Graph;
 
 use super::super::cases::Case;
 use super::super::extract::Problem;
-use super::super::rule::{Condition, Rhs, Rule, always};
+use super::super::rule::Rule;
 use super::super::{Limits, convert, example, saturate};
 use crate::{NeutralCost, Tier};
 
@@ -81,21 +83,21 @@ fn same_bits(x: f32, y: f32) -> bool {
     x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan())
 }
 
-/// The rule without its side condition: caught when it fires on a near miss, is ill-typed there, or cannot
-/// write its right side any more. Rules in code carry their conditions inside; they have no such mutant.
-pub(super) fn mutants(rule: &'static Rule, case: &Case) -> (usize, usize) {
-    let Rhs::Pattern(rhs) = rule.rhs else { return (0, 0) };
-    if std::ptr::fn_addr_eq(rule.when, always as Condition) {
-        return (0, 0);
-    }
-    let mutant = Rule { when: always, rhs: Rhs::Pattern(rhs), ..*rule };
-    let caught = case.misses.iter().any(|text| mutant_fires(&mutant, text))
-        || case.fires.iter().any(|text| !mutant_fires(&mutant, text));
-    (1, usize::from(caught))
-}
-
-fn mutant_fires(mutant: &Rule, text: &str) -> bool {
-    let loaded = example::graph(text).and_then(|graph| convert::load(&graph).ok());
-    let Some(mut loaded) = loaded else { return false };
-    super::super::applies_once(&mut loaded, mutant)
+/// The side conditions that a rule asks on its cases, and those of them that can be left out unnoticed. A
+/// mutant that lacks one is caught when it fires on a near miss or writes what has another type.
+pub(super) fn mutants(
+    rule: &'static Rule,
+    case: &Case,
+) -> (BTreeSet<&'static str>, Vec<&'static str>) {
+    let of = |text: &str, waived| {
+        let loaded = example::graph(text).and_then(|graph| convert::load(&graph).ok());
+        loaded.map_or((false, BTreeSet::new()), |mut loaded| {
+            super::super::applies_once(&mut loaded, rule, waived)
+        })
+    };
+    let texts = || case.fires.iter().chain(case.misses);
+    let asked: BTreeSet<&'static str> = texts().flat_map(|text| of(text, None).1).collect();
+    let unnoticed = |c: &&&'static str| !case.misses.iter().any(|text| of(text, Some(**c)).0);
+    let survivors = asked.iter().filter(unnoticed).copied().collect();
+    (asked, survivors)
 }

@@ -7,7 +7,7 @@
 //! cancel against those that are there.
 
 use egg::Id;
-use ir::{Dim, Op, Real, Symbol};
+use ir::{Dim, Op, Real};
 
 use crate::Tier;
 use crate::egraph::language::Attr;
@@ -35,8 +35,7 @@ pub(super) const RULES: &[Rule] = &[
         condition: "as attention",
         when: |m| {
             let c = m.real("?c")?;
-            m.bind_real("?scale", 1.0 / c)?;
-            heads_first(m)
+            m.bind_real("?scale", 1.0 / c)
         },
         rhs: Rhs::Pattern(HEADS_FIRST),
     },
@@ -46,10 +45,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "As attention, with a scale of 1.",
         lhs: "(matmul (softmax (add (matmul ?q ?k) (causal_mask ?w))) ?v)",
         condition: "as attention",
-        when: |m| {
-            m.bind_real("?scale", 1.0)?;
-            heads_first(m)
-        },
+        when: |m| m.bind_real("?scale", 1.0),
         rhs: Rhs::Pattern(HEADS_FIRST),
     },
     Rule {
@@ -94,7 +90,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "A rotation is linear: scalars pass through.",
         lhs: "(rope (mul ?x ?c) ?p ?r)",
         condition: "c is a constant scalar",
-        when: |m| (m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        when: |m| m.constant_scalar("?c"),
         rhs: Rhs::Pattern("(mul (rope ?x ?p ?r) ?c)"),
     },
     Rule {
@@ -112,19 +108,15 @@ pub(super) const RULES: &[Rule] = &[
         why: "As attention, with heads spelled as two axes, groups and heads of a group.",
         lhs: "(matmul (softmax (add (mul (matmul ?q ?k) (const ?scale)) (causal_mask ?w))) ?v)",
         condition: "q[G, H/G, T, D], k[G, H/G, D, C + T], v[G, H/G, C + T, E]",
-        when: |m| (m.rank("?q")? == 4 && m.rank("?k")? == 4 && m.rank("?v")? == 4).then_some(()),
+        when: always,
         rhs: Rhs::Code(attention_grouped),
     },
 ];
 
-fn heads_first(m: &mut Match<'_>) -> Option<()> {
-    (m.rank("?q")? == 3 && m.rank("?k")? == 3 && m.rank("?v")? == 3).then_some(())
-}
-
 /// Whether ?b has an element per head and column of the keys, and none per token.
 fn shared_by_tokens(m: &mut Match<'_>) -> Option<()> {
     let (b, x) = (m.ty("?b")?.dims, m.ty("?k")?.dims);
-    (x.len() == 3 && b.len() == 2 && b[..] == x[1..]).then_some(())
+    m.holds("b is what every token shares", x.len() == 3 && b[..] == x[1..])
 }
 
 /// Finds the tensor with fewer heads that `repeated` [S, H, D] is a view of.
@@ -134,7 +126,10 @@ fn fewer_heads(m: &Match<'_>, repeated: Id, groups: Option<&Dim>) -> Option<Base
         let trace = &base.trace;
         let [s, h, d] = trace.view.as_slice() else { return false };
         let fewer = trace.base[0] == *s && trace.base[2] == *d && trace.base[1].len() < h.len();
-        fewer && h.starts_with(&trace.base[1]) && groups.is_none_or(|g| ty.dims[1] == *g)
+        let in_a_row = fewer && h.starts_with(&trace.base[1]);
+        fewer
+            && m.holds("heads are repeated in a row", in_a_row).is_some()
+            && groups.is_none_or(|g| ty.dims[1] == *g)
     })
 }
 
@@ -156,10 +151,9 @@ fn window(m: &Match<'_>) -> Option<Option<usize>> {
 /// Flattens the two head axes, applies attention tokens first, and restores the axes.
 fn attention_grouped(m: &mut Match<'_>) -> Option<()> {
     let out = m.type_of(m.root)?.dims;
-    debug_assert_eq!(out[2], Dim::from(Symbol::T), "attention checks its tokens");
     let flat = |var: &str, perm: [usize; 3]| -> Option<Tree> {
-        let dims = m.ty(var)?.dims;
-        let dims = vec![&dims[0] * &dims[1], dims[2].clone(), dims[3].clone()];
+        let [groups, heads, rows, columns] = &m.ty(var)?.dims[..] else { return None };
+        let dims = vec![groups * heads, rows.clone(), columns.clone()];
         let flat = Tree::op(&Op::Reshape(dims), vec![Tree::Class(m.id(var))]);
         Some(Tree::op(&Op::Transpose(perm.to_vec()), vec![flat]))
     };

@@ -19,8 +19,10 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(matmul (matmul ?a ?b) ?c)",
         condition: "b and c are constant matrices",
         when: |m| {
-            let matrices = m.rank("?b")? == 2 && m.rank("?c")? == 2;
-            (matrices && m.cc("?b") && m.cc("?c")).then_some(())
+            m.matrix("?b")?;
+            m.matrix("?c")?;
+            m.constant("?b")?;
+            m.constant("?c")
         },
         rhs: Rhs::Pattern("(matmul ?a (matmul ?b ?c))"),
     },
@@ -30,7 +32,11 @@ pub(super) const RULES: &[Rule] = &[
         why: "a (b c) = (a b) c, which is less work when b c has low rank.",
         lhs: "(matmul ?a (matmul ?b ?c))",
         condition: "b[K, r] and c[r, N] are constant matrices with r (K + N) < K N",
-        when: |m| (m.cc("?b") && m.cc("?c") && low_rank(m, m.id("?b"), m.id("?c"))?).then_some(()),
+        when: |m| {
+            m.constant("?b")?;
+            m.constant("?c")?;
+            m.holds("b c has low rank", low_rank(m, m.id("?b"), m.id("?c"))?)
+        },
         rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
     },
     Rule {
@@ -40,8 +46,10 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(matmul ?a (matmul ?b ?c))",
         condition: "b is a constant matrix, a and c are run-time matrices",
         when: |m| {
-            let matrices = m.rank("?a")? == 2 && m.rank("?b")? == 2 && m.rank("?c")? == 2;
-            (matrices && m.cc("?b") && !m.cc("?a") && !m.cc("?c")).then_some(())
+            ["?a", "?b", "?c"].into_iter().try_for_each(|var| m.matrix(var))?;
+            m.constant("?b")?;
+            m.run_time("?a")?;
+            m.run_time("?c")
         },
         rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
     },
@@ -52,8 +60,10 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(matmul ?a (matmul ?b ?c))",
         condition: "c is a constant matrix, a and b are run-time matrices",
         when: |m| {
-            let matrices = m.rank("?a")? == 2 && m.rank("?b")? == 2 && m.rank("?c")? == 2;
-            (matrices && m.cc("?c") && !m.cc("?a") && !m.cc("?b")).then_some(())
+            ["?a", "?b", "?c"].into_iter().try_for_each(|var| m.matrix(var))?;
+            m.constant("?c")?;
+            m.run_time("?a")?;
+            m.run_time("?b")
         },
         rhs: Rhs::Pattern("(matmul (matmul ?a ?b) ?c)"),
     },
@@ -64,11 +74,13 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(matmul (add ?x ?b) ?w)",
         condition: "x is a run-time matrix, b a constant vector, w a constant matrix",
         when: |m| {
-            let ranks = m.rank("?x")? == 2 && m.rank("?b")? == 1 && m.rank("?w")? == 2;
-            let constant = !m.cc("?x") && m.cc("?b") && m.cc("?w");
-            (ranks && constant).then_some(())?;
+            m.matrix("?x")?;
+            m.matrix("?w")?;
+            m.holds("b is a vector", m.rank("?b")? == 1)?;
+            m.run_time("?x")?;
+            m.constant("?b")?;
+            m.constant("?w")?;
             let width = m.ty("?b")?.dims.first()?.clone();
-            (m.ty("?x")?.dims.last()? == &width).then_some(())?;
             m.bind_attr("?d", Attr::Dims(vec![1.into(), width]));
             Some(())
         },
@@ -81,8 +93,8 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(mul (gather ?t ?i) (const ?c))",
         condition: "t is a constant of f32: a narrower table would have to be widened to hold the products",
         when: |m| {
-            let wide = m.ty("?t")?.dtype == tensor::DType::F32;
-            (wide && m.cc("?t")).then_some(())
+            m.holds("t is f32", m.ty("?t")?.dtype == tensor::DType::F32)?;
+            m.constant("?t")
         },
         rhs: Rhs::Pattern("(gather (mul ?t (const ?c)) ?i)"),
     },
@@ -113,8 +125,9 @@ pub(super) const RULES: &[Rule] = &[
         lhs: "(add (matmul ?x ?a) (matmul ?x ?b))",
         condition: "a and b are different constant matrices",
         when: |m| {
-            let constant = m.cc("?a") && m.cc("?b") && m.rank("?a")? == 2 && m.rank("?b")? == 2;
-            (constant && m.egraph.find(m.id("?a")) != m.egraph.find(m.id("?b"))).then_some(())
+            ["?a", "?b"].into_iter().try_for_each(|var| m.matrix(var))?;
+            ["?a", "?b"].into_iter().try_for_each(|var| m.constant(var))?;
+            m.different("?a", "?b")
         },
         rhs: Rhs::Pattern("(matmul ?x (add ?a ?b))"),
     },
@@ -126,8 +139,9 @@ pub(super) const RULES: &[Rule] = &[
         condition: "w is constant and c is a power of two between 2^-16 and 2^16",
         when: |m| {
             let c = m.real("?c")?;
-            let power = c > 0.0 && c.log2().fract() == 0.0 && c.log2().abs() <= 16.0;
-            (power && m.cc("?w")).then_some(())
+            m.holds("c is a power of two", c > 0.0 && c.log2().fract() == 0.0)?;
+            m.holds("c is between 2^-16 and 2^16", c.log2().abs() <= 16.0)?;
+            m.constant("?w")
         },
         rhs: Rhs::Pattern("(matmul ?x (mul ?w (const ?c)))"),
     },
@@ -137,7 +151,10 @@ pub(super) const RULES: &[Rule] = &[
         why: "s (x w) = x (s w), and s w is computed once, when packing.",
         lhs: "(mul (matmul ?x ?w) ?c)",
         condition: "w is constant and c is a constant scalar",
-        when: |m| (m.cc("?w") && m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        when: |m| {
+            m.constant("?w")?;
+            m.constant_scalar("?c")
+        },
         rhs: Rhs::Pattern("(matmul ?x (mul ?w ?c))"),
     },
     Rule {
@@ -146,7 +163,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "x (s w) = s (x w): keeps w as stored, and brings scales of scores together.",
         lhs: "(matmul ?x (mul ?w ?c))",
         condition: "c is a constant scalar",
-        when: |m| (m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        when: |m| m.constant_scalar("?c"),
         rhs: Rhs::Pattern("(mul (matmul ?x ?w) ?c)"),
     },
     Rule {
@@ -155,7 +172,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "(s x) w = s (x w): brings scales of scores together.",
         lhs: "(matmul (mul ?x ?c) ?w)",
         condition: "c is a constant scalar",
-        when: |m| (m.cc("?c") && m.rank("?c")? == 0).then_some(()),
+        when: |m| m.constant_scalar("?c"),
         rhs: Rhs::Pattern("(mul (matmul ?x ?w) ?c)"),
     },
     Rule {
@@ -188,7 +205,8 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 fn scalar_of_f32(m: &mut Match<'_>) -> Option<()> {
-    (m.rank("?c")? == 0 && m.ty("?x")?.dtype == tensor::DType::F32).then_some(())
+    m.holds("c is a scalar", m.rank("?c")? == 0)?;
+    m.holds("x is f32", m.ty("?x")?.dtype == tensor::DType::F32)
 }
 
 /// Whether b[K, r] c[r, N] is cheaper to apply factor by factor than as one matrix.
@@ -198,9 +216,11 @@ fn low_rank(m: &Match<'_>, b: Id, c: Id) -> Option<bool> {
     Some(r.saturating_mul(k + n) < k.saturating_mul(n))
 }
 
-fn splits(m: &mut Match<'_>, w: &str, d: &str) -> Option<()> {
-    let plain = m.cc(w) && m.cc(d) && m.ty(w)?.dims == m.ty(d)?.dims && m.rank(w)? == 2;
-    (plain && is_low_rank(m, m.id(d), 3)?).then_some(())
+fn splits(m: &mut Match<'_>, w: &'static str, d: &'static str) -> Option<()> {
+    m.constant(w)?;
+    m.constant(d)?;
+    m.holds("w and d have the same dims", m.ty(w)?.dims == m.ty(d)?.dims)?;
+    m.holds("d has low rank", is_low_rank(m, m.id(d), 3)?)
 }
 
 /// Whether some term of a class is a low-rank product, looking through scalars and transposes.

@@ -22,7 +22,10 @@ pub(super) const RULES: &[Rule] = &[
         why: "Columns of [w1 w2 ...] are computed independently, so products of the same x are slices of one.",
         lhs: "(matmul ?x ?w)",
         condition: "x is a run-time matrix multiplied by two or more constant matrices of one dtype, none of them merged already",
-        when: |m| (!m.cc("?x") && m.cc("?w") && m.rank("?x")? == 2).then_some(()),
+        when: |m| {
+            m.run_time("?x")?;
+            m.matrix("?x")
+        },
         rhs: Rhs::Code(merge_projections),
     },
     Rule {
@@ -48,11 +51,13 @@ fn merge_projections(m: &mut Match<'_>) -> Option<()> {
     let swap = Attr::Perm(vec![1, 0]);
     let mut groups: BTreeMap<DType, Vec<Part>> = BTreeMap::new();
     for (class, product) in m.parents(x) {
-        let reads_x = product.is("matmul") && product.children[0] == x;
-        if !reads_x || !m.is_cc(product.children[1]) {
+        if !product.is("matmul") || product.children[0] != x {
             continue;
         }
         let right = product.children[1];
+        if m.holds("weights are constant", m.is_cc(right)).is_none() {
+            continue;
+        }
         let as_stored = m.terms(right, "transpose");
         let as_stored = as_stored.iter().find(|t| m.attr_of(t.children[1]) == Some(swap.clone()));
         let weight = match as_stored {
@@ -65,7 +70,8 @@ fn merge_projections(m: &mut Match<'_>) -> Option<()> {
                 m.write(&once)?
             }
         };
-        if is_merged(m, weight) || is_merged(m, right) {
+        let merged = is_merged(m, weight) || is_merged(m, right);
+        if m.holds("weights are not merged already", !merged).is_none() {
             continue;
         }
         let ty = m.type_of(weight)?;
@@ -119,7 +125,6 @@ fn merge_biases(m: &mut Match<'_>) -> Option<()> {
     let x = m.egraph.find(m.id("?x"));
     let ty = m.type_of(x)?;
     let last = ty.rank().checked_sub(1)?;
-    let width = ty.dims[last].as_const()?;
     let mut found: Vec<Biased> = Vec::new();
     for (slice, term) in m.parents(x) {
         let is_slice = term.is("slice") && m.attr_of(term.children[1])? == Attr::Axis(last);
@@ -138,10 +143,11 @@ fn merge_biases(m: &mut Match<'_>) -> Option<()> {
         }
     }
     found.sort_by_key(|b| b.start);
-    let gapless = found.windows(2).all(|w| w[0].end == w[1].start);
-    if found.len() < 2 || !gapless || found[0].start != 0 || found.last()?.end != width {
+    if found.len() < 2 {
         return None;
     }
+    let gapless = found.windows(2).all(|w| w[0].end == w[1].start);
+    m.holds("slices leave no gap", gapless)?;
     let biases = found.iter().map(|b| Tree::Class(b.bias)).collect();
     let joined = Tree::op(&Op::Concat { axis: 0 }, biases);
     let add = |a: Tree, b: Tree| Tree::op(&Op::Binary(ir::BinaryOp::Add), vec![a, b]);
@@ -163,7 +169,9 @@ fn bias_of(m: &Match<'_>, slice: Id, width: usize) -> Option<(Id, bool)> {
     m.parents(slice).into_iter().find_map(|(_, term)| {
         let at = term.children.iter().position(|&c| c == slice)?;
         let bias = *term.children.get(1 - at.min(1))?;
-        let vector = term.is("add") && m.type_of(bias)?.dims == [Dim::from(width)] && m.is_cc(bias);
-        vector.then_some((bias, at == 1))
+        term.is("add").then_some(())?;
+        m.holds("biases are vectors", m.type_of(bias)?.dims == [Dim::from(width)])?;
+        m.holds("biases are constant", m.is_cc(bias))?;
+        Some((bias, at == 1))
     })
 }

@@ -55,11 +55,8 @@ pub(super) const RULES: &[Rule] = &[
         tier: Tier::Exact,
         why: "act(gate) up in one pass is what glu computes, act(gate) rounded to f32 as before.",
         lhs: "(mul (act ?g ?a) ?u)",
-        condition: "gate and up have the same dims and are different values",
-        when: |m| {
-            let same = m.ty("?g")?.dims == m.ty("?u")?.dims;
-            (same && m.egraph.find(m.id("?g")) != m.egraph.find(m.id("?u"))).then_some(())
-        },
+        condition: "gate and up are different values of the same dims, or the right side has no type",
+        when: |m| m.different("?g", "?u"),
         rhs: Rhs::Pattern("(glu ?g ?u ?a)"),
     },
 ];
@@ -67,6 +64,8 @@ pub(super) const RULES: &[Rule] = &[
 fn gelu_constants(m: &mut Match<'_>) -> Option<()> {
     let is = |name: &str, value: f64| Some(m.real(name)? as f32 == value as f32);
     let root = (2.0 / std::f64::consts::PI).sqrt();
-    let all = is("?h", 0.5)? && is("?c", 0.044_715)? && is("?k", root)? && is("?o", 1.0)?;
-    all.then_some(())
+    m.holds("h is 1/2", is("?h", 0.5)?)?;
+    m.holds("c is 0.044715", is("?c", 0.044_715)?)?;
+    m.holds("k is sqrt(2/pi)", is("?k", root)?)?;
+    m.holds("o is 1", is("?o", 1.0)?)
 }

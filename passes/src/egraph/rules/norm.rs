@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
         when: |m| {
             let n = m.ty("?x")?.dims.get(m.axis("?a")?)?.as_const()?;
             let inverse = 1.0 / n as f32;
-            (n > 0 && m.real("?c")? as f32 == inverse).then_some(())
+            m.holds("c is 1/n", n > 0 && m.real("?c")? as f32 == inverse)
         },
         rhs: Rhs::Pattern("(reduce_mean ?x ?a)"),
     },
@@ -61,7 +61,10 @@ pub(super) const RULES: &[Rule] = &[
         why: "(n g) w^T = n (w g)^T: a diagonal moves into the constant factor, kept in f32.",
         lhs: "(matmul (rms_norm ?x ?g ?eps) (transpose ?w perm:1,0))",
         condition: "w and g are constant and w is f32: in a narrower dtype w g is rounded (gain-into-narrow-weight)",
-        when: |m| (constant(m)? && m.ty("?w")?.dtype == DType::F32).then_some(()),
+        when: |m| {
+            constant(m)?;
+            m.holds("w is f32", m.ty("?w")?.dtype == DType::F32)
+        },
         rhs: Rhs::Pattern("(matmul (rms_norm ?x ?eps) (transpose (mul ?w ?g) perm:1,0))"),
     },
     Rule {
@@ -72,7 +75,8 @@ pub(super) const RULES: &[Rule] = &[
         condition: "w and g are constant and w is f16 or bf16",
         when: |m| {
             let dtype = m.ty("?w")?.dtype;
-            (constant(m)? && matches!(dtype, DType::F16 | DType::BF16)).then_some(())?;
+            constant(m)?;
+            m.holds("w is f16 or bf16", matches!(dtype, DType::F16 | DType::BF16))?;
             m.bind_attr("?d", crate::egraph::language::Attr::DType(dtype));
             Some(())
         },
@@ -81,9 +85,10 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 fn last_axis(m: &mut Match<'_>) -> Option<()> {
-    (m.axis("?a")? + 1 == m.rank("?x")?).then_some(())
+    m.holds("the axis is the last", m.axis("?a")? + 1 == m.rank("?x")?)
 }
 
-fn constant(m: &Match<'_>) -> Option<bool> {
-    Some(m.cc("?w") && m.cc("?g") && m.rank("?w")? == 2)
+fn constant(m: &Match<'_>) -> Option<()> {
+    m.constant("?w")?;
+    m.constant("?g")
 }

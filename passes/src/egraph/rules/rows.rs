@@ -17,7 +17,10 @@ pub(super) const RULES: &[Rule] = &[
         why: "A row of a product needs that row of the left factor only.",
         lhs: "(slice (matmul ?a ?b) axis:0 ?s ?e)",
         condition: "a is a matrix and so is b",
-        when: |m| (m.rank("?a")? == 2 && m.rank("?b")? == 2).then_some(()),
+        when: |m| {
+            m.matrix("?a")?;
+            m.matrix("?b")
+        },
         rhs: Rhs::Pattern("(matmul (slice ?a axis:0 ?s ?e) ?b)"),
     },
     Rule {
@@ -68,7 +71,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 fn not_last(m: &mut Match<'_>) -> Option<()> {
-    (m.axis("?a")? + 1 < m.rank("?x")?).then_some(())
+    m.holds("the axis is not the last", m.axis("?a")? + 1 < m.rank("?x")?)
 }
 
 fn is_elementwise(term: &Term) -> bool {
@@ -87,7 +90,9 @@ fn slice_elementwise(m: &mut Match<'_>) -> Option<()> {
         Tree::op(&Op::Slice { axis, start: start.clone(), end: end.clone() }, vec![of])
     };
     let terms = m.egraph[y].nodes.clone();
-    for term in terms.iter().filter(|t| is_elementwise(t)) {
+    let elementwise = |t: &&Term| m.holds("y is elementwise", is_elementwise(t)).is_some();
+    let terms: Vec<&Term> = terms.iter().filter(elementwise).collect();
+    for term in terms {
         let slice_operand = |child: Id| -> Tree {
             let Some(ty) = m.type_of(child) else { return Tree::Class(child) };
             let Some(own) = (axis + ty.rank()).checked_sub(whole.rank()) else {

@@ -30,7 +30,10 @@ pub(super) const RULES: &[Rule] = &[
         why: "A permutation that moves nothing is no operation.",
         lhs: "(transpose ?x ?p)",
         condition: "p is the identity",
-        when: |m| m.perm("?p")?.into_iter().enumerate().all(|(i, p)| i == p).then_some(()),
+        when: |m| {
+            let identity = m.perm("?p")?.into_iter().enumerate().all(|(i, p)| i == p);
+            m.holds("p is the identity", identity)
+        },
         rhs: Rhs::Pattern("?x"),
     },
     Rule {
@@ -98,7 +101,7 @@ pub(super) const RULES: &[Rule] = &[
         why: "The whole axis is the tensor.",
         lhs: "(slice ?x ?a ?s ?e)",
         condition: "the range is the whole axis",
-        when: |m| (m.dim("?s")? == Dim::from(0)).then(|| same_type(m))?,
+        when: same_type,
         rhs: Rhs::Pattern("?x"),
     },
     Rule {
@@ -137,11 +140,10 @@ pub(super) const RULES: &[Rule] = &[
         tier: Tier::Exact,
         why: "Rows stay rows when only the axes behind them are re-grouped.",
         lhs: "(slice (reshape ?x ?d) axis:0 ?s ?e)",
-        condition: "the first extent is the same before and after the reshape",
+        condition: "the first extent is the same before and after the reshape, or the right side has no type",
         when: |m| {
             let Attr::Dims(mut dims) = m.attr("?d")? else { return None };
             let rows = dims.first_mut()?;
-            (m.ty("?x")?.dims.first()? == rows).then_some(())?;
             *rows = &m.dim("?e")? - &m.dim("?s")?;
             m.bind_attr("?f", Attr::Dims(dims));
             Some(())
@@ -196,19 +198,20 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 fn same_type(m: &mut Match<'_>) -> Option<()> {
-    (m.ty("?x")? == m.type_of(m.root)?).then_some(())
+    m.holds("the type is that of x", m.ty("?x")? == m.type_of(m.root)?)
 }
 
 fn left_is_whole(m: &mut Match<'_>) -> Option<()> {
-    (m.ty("?x")?.dims == m.type_of(m.root)?.dims).then_some(())
+    m.holds("x has the dims of the whole", m.ty("?x")?.dims == m.type_of(m.root)?.dims)
 }
 
 fn leading_ones(m: &mut Match<'_>) -> Option<()> {
     let Attr::Dims(dims) = m.attr("?d")? else { return None };
     let inner = m.ty("?y")?.dims;
     let front = dims.len().checked_sub(inner.len())?;
-    let ones = dims[..front].iter().all(|d| *d == Dim::from(1));
-    (ones && dims[front..] == inner[..]).then(|| left_is_whole(m))?
+    // As many elements as y has: what stands in front are ones.
+    m.holds("the last dims are those of y", dims[front..] == inner[..])?;
+    left_is_whole(m)
 }
 
 fn shorten_chain(m: &mut Match<'_>) -> Option<()> {
@@ -256,7 +259,8 @@ fn slice_of_concat(m: &mut Match<'_>) -> Option<()> {
     };
     for concat in m.terms(m.id("?x"), "concat") {
         let (attr, parts) = concat.children.split_last()?;
-        if m.attr_of(*attr)? != Attr::Axis(axis) {
+        let along = m.attr_of(*attr)? == Attr::Axis(axis);
+        if m.holds("the concat is along the axis", along).is_none() {
             continue;
         }
         let left = range(start, end, Tree::term(&concat));
@@ -272,7 +276,8 @@ fn slice_of_concat(m: &mut Match<'_>) -> Option<()> {
             at += len;
         }
         let (Some(first), Some(last)) = (whole.first(), whole.last()) else { continue };
-        if whole.len() > 1 && first.0 == start && last.1 == end {
+        let covers = first.0 == start && last.1 == end;
+        if whole.len() > 1 && m.holds("the range covers whole parts", covers).is_some() {
             let parts = whole.iter().map(|w| Tree::Class(w.2)).collect();
             m.equal(left, Tree::op(&Op::Concat { axis }, parts))?;
         }
@@ -284,15 +289,18 @@ fn concat_of_slices(m: &mut Match<'_>) -> Option<()> {
     let (x, axis) = (m.egraph.find(m.id("?x")), m.axis("?a")?);
     for (_, concat) in m.parents(m.root) {
         let Some((attr, parts)) = concat.children.split_last() else { continue };
-        if !concat.is("concat") || m.attr_of(*attr)? != Attr::Axis(axis) {
+        let along = concat.is("concat") && m.attr_of(*attr)? == Attr::Axis(axis);
+        if !concat.is("concat") || m.holds("the concat is along the axis", along).is_none() {
             continue;
         }
         let range_of = |part: &Id| {
             let slices = m.terms(*part, "slice");
-            slices.iter().filter_map(|t| as_slice(m, t)).find(|s| s.0 == x && s.1 == axis)
+            let mut slices = slices.iter().filter_map(|t| as_slice(m, t)).filter(|s| s.1 == axis);
+            slices.find(|s| m.holds("all are slices of x", s.0 == x).is_some())
         };
         let Some(ranges) = parts.iter().map(range_of).collect::<Option<Vec<_>>>() else { continue };
-        if ranges.windows(2).all(|w| w[0].3 == w[1].2) {
+        let adjacent = ranges.windows(2).all(|w| w[0].3 == w[1].2);
+        if m.holds("each starts where the one before ends", adjacent).is_some() {
             let slice = |start: &Dim, end: &Dim| {
                 let op = Op::Slice { axis, start: start.clone(), end: end.clone() };
                 Tree::op(&op, vec![Tree::Class(x)])
@@ -309,7 +317,8 @@ fn concat_of_transposes(m: &mut Match<'_>) -> Option<()> {
     let swap = Attr::Perm(vec![1, 0]);
     for (_, concat) in m.parents(m.root) {
         let Some((attr, parts)) = concat.children.split_last() else { continue };
-        if !concat.is("concat") || m.attr_of(*attr)? != Attr::Axis(1) {
+        let along = concat.is("concat") && m.attr_of(*attr)? == Attr::Axis(1);
+        if !concat.is("concat") || m.holds("the concat is along axis 1", along).is_none() {
             continue;
         }
         let source = |part: &Id| {
