@@ -1,0 +1,166 @@
+"""Compares `sparkc passes extract` with an integer program on random e-graphs in extraction-gym's JSON.
+
+Families follow those of the public set: `shared` (alternatives that share dear classes, as set covering),
+`cyclic` (operands anywhere, as after saturating rewrites), `deep` (long chains of near operands, as lifted
+programs), `large` (the sizes of whole models). The integer program is that of extraction-gym's faster ILP:
+nodes and classes are 0/1, needed classes pick a node, cycles are cut as they show up, 10 s at most; HiGHS
+solves it. Prints costs and processor seconds, and what to hold them against: never dearer than the
+program, 5 % of its time.
+
+Needs highspy (PyPI). Usage: compare_extraction.py SPARKC [SEEDS]
+"""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import highspy
+
+FAMILIES = ("shared", "cyclic", "deep", "large")
+ILP_SECONDS = 10.0
+
+
+def egraph(family, seed):
+    rng = random.Random(f"{family} {seed}")
+    count = {"shared": 300, "cyclic": 400, "deep": 800, "large": 4000}[family]
+    nodes, dear = {}, max(8, count // 12)
+
+    def operand(i):
+        if family == "shared":
+            return rng.randrange(dear) if rng.random() < 0.6 else rng.randrange(i)
+        if family == "cyclic":
+            return rng.randrange(count) if rng.random() < 0.15 else rng.randrange(i)
+        return rng.randrange(max(0, i - 12), i)
+
+    for i in range(count):
+        leaf = i < dear
+        for j in range(1 if leaf and family == "shared" else rng.randint(1, 4)):
+            arity = 0 if leaf and j == 0 else rng.randint(1, 3) if i else 0
+            cost = rng.randint(20, 60) if leaf else rng.choice([1, 1, 2, 5, rng.randint(1, 30)])
+            children = [f"{operand(i)}.0" for _ in range(arity)]
+            nodes[f"{i}.{j}"] = {"op": "f", "children": children, "eclass": str(i), "cost": cost}
+    roots = rng.sample(range(count - count // 8, count), 6)
+    return {"nodes": nodes, "root_eclasses": [str(r) for r in roots]}
+
+
+def processor(who):
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def ours(sparkc, path):
+    begin = processor(resource.RUSAGE_CHILDREN)
+    run = subprocess.run([sparkc, "passes", "extract", path, "--json"], capture_output=True)
+    seconds = processor(resource.RUSAGE_CHILDREN) - begin
+    if run.returncode:
+        sys.exit(run.stderr.decode())
+    found = json.loads(run.stdout)
+    return found["cost"], found["bound"], seconds
+
+
+def cycle(picks, roots):
+    """Nodes of a cycle among the picks that the roots need."""
+    state, stack = {}, [(r, iter((r,))) for r in roots]
+    path = []
+
+    def visit(c):
+        state[c] = 1
+        path.append(c)
+        for d in picks.get(c, ((), None))[0]:
+            if state.get(d) == 1:
+                return path[path.index(d):]
+            if d not in state and (found := visit(d)):
+                return found
+        state[c] = 2
+        path.pop()
+        return None
+
+    for r in roots:
+        if r not in state and (found := visit(r)):
+            return found
+    return None
+
+
+def ilp(graph):
+    begin, wall = processor(resource.RUSAGE_SELF), time.monotonic()
+    h = highspy.Highs()
+    h.silent()
+    classes = {}
+    for name, node in graph["nodes"].items():
+        needs = sorted({graph["nodes"][c]["eclass"] for c in node["children"]})
+        if node["eclass"] not in needs:
+            classes.setdefault(node["eclass"], []).append((name, needs, node["cost"]))
+        else:
+            classes.setdefault(node["eclass"], [])
+    active = {c: h.addBinary() for c in classes}
+    pick = {n[0]: h.addBinary(obj=n[2]) for nodes in classes.values() for n in nodes}
+    for c, nodes in classes.items():
+        h.addConstr(sum(pick[n[0]] for n in nodes) >= active[c]) if nodes else h.addConstr(active[c] <= 0)
+        for name, needs, _ in nodes:
+            for d in needs:
+                h.addConstr(pick[name] <= active[d])
+    for root in graph["root_eclasses"]:
+        h.addConstr(active[root] >= 1)
+    cost = None
+    while (left := ILP_SECONDS - (time.monotonic() - wall)) > 0:
+        h.setOptionValue("time_limit", h.getRunTime() + left)
+        h.minimize()
+        if h.getInfo().primal_solution_status != 2:
+            break
+        values = h.getSolution().col_value
+        chosen = {}
+        for c, nodes in classes.items():
+            on = [n for n in nodes if values[pick[n[0]].index] > 0.5]
+            if on:
+                chosen[c] = (on[0][1], on[0][0])
+        loop = cycle(chosen, graph["root_eclasses"])
+        if not loop:
+            seen, stack = set(), list(graph["root_eclasses"])
+            while stack:
+                c = stack.pop()
+                if c not in seen:
+                    seen.add(c)
+                    stack.extend(chosen[c][0])
+            cost = sum(graph["nodes"][chosen[c][1]]["cost"] for c in seen)
+            break
+        # Not all classes of the loop may pick nodes that go round.
+        inside = [
+            [n[0] for n in classes[c] if loop[(i + 1) % len(loop)] in n[1]] for i, c in enumerate(loop)
+        ]
+        blocked = []
+        for names in inside:
+            v = h.addBinary()
+            blocked.append(v)
+            for n in names:
+                h.addConstr(pick[n] <= 1 - v)
+        h.addConstr(sum(blocked) >= 1)
+    return cost, processor(resource.RUSAGE_SELF) - begin
+
+
+def main():
+    sparkc, seeds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    sys.setrecursionlimit(100_000)
+    dearer, times = 0, [0.0, 0.0]
+    for family in FAMILIES:
+        for seed in range(seeds):
+            graph = egraph(family, seed)
+            with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+                json.dump(graph, file)
+            found = ours(sparkc, file.name)
+            os.unlink(file.name)
+            cost, seconds = ilp(graph)
+            dearer += cost is not None and found[0] > cost
+            times[0] += found[2]
+            times[1] += seconds
+            gap = found[0] - found[1]
+            print(f"{family:8} {seed}: {found[0]:g} (gap {gap:g}) in {found[2]:.3f} s, program {cost} in {seconds:.2f} s")
+    print(f"dearer than the program: {dearer}; time {100 * times[0] / max(times[1], 1e-9):.1f} % of its")
+
+
+if __name__ == "__main__":
+    main()
