@@ -203,7 +203,10 @@ impl Session {
         let mut left = tokens;
         while !left.is_empty() {
             let (now, rest) = left.split_at(chunk.min(left.len()));
-            let rows = if wanted == Wanted::All { now.len() } else { 1 };
+            let rows = match wanted {
+                Wanted::All => now.len(),
+                Wanted::Last => usize::from(rest.is_empty()),
+            };
             let logits = self.step(now, rows)?;
             if wanted == Wanted::All || rest.is_empty() {
                 sink(logits);

@@ -296,12 +296,21 @@ pub(crate) fn soften(
         return 1.0;
     }
     let [old, total] = *state;
-    let mut largest = old;
-    for s in &mut scores[visible.clone()] {
-        *s *= scale;
-        // A NaN score is in no comparison: it reaches the sum below.
-        largest = if *s > largest { *s } else { largest };
+    // A NaN score is in no comparison: it reaches the sum below.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [old; TILE];
+    let (blocks, rest) = scores[visible.clone()].as_chunks_mut::<TILE>();
+    for block in blocks {
+        for (l, s) in lanes.iter_mut().zip(block) {
+            *s *= scale;
+            *l = larger(*l, *s);
+        }
     }
+    for (l, s) in lanes.iter_mut().zip(rest) {
+        *s *= scale;
+        *l = larger(*l, *s);
+    }
+    let largest = lanes.into_iter().fold(old, larger);
     for s in &mut scores[visible] {
         *s = exp(*s - largest);
     }

@@ -12,10 +12,12 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that x - n ln 2 is exact to twice the precision.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer.
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, which is in the low bits in between.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.336_54, 88.722_8);
-    let n = (clamped * LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let integer = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
@@ -23,9 +25,9 @@ pub fn exp(x: f32) -> f32 {
     }
     let p = p * (r * r) + r + 1.0;
     // 2^n in two factors, because n may be 128.
-    let half = (n as i32) >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
-    let result = p * power(half) * power(n as i32 - half);
+    let half = integer >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    let result = p * power(half) * power(integer.wrapping_sub(half));
     let low = if x < -87.336_54 { 0.0 } else { result };
     let high = if x > 88.722_8 { f32::INFINITY } else { low };
     if x.is_nan() { x } else { high }

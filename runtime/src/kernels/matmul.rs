@@ -38,6 +38,9 @@ pub fn linears<const N: usize>(
     let (cols, quantized) = (w[0].cols, w[0].dtype.is_quantized());
     assert!(w.iter().all(|w| w.cols == cols && w.dtype.is_quantized() == quantized));
     let tokens = x.len().checked_div(cols).unwrap_or(0);
+    if tokens == 0 {
+        return;
+    }
     let rows: usize = w.iter().map(|w| w.rows).sum();
     let work = rows * cols * tokens;
     let mut i = 0;

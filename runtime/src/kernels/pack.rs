@@ -81,6 +81,7 @@ pub(crate) struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// Head and codes of group `g`.
+    #[inline]
     pub(crate) fn group(&self, g: usize) -> (&'a [u8], &'a [u8]) {
         let n = UNIT.min(self.groups - g / UNIT * UNIT);
         let unit = &self.bytes[g / UNIT * unit_bytes(self.dtype, UNIT)..];

@@ -29,12 +29,14 @@ pub enum ProgramError {
 
 type Checked<T> = Result<T, String>;
 
-/// Bindings at which shapes are checked: decode, a short and a long step, fresh and continued.
-const SAMPLES: [Bindings; 4] = [
+/// Bindings at which shapes are checked: decode, a short and a long step, fresh and continued, and
+/// one without logits.
+const SAMPLES: [Bindings; 5] = [
     Bindings { t: 1, c: 0, r: 1 },
     Bindings { t: 1, c: 5, r: 1 },
     Bindings { t: 4, c: 0, r: 1 },
     Bindings { t: 4, c: 3, r: 4 },
+    Bindings { t: 4, c: 3, r: 0 },
 ];
 
 /// Token ids, positions and extents are kept as f32 integers: each is below this.

@@ -33,9 +33,9 @@ impl Size {
         self.sum(|_| at)
     }
 
-    /// A value that no binding with 1 <= T <= max.t, 0 <= C <= max.c, 1 <= R <= max.r exceeds.
+    /// A value that no binding with 1 <= T <= max.t, 0 <= C <= max.c, 0 <= R <= max.r exceeds.
     pub fn upper_bound(&self, max: &Bindings) -> Option<usize> {
-        let least = Bindings { t: 1, c: 0, r: 1 };
+        let least = Bindings { t: 1, c: 0, r: 0 };
         self.sum(|coefficient| if coefficient < 0 { &least } else { max })
     }
 
@@ -71,7 +71,7 @@ mod tests {
         let size = Size(vec![([1, 1, 0], 2), ([0; 3], 5), ([0, 0, 1], -1)]);
         assert_eq!(size.eval(&Bindings { t: 3, c: 7, r: 2 }), Some(45));
         assert_eq!(size.eval(&Bindings { t: 1, c: 0, r: 9 }), None);
-        assert_eq!(size.upper_bound(&Bindings { t: 3, c: 7, r: 3 }), Some(46));
+        assert_eq!(size.upper_bound(&Bindings { t: 3, c: 7, r: 3 }), Some(47));
         let huge = Size(vec![([255, 0, 0], i64::MAX)]);
         assert_eq!(huge.eval(&Bindings { t: 2, c: 0, r: 1 }), None);
     }
