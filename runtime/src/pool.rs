@@ -25,8 +25,8 @@ const YIELDS: u32 = 200;
 
 /// Most parts of a job per thread: one of them is what threads wait for each other at the end.
 const PARTS: usize = 24;
-/// Work of a part, at least: a fraction of a microsecond, against some ten nanoseconds to take it.
-const PART_WORK: usize = 1 << 14;
+/// Work of a part, at least: a tenth of a microsecond, against some ten nanoseconds to take it.
+const PART_WORK: usize = 1 << 12;
 /// Work below which waking threads costs more than it saves.
 const THREAD_WORK: usize = 1 << 15;
 
@@ -48,7 +48,7 @@ struct Line<T>(T);
 struct Shared {
     /// Grows by one with every job; workers wait for it to change.
     epoch: Line<AtomicU32>,
-    /// Parts of the current job that are not done.
+    /// Parts of the current job that are not reported done.
     pending: Line<AtomicUsize>,
     /// For each thread its share of the current job.
     shares: Vec<Line<AtomicU64>>,
@@ -206,7 +206,7 @@ impl Pool {
     /// Parts that a job of `grains` indivisible pieces is cut into; `None` for one thread alone.
     fn parts(&self, work: usize, grains: usize) -> Option<usize> {
         let threads = self.threads();
-        let parts = (work / PART_WORK).clamp(threads, PARTS * threads).min(grains);
+        let parts = (threads * (work / threads / PART_WORK).clamp(1, PARTS)).min(grains);
         (work >= THREAD_WORK && threads > 1).then_some(parts)
     }
 
@@ -394,8 +394,14 @@ impl Shared {
     fn take_parts(&self, thread: usize) {
         let threads = self.shares.len();
         for owner in (0..threads).map(|i| (thread + i) % threads) {
+            // One report for all: the count is a cache line that threads take from each other.
+            let mut done = 0;
             while let Some(part) = self.take(owner, owner == thread) {
                 self.compute(part, thread);
+                done += 1;
+            }
+            if done > 0 {
+                self.pending.0.fetch_sub(done, Ordering::Release);
             }
         }
     }
@@ -429,8 +435,8 @@ impl Shared {
 
     #[allow(unsafe_code, reason = "calls the job through its erased pointer")]
     fn compute(&self, part: usize, thread: usize) {
-        // SAFETY: this part was taken and is not done, so the cell is not written, and `run` keeps
-        // the job alive.
+        // SAFETY: this part was taken and is not reported, so the cell is not written, and `run`
+        // keeps the job alive.
         if let Some(JobPointer(job)) = unsafe { *self.job.get() } {
             // SAFETY: as above.
             let call = || unsafe { (*job)(part, thread) };
@@ -438,7 +444,6 @@ impl Shared {
                 self.panicked.store(true, Ordering::Relaxed);
             }
         }
-        self.pending.0.fetch_sub(1, Ordering::Release);
     }
 
     /// The life of a worker.

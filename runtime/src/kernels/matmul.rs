@@ -42,7 +42,8 @@ pub fn linears<const N: usize>(
         return;
     }
     let rows: usize = w.iter().map(|w| w.rows).sum();
-    let work = rows * cols * tokens;
+    // Products with few-bit weights go about four times as fast as those with 16 bits.
+    let work = rows * cols * tokens / if quantized { 4 } else { 1 };
     let mut i = 0;
     let out = out.map(|out| {
         i += 1;
