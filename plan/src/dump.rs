@@ -88,6 +88,10 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));
             format!("join{}", named.collect::<String>())
         }
+        Instr::Keep { dst, src, when, per_turn, of } => {
+            let (dst, src, when) = (s(dst), s(src), affine(&when));
+            format!("keep {dst} = {src} when {when} + {per_turn} per turn is 0 mod {of}")
+        }
         Instr::Repeat { times, body } => format!("repeat {} times the next {body}", affine(&times)),
     }
 }

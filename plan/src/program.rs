@@ -464,6 +464,27 @@ pub enum Instr {
         /// Instructions.
         body: u32,
     },
+    /// dst\[i\] = src\[i\] where `(when + per_turn * t) mod of` is 0, t the number of the turn of the
+    /// loop around it (0 outside of one). Else nothing (same time). How a PE takes its own of the
+    /// messages that all of its line receive.
+    Keep {
+        /// Destination, as long as `src`.
+        dst: Slice,
+        /// Source.
+        src: Slice,
+        /// Where and when; may be negative.
+        when: Affine,
+        /// Factor of the turn.
+        per_turn: u32,
+        /// The modulus, at least 1.
+        of: u32,
+    },
+}
+
+/// Whether an [`Instr::Keep`] copies: `when` is its expression at the PE's position.
+pub fn keeps(when: i64, (per_turn, turn): (u32, u32), of: u32) -> bool {
+    let turned = u64::from(per_turn) * u64::from(turn);
+    of > 0 && (i128::from(when) + i128::from(turned)).rem_euclid(i128::from(of)) == 0
 }
 
 /// Microthreads of a core, by the vendor SDK.

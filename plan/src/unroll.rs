@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use crate::index::Clause;
+use crate::index::{Affine, Clause};
 use crate::plan::Plan;
 use crate::program::{Instr, MICROTHREADS};
 use crate::template::{Phase, Role, Template};
@@ -80,7 +80,7 @@ fn unroll_phase(t: &Template, phase: &Phase) -> Phase {
 fn straight(program: &[Instr], position: (u32, u32), cell: (u32, u32)) -> Vec<Instr> {
     let mut out = Vec::new();
     let mut waiting: [Option<Instr>; MICROTHREADS as usize] = Default::default();
-    let mut emit = |out: &mut Vec<Instr>, part: &[Instr]| {
+    let mut emit = |out: &mut Vec<Instr>, part: &[Instr], turn: u32| {
         let mut start: Option<u8> = None;
         for instr in part {
             match instr {
@@ -93,6 +93,13 @@ fn straight(program: &[Instr], position: (u32, u32), cell: (u32, u32)) -> Vec<In
                     }
                 }
                 Instr::Repeat { .. } => {}
+                Instr::Keep { dst, src, when, per_turn, of } => {
+                    // The same residue, small.
+                    let turned = i64::from(*per_turn) * i64::from(turn) % i64::from((*of).max(1));
+                    let when = Affine { base: when.base.saturating_add(turned), ..*when };
+                    let (dst, src, of) = (*dst, *src, *of);
+                    out.push(Instr::Keep { dst, src, when, per_turn: 0, of });
+                }
                 _ => {
                     let slot = start.take().and_then(|t| waiting.get_mut(usize::from(t)));
                     match (slot, instr) {
@@ -108,13 +115,14 @@ fn straight(program: &[Instr], position: (u32, u32), cell: (u32, u32)) -> Vec<In
         let Instr::Repeat { times, body } = program[i] else {
             let next = program[i..].iter().position(|n| matches!(n, Instr::Repeat { .. }));
             let end = next.map_or(program.len(), |n| i + n);
-            emit(&mut out, &program[i..end]);
+            emit(&mut out, &program[i..end], 0);
             i = end;
             continue;
         };
         let end = (i + 1).saturating_add(body as usize).min(program.len());
-        for _ in 0..times.at(position, cell).unwrap_or(0).max(0) {
-            emit(&mut out, &program[i + 1..end]);
+        let times = times.at(position, cell).unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32;
+        for turn in 0..times {
+            emit(&mut out, &program[i + 1..end], turn);
         }
         i = end;
     }

@@ -142,6 +142,13 @@ fn vector(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) ->
             out.extend_from_slice(frame.read(src, tile, spare));
             dst
         }
+        Instr::Keep { dst, src, when, of, .. } => {
+            // Turn 0: what is executed has no loops.
+            let when = when.at(frame.position(tile), frame.cell);
+            let kept = when.is_some_and(|w| plan::keeps(w, (0, 0), of));
+            out.extend_from_slice(frame.read(if kept { src } else { dst }, tile, spare));
+            dst
+        }
         Instr::Unary { op, dst, src } => {
             out.extend(frame.read(src, tile, spare).iter().map(|&x| unary(op, x)));
             dst
@@ -212,6 +219,7 @@ fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -
         }
         Instr::Fill { .. }
         | Instr::Copy { .. }
+        | Instr::Keep { .. }
         | Instr::Unary { .. }
         | Instr::Binary { .. }
         | Instr::Part { .. }

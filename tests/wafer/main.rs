@@ -10,6 +10,7 @@ mod fixtures;
 mod kernels;
 mod levels;
 mod meshgemm;
+mod prefill;
 mod refusals;
 mod scale;
 mod wafers;

@@ -45,8 +45,10 @@ fn meshgemm_multiplies_on_grids_of_any_parity_and_ragged_extents() {
         let (rows, columns) = (m.div_ceil(grid), n.div_ceil(grid));
         for (at, value) in found.into_iter().enumerate() {
             let (at, tile) = (at as u32 % (rows * columns), at as u32 / (rows * columns));
-            let i = tile / grid * rows + at % rows;
-            let j = tile % grid * columns + at / rows;
+            // Blocks lie in ring order.
+            let ring = |i: u32| if i.is_multiple_of(2) { i / 2 } else { grid - 1 - i / 2 };
+            let i = ring(tile / grid) * rows + at % rows;
+            let j = ring(tile % grid) * columns + at / rows;
             let product = |l: u32| a[(l * m + i) as usize] * b[(l * n + j) as usize];
             let inside = i < m && j < n;
             let expected: f32 = if inside { (0..k).map(product).sum() } else { 0.0 };

@@ -1,7 +1,8 @@
 //! C \[M, N\] = A \[M, K\] B \[K, N\] by MeshGEMM on a square of PEs, in f16.
 //!
 //! A is declared transposed, `a` \[K, M\]; both are tables in the plan or, when large, only declared.
-//! The result are the tiles of C by columns, PE after PE, row of PEs after row of PEs.
+//! The result are the tiles of C by columns, PE after PE, row of PEs after row of PEs; blocks of M, K and N
+//! lie along their axes in ring order, so that a product can follow another one.
 
 use plan::{
     Affine, Axis, BufferRole, Instr, LogitsOutput, Pin, Predicate, RegionId, Role, Span, Storage,
@@ -10,7 +11,7 @@ use plan::{
 use tensor::DType;
 
 use super::Built;
-use super::meshgemm::{CELL, MeshGemm, Operands, Tile, whole};
+use super::meshgemm::{CELL, Layout, MeshGemm, Operands, Tile, whole};
 use crate::partition::WeightRef;
 use crate::program::builder::TemplateBuilder;
 
@@ -58,7 +59,7 @@ pub(super) fn build(grid: u32, (m, k, n): (u32, u32, u32)) -> Built {
     let all = Role { name: "all".into(), predicate: predicate.clone(), program: load };
     b.phase("load", None, vec![all]);
     b.phase("align", None, mesh.align(Axis::X));
-    b.phase("steps", None, mesh.steps());
+    b.phase("steps", None, mesh.steps(Layout::ByColumns));
     b.routes(mesh.routes(&[Axis::X]));
     let tile_of_c = i64::from(tile.c());
     let along = Affine::of_x(0, tile_of_c, CELL);

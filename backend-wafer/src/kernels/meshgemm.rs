@@ -1,6 +1,6 @@
 //! MeshGEMM: C = A B on a square of PEs; tiles of A travel along X, tiles of B along Y (WaferLLM).
 //!
-//! PE (x, y) at ring positions (p, r) of its row and column computes tile (y, x) of C. In step s it
+//! PE (x, y) at ring positions (p, r) of its row and column computes tile (r, p) of C. In step s it
 //! multiplies the tiles of A and B whose block of K is p + r - s (mod P); both come from the ring
 //! position before, and the exchange for the next step runs in microthreads meanwhile. The host
 //! places B so that step 0 needs no move; A starts in ring order, block p at position p, and is aligned
@@ -13,9 +13,8 @@ use plan::{
 
 use super::ring::{Ring, Way};
 
-/// Cell of a template with [`MeshGemm::pins_of_a`] and [`MeshGemm::pins_of_b`]: parities of the ring
-/// along x, turns of the alignment along y.
-pub(super) const CELL: (u32, u32) = (2, 4);
+/// Cell of a template with such products: ring positions and turns of the alignments go by quarters.
+pub(super) const CELL: (u32, u32) = (4, 4);
 /// Colors of a ring.
 const RING: u8 = 3;
 
@@ -42,6 +41,15 @@ impl Tile {
     pub(super) fn c(self) -> u32 {
         self.m * self.n
     }
+}
+
+/// How a tile of C is to lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// As an A.
+    ByColumns,
+    /// As a B.
+    ByRows,
 }
 
 /// The buffers of a product: two of A and B, one of C.
@@ -71,7 +79,7 @@ pub(super) struct MeshGemm {
 }
 
 impl MeshGemm {
-    fn ring(&self, axis: Axis, way: Way) -> Ring {
+    pub(super) fn ring(&self, axis: Axis, way: Way) -> Ring {
         let index = match (axis, way) {
             (Axis::X, Way::Forwards) => 0,
             (Axis::X, Way::Backwards) => 1,
@@ -134,12 +142,12 @@ impl MeshGemm {
     }
 
     /// All steps: roles of one phase.
-    pub(super) fn steps(&self) -> Vec<Role> {
+    pub(super) fn steps(&self, layout: Layout) -> Vec<Role> {
         self.turns(|colors, from| {
             let (o, to) = (&self.operands, 1 - from);
             let mut part = self.exchange(0, (colors.x.0, o.a[from]), (colors.x.1, o.a[to]));
             part.extend(self.exchange(2, (colors.y.0, o.b[from]), (colors.y.1, o.b[to])));
-            part.push(self.multiply(from));
+            part.push(self.multiply(from, layout));
             part.push(Instr::Join { threads: 0b1111 });
             part
         })
@@ -167,13 +175,18 @@ impl MeshGemm {
         roles
     }
 
-    fn multiply(&self, from: usize) -> Instr {
-        let (Tile { m, k, n }, o) = (self.tile, &self.operands);
-        Instr::Gemm { m, k, n, c: o.c, a: o.a[from], b: o.b[from], accumulate: true }
+    fn multiply(&self, from: usize, layout: Layout) -> Instr {
+        let (Tile { m, k, n }, c) = (self.tile, self.operands.c);
+        let (a, b) = (self.operands.a[from], self.operands.b[from]);
+        match layout {
+            Layout::ByColumns => Instr::Gemm { m, k, n, c, a, b, accumulate: true },
+            // The transposed product of the transposed operands, which lie the other way round already.
+            Layout::ByRows => Instr::Gemm { m: n, k, n: m, c, a: b, b: a, accumulate: true },
+        }
     }
 
     /// Sends one buffer and receives into another, in two microthreads.
-    fn exchange(
+    pub(super) fn exchange(
         &self,
         thread: u8,
         (send, src): (Color, Slice),
@@ -188,61 +201,69 @@ impl MeshGemm {
         ]
     }
 
-    /// Where the blocks of A \[K, M\] (transposed) lie before the alignment: K block p, M block y.
+    /// Ring position of PEs i with i % 4 == rem: base + coefficient * (i / 4).
+    fn position(&self, rem: u32) -> (i64, i64) {
+        let half = i64::from(rem / 2);
+        if rem.is_multiple_of(2) { (half, 2) } else { (i64::from(self.grid) - 1 - half, -2) }
+    }
+
+    /// Blocks of `tile` indices in ring order along an axis, on PEs with a remainder by 4.
+    fn blocks(&self, axis: Axis, rem: u32, tile: u32, extent: u32) -> Span {
+        let (base, quotient) = self.position(rem);
+        let block = match axis {
+            Axis::X => Affine { base, xq: quotient, ..Affine::default() },
+            Axis::Y => Affine { base, yq: quotient, ..Affine::default() },
+        };
+        span(tile, block, extent)
+    }
+
+    /// Where the blocks of A \[K, M\] (transposed) lie before the alignment: those of K and of M in ring
+    /// order.
     pub(super) fn pins_of_a(&self, (k, m): (u32, u32), pin: &Pin) -> Vec<Pin> {
-        let rows = span(self.tile.m, Affine::of_y(0, 1, CELL), m);
-        (0..2)
-            .map(|parity| {
-                let predicate = Predicate::everywhere().and_x(Clause::eq(Term::Rem(2), parity));
-                let (base, xq) = self.position(parity);
-                let block = Affine { base, xq, ..Affine::default() };
-                let axis0 = span(self.tile.k, block, k);
-                Pin { predicate, axis0, axis1: rows, ..pin.clone() }
-            })
-            .collect()
+        let part = |(x, y): (u32, u32)| {
+            let axis0 = self.blocks(Axis::X, x, self.tile.k, k);
+            let axis1 = self.blocks(Axis::Y, y, self.tile.m, m);
+            Pin { predicate: of_remainders(x, y), axis0, axis1, ..pin.clone() }
+        };
+        remainders().map(part).collect()
     }
 
-    /// Ring position of PEs with a parity: base + coefficient * (i/2).
-    fn position(&self, parity: u32) -> (i64, i64) {
-        if parity == 0 { (0, 1) } else { (i64::from(self.grid) - 1, -1) }
-    }
-
-    /// Where the blocks of B \[K, N\] lie in step 0: K block p + r (mod P), N block x.
+    /// Where the blocks of B \[K, N\] lie in step 0: K block p + r (mod P), N block p.
     pub(super) fn pins_of_b(&self, (k, n): (u32, u32), pin: &Pin) -> Vec<Pin> {
-        let columns = span(self.tile.n, Affine::of_x(0, 1, CELL), n);
         let far = 1 << 20;
         let mut pins = Vec::new();
-        for rem in 0..4 {
-            for parity in 0..2 {
-                let ((px, xq), (py, step)) = (self.position(parity), self.position(rem % 2));
-                // y/2 = 2 * (y/4) + rem/2.
-                let base = px + py + step * i64::from(rem / 2);
-                let block = |wrap: i64| {
-                    let base = base - wrap * i64::from(self.grid);
-                    Affine { base, xq, yq: 2 * step, ..Affine::default() }
-                };
-                // p + r reaches P on one side of the diagonal when parities differ, always when both
-                // are odd.
-                let sides: &[(i64, Option<(i64, i64)>)] = match (parity, rem % 2) {
-                    (0, 0) => &[(0, None)],
-                    (1, 1) => &[(1, None)],
-                    (0, _) => &[(0, Some((-far, 0))), (1, Some((0, far)))],
-                    _ => &[(0, Some((0, far))), (1, Some((-far, 0)))],
-                };
-                for &(wrap, diagonal) in sides {
-                    let predicate = Predicate {
-                        x: vec![Clause::eq(Term::Rem(2), parity)],
-                        y: vec![Clause::eq(Term::Rem(4), rem)],
-                        diagonal,
-                        antidiagonal: None,
-                    };
-                    let axis0 = span(self.tile.k, block(wrap), k);
-                    pins.push(Pin { predicate, axis0, axis1: columns, ..pin.clone() });
-                }
+        for (x, y) in remainders() {
+            let ((px, xq), (py, yq)) = (self.position(x), self.position(y));
+            let block = |wrap: i64| {
+                let base = px + py - wrap * i64::from(self.grid);
+                Affine { base, xq, yq, ..Affine::default() }
+            };
+            // p + r reaches P on one side of the diagonal when parities differ, always when both are odd.
+            let sides: &[(i64, Option<(i64, i64)>)] = match (x % 2, y % 2) {
+                (0, 0) => &[(0, None)],
+                (1, 1) => &[(1, None)],
+                (0, _) => &[(0, Some((-far, 0))), (1, Some((0, far)))],
+                _ => &[(0, Some((0, far))), (1, Some((-far, 0)))],
+            };
+            let axis1 = self.blocks(Axis::X, x, self.tile.n, n);
+            for &(wrap, diagonal) in sides {
+                let predicate = Predicate { diagonal, ..of_remainders(x, y) };
+                let axis0 = span(self.tile.k, block(wrap), k);
+                pins.push(Pin { predicate, axis0, axis1, ..pin.clone() });
             }
         }
         pins
     }
+}
+
+/// All pairs of remainders by 4.
+fn remainders() -> impl Iterator<Item = (u32, u32)> {
+    (0..4).flat_map(|y| (0..4).map(move |x| (x, y)))
+}
+
+fn of_remainders(x: u32, y: u32) -> Predicate {
+    let is = |rem| Clause::eq(Term::Rem(4), rem);
+    Predicate::everywhere().and_x(is(x)).and_y(is(y))
 }
 
 /// Block `block` of `tile` indices of an axis of `extent`.

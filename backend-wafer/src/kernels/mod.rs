@@ -8,8 +8,10 @@
 mod collective;
 mod decode_layer;
 mod gemm;
+mod gemm_t;
 mod gemv;
 mod meshgemm;
+mod prefill_layer;
 mod ring;
 
 use plan::target::cost::instruction_cycles;
@@ -95,6 +97,17 @@ pub enum Kernel {
         /// Columns of B and C.
         n: u32,
     },
+    /// WaferLLM's prefill layer on one square of PEs.
+    PrefillLayer {
+        /// Side of the square of PEs, at least 2.
+        grid: u32,
+        /// Hidden elements per PE.
+        d: u32,
+        /// Tokens per PE.
+        s: u32,
+        /// Feed-forward elements per PE.
+        f: u32,
+    },
 }
 
 /// Why a kernel cannot be built.
@@ -174,7 +187,8 @@ impl Kernel {
             Kernel::MeshGemv { grid, .. }
             | Kernel::ChainGemv { grid, .. }
             | Kernel::DecodeLayer { grid, .. }
-            | Kernel::MeshGemm { grid, .. } => (grid, grid),
+            | Kernel::MeshGemm { grid, .. }
+            | Kernel::PrefillLayer { grid, .. } => (grid, grid),
         }
     }
 
@@ -192,6 +206,9 @@ impl Kernel {
             }
             Kernel::MeshGemm { grid, m, k, n } => {
                 vec![("grid", grid), ("m", m), ("k", k), ("n", n)]
+            }
+            Kernel::PrefillLayer { grid, d, s, f } => {
+                vec![("grid", grid), ("d", d), ("s", s), ("f", f)]
             }
         }
     }
@@ -211,6 +228,9 @@ impl Kernel {
             Kernel::MeshGemm { grid, m, k, n } => {
                 let (m, k, n) = (m.div_ceil(grid), k.div_ceil(grid), n.div_ceil(grid));
                 6 * product(m, k) + 6 * product(k, n) + 2 * product(m, n)
+            }
+            Kernel::PrefillLayer { d, s, f, .. } => {
+                8 * product(d, d) + 6 * product(d, f) + 8 * product(s, d) + 8 * product(s, s)
             }
         }
     }
@@ -239,6 +259,9 @@ pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
         Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group),
         Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
         Kernel::MeshGemm { grid, m, k, n } => gemm::build(grid, (m, k, n)),
+        Kernel::PrefillLayer { grid, d, s, f } => {
+            prefill_layer::build(prefill_layer::Sizes { grid, d, s, f })
+        }
         Kernel::DecodeLayer { grid, d, s, f, groups } => {
             decode_layer::build(decode_layer::Sizes { grid, d, s, f, groups }, target)
         }
@@ -254,7 +277,7 @@ fn check(kernel: Kernel, target: &Target) -> Result<(), KernelError> {
         }
     }
     let (width, height) = kernel.region();
-    if matches!(kernel, Kernel::MeshGemm { .. }) && width == 1 {
+    if matches!(kernel, Kernel::MeshGemm { .. } | Kernel::PrefillLayer { .. }) && width == 1 {
         return Err(KernelError::Ring);
     }
     if width == 0 || height == 0 || width > target.width || height > target.height {

@@ -222,6 +222,7 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
         Instr::Fill { dst, .. } | Instr::Recv { dst, .. } => vec![dst.buffer],
         Instr::Software { .. } => Vec::new(),
         Instr::Copy { dst, src }
+        | Instr::Keep { dst, src, .. }
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }
         | Instr::ArgMax { dst, src, .. } => vec![dst.buffer, src.buffer],

@@ -105,6 +105,7 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
         }
         Instr::Gather { dst, .. } => millis(core.vector, n(dst.len)),
         Instr::KvAppend { src, .. } => millis(core.vector, n(src.len)),
+        Instr::Keep { dst, .. } => millis(vector(dst), n(dst.len)),
         Instr::Scores { shape, k, .. } => {
             // Keys lie element by element, so each element of q multiplies a vector over tokens.
             let rows = u64::from(shape.kv_heads) * u64::from(shape.q_per_kv) * u64::from(shape.dim);

@@ -29,6 +29,7 @@ impl Operands {
             Instr::Fill { dst, .. } => o.write = Some(dst),
             Instr::Software { .. } => {}
             Instr::Copy { dst, src }
+            | Instr::Keep { dst, src, .. }
             | Instr::Reduce { dst, src, .. }
             | Instr::ArgMax { dst, src, .. } => (o.write, o.reads) = (Some(dst), vec![src]),
             Instr::Unary { dst, src, .. } => (o.write, o.in_place) = (Some(dst), vec![src]),
@@ -198,6 +199,8 @@ impl Checker<'_> {
             Instr::Software { cycles: 0..=1_000_000 } => Ok(()),
             Instr::Software { cycles } => Err(format!("{cycles} cycles of software")),
             Instr::Copy { dst, src } | Instr::Unary { dst, src, .. } => same(dst.len, src.len),
+            Instr::Keep { of: 0, .. } => Err("keeps by a modulus of 0".to_owned()),
+            Instr::Keep { dst, src, .. } => same(dst.len, src.len),
             Instr::Part { parts: 0, .. } => Err("cut into no pieces".to_owned()),
             Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {
                 same(dst.len, a.len)?;

@@ -14,6 +14,7 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
     match instruction {
         Instr::Fill { dst, value } => format!("{} = {value}", of(dst)),
         Instr::Software { cycles } => format!("{cycles} cycles of software"),
+        Instr::Keep { dst, src, .. } => format!("{} = {} in its turn", of(dst), of(src)),
         Instr::Copy { dst, src } => format!("{} = {}", of(dst), of(src)),
         Instr::Unary { op, dst, src } => format!("{} = {}({})", of(dst), unary(*op), of(src)),
         Instr::Binary { op, dst, a, b } => {

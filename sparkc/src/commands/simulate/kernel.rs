@@ -15,11 +15,12 @@ use crate::exit::Fault;
 use crate::{driver, output};
 
 /// The names, for messages.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "meshgemv",
     "chain-gemv",
     "meshgemm",
     "decode-layer",
+    "prefill-layer",
     "gemv",
     "broadcast",
     "reduce",
@@ -112,6 +113,10 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         "meshgemm" => {
             let (m, k, n) = (flags.need("m")?, flags.need("k")?, flags.need("n")?);
             Kernel::MeshGemm { grid: flags.need("grid")?, m, k, n }
+        }
+        "prefill-layer" => {
+            let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
+            Kernel::PrefillLayer { grid: flags.need("grid")?, d, s, f }
         }
         "gemv" => {
             let region = args.region.unwrap_or((16, 16));
