@@ -397,15 +397,15 @@ pub struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer, gemv,
-    /// broadcast, reduce, allreduce
+    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer,
+    /// prefill-layer, gemv, broadcast, reduce, allreduce
     #[arg(long, value_name = "NAME",
           conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
     pub kernel: Option<String>,
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// meshgemv, chain-gemv, meshgemm, decode-layer: side of the square of tiles
+    /// meshgemv, chain-gemv, meshgemm, decode-layer, prefill-layer: side of the square of tiles
     #[arg(long, value_name = "P", requires = "kernel")]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
@@ -421,13 +421,13 @@ pub struct KernelArgs {
     /// decode-layer: groups of each reduction tree [default: about the root of the grid]
     #[arg(long, value_name = "G", requires = "kernel")]
     pub groups: Option<u32>,
-    /// decode-layer: hidden elements per tile
+    /// decode-layer, prefill-layer: hidden elements per tile
     #[arg(long, value_name = "D", requires = "kernel")]
     pub d: Option<u32>,
-    /// decode-layer: cached tokens per tile
+    /// decode-layer, prefill-layer: cached tokens per tile; tokens of the prompt per tile
     #[arg(long, value_name = "S", requires = "kernel")]
     pub s: Option<u32>,
-    /// decode-layer: feed-forward elements per tile
+    /// decode-layer, prefill-layer: feed-forward elements per tile
     #[arg(long, value_name = "F", requires = "kernel")]
     pub f: Option<u32>,
     /// gemv: width and height of the region in tiles [default: 16x16]

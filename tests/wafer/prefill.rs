@@ -171,27 +171,14 @@ fn all_levels_give_one_number_of_cycles() {
 }
 
 #[test]
-#[ignore]
-fn scratch() {
-    let arg = |n: &str| std::env::var(n).ok().and_then(|v| v.parse().ok()).expect("number");
-    let (grid, d, s, f) = (arg("P"), arg("D"), arg("S"), arg("F"));
-    let now = std::time::Instant::now();
-    let target = Target::preset("wse3").expect("preset");
-    let plan = build(Kernel::PrefillLayer { grid, d, s, f }, &target).expect("fits");
-    println!("built {:?}", now.elapsed());
-    if std::env::var("V").is_ok() {
-        let now = std::time::Instant::now();
-        plan::verify::verify(&plan).expect("legal");
-        println!("verified {:?}", now.elapsed());
-    }
-    let level = if std::env::var("L3").is_ok() { Level::L3 } else { Level::L0 };
-    let now = std::time::Instant::now();
-    let report = time_unchecked(&plan, level, 0).expect("times");
-    println!("{} cycles in {:?}", report.token_cycles, now.elapsed());
-    for n in &report.notes {
-        println!("{n}");
-    }
-    for p in &report.templates[0].phases {
-        println!("{:>14} {}", p.name, p.cycles);
+fn phases_one_by_one_take_what_the_layer_takes() {
+    for (grid, sizes, name) in [(24, (3, 2, 4), "wse3"), (31, (2, 3, 2), "wse2")] {
+        let plan = plan(grid, sizes, name);
+        let at = |level| time_unchecked(&plan, level, 0).expect("times");
+        let (phases, exact) = (at(Level::L0), at(Level::L3));
+        assert!(phases.notes.iter().any(|n| n.contains("phase by phase")), "{:?}", phases.notes);
+        let (phases, exact) = (phases.token_cycles, exact.token_cycles);
+        // Entering a phase together never takes less.
+        assert!(phases >= exact && phases - exact <= exact / 100, "{grid}: {phases}, {exact}");
     }
 }

@@ -110,6 +110,8 @@ pub struct Cores<'a> {
     /// Per tile and microthread; empty when no program has any.
     threads: Vec<Thread>,
     queues: Queues,
+    /// Cores pause in front of this turn of a loop.
+    turn_limit: u32,
     /// Phase ends, and cycles worked.
     pub out: Outcome,
 }
@@ -138,6 +140,7 @@ impl<'a> Cores<'a> {
             cores: (0..job.tiles.len()).map(core).collect(),
             threads: vec![Thread { step: 0, done: 0, now: 0 }; threads * job.tiles.len()],
             queues: Queues::new(job.tiles.len() * job.domain.colors),
+            turn_limit: u32::MAX,
             out: Outcome::empty(job.domain, job.tiles.len()),
         }
     }
@@ -165,7 +168,7 @@ impl<'a> Cores<'a> {
         if core.pending != 0 {
             self.advance_threads(tile, &mut core, &program.steps, emitted);
         }
-        while core.step < core.end {
+        while core.step < core.end && core.turn < self.turn_limit {
             let step = &program.steps[core.step as usize];
             if !core.started {
                 core.now += step.cycles;
@@ -297,6 +300,67 @@ impl<'a> Cores<'a> {
             });
         }
         at.1 == step.wavelets
+    }
+
+    /// Lets cores pause in front of turn `turn` of a loop, counted from 0; they have to be woken then.
+    pub fn pause_at(&mut self, turn: u32) {
+        self.turn_limit = turn;
+    }
+
+    /// When all cores pause in front of the same turn: everything that decides what they do from there on,
+    /// times relative to the earliest core's, which is the first number returned.
+    pub fn standstill(&self) -> Option<(u64, Vec<u64>)> {
+        let base = self.cores.iter().map(|c| c.now).min()?;
+        let mut state = Vec::with_capacity(self.cores.len() * 2);
+        for core in &self.cores {
+            if core.turn != self.turn_limit || core.pending != 0 {
+                return None;
+            }
+            // A ramp that is free by now says nothing.
+            state.extend([core.now - base, core.ramp.saturating_sub(core.now), core.step.into()]);
+        }
+        for (queue, &(first, _)) in self.queues.ends.iter().enumerate() {
+            let mut node = first;
+            while node != NONE {
+                let (run, next) = self.queues.nodes[node as usize];
+                // Shifted so that what came before the earliest core stays positive.
+                let first = (run.first + (1 << 32)).checked_sub(base)?;
+                state.extend([queue as u64, first, run.stride.into(), run.n.into()]);
+                node = next;
+            }
+        }
+        Some((base, state))
+    }
+
+    /// Full turns that every core has before it, without the last one.
+    pub fn turns_left(&self) -> u32 {
+        let left = |(i, core): (usize, &Core)| {
+            let steps = &self.job.domain.program(self.job.tiles[i]).steps;
+            let end = steps.get(core.step as usize..).unwrap_or(&[]).iter();
+            let turns = end.map(|s| s.kind).find_map(|kind| match kind {
+                StepKind::Turn { times, .. } => Some(times),
+                _ => None,
+            });
+            turns.unwrap_or(0).saturating_sub(core.turn + 1)
+        };
+        self.cores.iter().enumerate().map(left).min().unwrap_or(0)
+    }
+
+    /// Moves everything `turns` turns on, which take `cycles`.
+    pub fn skip(&mut self, turns: u32, cycles: u64) {
+        for core in &mut self.cores {
+            core.turn += turns;
+            core.now += cycles;
+            core.ramp += cycles;
+        }
+        for &(first, _) in &self.queues.ends {
+            let mut node = first;
+            while node != NONE {
+                let (run, next) = &mut self.queues.nodes[node as usize];
+                run.first += cycles;
+                node = *next;
+            }
+        }
     }
 
     /// The outcome but for what the fabric adds: ends, and who still waits.

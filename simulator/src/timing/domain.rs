@@ -178,6 +178,29 @@ impl Domain {
         Ok(domain)
     }
 
+    /// The rectangle of a template without programs.
+    pub fn bare(plan: &Plan, map: &TemplateMap<'_>) -> Self {
+        let template = map.template;
+        let colors = map.color_count();
+        let mut domain = Domain::empty(&plan.target, colors);
+        domain.add_group(template.phases.len());
+        domain.routes = map.route_table();
+        let (w, h) = (template.width, template.height);
+        for tile in 0..w * h {
+            let (x, y) = (tile % w, tile / w);
+            let at = |inside: bool, near: u32| if inside { near } else { NONE };
+            domain.neighbors.push([
+                at(y > 0, tile.wrapping_sub(w)),
+                at(x + 1 < w, tile + 1),
+                at(y + 1 < h, tile + w),
+                at(x > 0, tile.wrapping_sub(1)),
+            ]);
+        }
+        domain.programs = vec![0; (w * h) as usize];
+        domain.group = vec![0; (w * h) as usize];
+        domain
+    }
+
     /// All tiles of a plan at sequence position `pos`.
     pub fn of_plan(fabric: &Fabric<'_>, pos: u32) -> Self {
         let plan = fabric.plan;
@@ -415,6 +438,32 @@ impl<'a> Builder<'a> {
         self.known.insert(key, id);
         id
     }
+}
+
+/// One phase of a program for itself: `turns` are those of its loops, `before` what a phase that
+/// communicated left bound.
+pub fn phase_program(
+    plan: &Plan,
+    template: &Template,
+    (phase, instrs): (usize, &[Instr]),
+    turns: &[u32],
+    before: &[Instr],
+) -> Program {
+    let turns = turns.iter().copied();
+    let steps = Vec::new();
+    let mut compiler =
+        Compiler { target: &plan.target, template, tokens: 0, turns, phase: phase as u16, steps };
+    let mut bound = Vec::new();
+    phase_overhead(&plan.target, before, &mut bound);
+    let overhead = phase_overhead(&plan.target, instrs, &mut bound);
+    if overhead > 0 {
+        compiler.steps.push(Step::local(phase as u16, overhead));
+    }
+    compiler.program(instrs, |c| c.0);
+    let end = compiler.steps.len() as u32;
+    let phases = 0..=template.phases.len();
+    let phase_starts = phases.map(|p| if p <= phase { 0 } else { end }).collect();
+    Program { steps: compiler.steps, phase_starts }
 }
 
 /// Turns the instructions of one tile into steps.

@@ -21,6 +21,11 @@ use super::flows::{Flows, Sharing};
 use super::runs::{self, Run};
 use super::wavelets;
 
+/// Turns after which a loop that does not repeat itself is simply run.
+const TURNS_WATCHED: u32 = 48;
+/// Longest period looked for, in turns.
+const PERIOD_MAX: usize = 6;
+
 /// Wavelets that enter the domain from outside, or leave it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Crossing {
@@ -184,9 +189,9 @@ impl<'a> Fabric<'a> {
         by_flow
     }
 
-    /// Flows, and the outcome but for links and borders.
-    pub fn into_parts(self) -> (Flows, Outcome) {
-        (self.flows, self.cores.finish())
+    /// The outcome but for links and borders.
+    pub fn into_outcome(self) -> Outcome {
+        self.cores.finish()
     }
 
     /// Lets cores go on until all wait or have ended.
@@ -202,6 +207,38 @@ impl<'a> Fabric<'a> {
                 }
             }
         }
+    }
+
+    /// As [`Fabric::drain`], but loops that all cores run in step are not run to their end: when all stand
+    /// before a turn as they stood before an earlier one, only later, the turns between repeat, because
+    /// nothing that cores do depends on time itself. They are skipped; work is not counted there.
+    pub fn drain_turns(&mut self) {
+        let mut known: Vec<(u64, Vec<u64>)> = Vec::new();
+        for turn in 1..=TURNS_WATCHED {
+            self.cores.pause_at(turn);
+            self.wake();
+            let Some(here) = self.cores.standstill() else { break };
+            let same = known.iter().rev().position(|(_, state)| *state == here.1);
+            if let Some(back) = same {
+                let period = back as u32 + 1;
+                let cycles = here.0 - known[known.len() - period as usize].0;
+                let periods = self.cores.turns_left() / period;
+                self.cores.skip(periods * period, u64::from(periods) * cycles);
+                break;
+            }
+            known.push(here);
+            if known.len() > PERIOD_MAX {
+                known.remove(0);
+            }
+        }
+        self.cores.pause_at(u32::MAX);
+        self.wake();
+    }
+
+    /// Lets all cores go on.
+    fn wake(&mut self) {
+        self.ready = (0..self.job.tiles.len() as u32).rev().collect();
+        self.drain();
     }
 
     /// A run enters a flow's first router.

@@ -1,20 +1,17 @@
-//! Large rectangles with loops, folded: of rows and columns that repeat only a few are run.
+//! Large planes and lines of PEs with loops, folded: of rows and columns that repeat only a few are run.
 //!
 //! A loop over a ring of PEs makes every PE depend on every other, so lines cannot be told apart; but
 //! columns at one distance modulo a small period have equal programs and routes. Away from the ends one
 //! column per remainder stands for all of them, and hears from the column that stands for its sender.
-//! Each such equation is that of the whole rectangle but where a column behind the end hears from one
+//! Each such equation is that of the whole plane but where a column behind the end hears from one
 //! before it: there the two histories are compared, message by message. Equal histories make the fold
 //! exact; otherwise times are off by about the largest difference, because a core's times never move
-//! by more than its inputs do. Rows likewise; if rows start at different times, all start with the
-//! last, which bounds the end from above, and the last one by itself bounds it from below.
-//! What times may be off by is returned; a fold off by more than `TOLERANCE` of the run is refused.
+//! by more than its inputs do. Rows likewise. All start together. Links are taken to be free.
 
 use std::collections::BTreeMap;
 
-use super::cores::{Cores, Emitted};
-use super::domain::{Domain, NONE, Program, StepKind};
-use super::engine::{Fabric, Job, Outcome};
+use super::domain::NONE;
+use super::engine::{Fabric, Job};
 use super::flows::{Flows, RAMP};
 use super::runs::Run;
 
@@ -22,10 +19,6 @@ use super::runs::Run;
 const MARGIN: u32 = 4;
 /// Longest period looked for.
 const PERIOD_MAX: u32 = 12;
-/// Tiles above which folding is worth it; smaller templates stay exact.
-pub const TILES_MIN: usize = 1 << 14;
-/// One part in this many of the run.
-const TOLERANCE: u64 = 500;
 
 /// Along one axis: which place stands for each.
 struct Fold {
@@ -36,81 +29,45 @@ struct Fold {
 }
 
 /// What came of a folded job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Folded {
-    /// As of the whole job.
-    pub outcome: Outcome,
-    /// Cycles by which times may be off; 0 when they are exact.
+    /// When the last tile ended.
+    pub end: u64,
+    /// Cycles by which that may be off; 0 when it is exact.
     pub off_by: u64,
+    /// Tiles that were run.
+    pub tiles: usize,
 }
 
-/// Whether some program has a loop in a phase: others are not worth folding.
-pub fn has_loops(domain: &Domain, phase: usize) -> bool {
-    let loops = |p: &std::rc::Rc<Program>| {
-        let (from, to) = (p.phase_starts.get(phase), p.phase_starts.get(phase + 1));
-        let steps = p.steps.get(*from? as usize..*to? as usize)?;
-        Some(steps.iter().any(|s| matches!(s.kind, StepKind::Turn { .. })))
-    };
-    domain.table.iter().any(|p| loops(p).unwrap_or(false))
-}
-
-/// Runs a job whose tiles lie in rows of `width`, or in one line of that length; `classes` are numbers
-/// per tile of the domain that equal steps and routes share. `None` when it cannot be folded.
-pub fn run(job: &Job<'_>, width: u32, classes: &[u32]) -> Option<Folded> {
+/// Runs a job whose tiles lie in rows of `width`, or in one line of that length, and all start in cycle 0;
+/// `classes` are numbers per tile of the job that equal steps and routes of `colors`, those it uses, share.
+/// `None` when it cannot be folded.
+pub fn run(job: &Job<'_>, width: u32, (classes, colors): (&[u32], &[u8])) -> Option<Folded> {
     let n = job.tiles.len() as u32;
     if n == 0 || !n.is_multiple_of(width) || !job.entering.is_empty() || job.domain.wavelet == 0 {
         return None;
     }
     let plane = Plane::fold(job, width, classes)?;
     let tiles = plane.tiles();
-    let latest = job.starts.iter().max().copied().unwrap_or(0);
-    let staggered = plane.rows() > 1 && job.starts.iter().any(|&s| s != latest);
-    let starts: Vec<u64> = match staggered {
-        true => vec![latest; tiles.len()],
-        false => tiles.iter().map(|&t| job.starts[plane.index[t as usize] as usize]).collect(),
-    };
     let small = Job {
         domain: job.domain,
         tiles: &tiles,
         phases: job.phases.clone(),
-        starts: &starts,
+        starts: &vec![0; tiles.len()],
         entering: &[],
     };
-    let (flows, seams) = plane.flows(&tiles)?;
+    let (flows, seams) = plane.flows(&tiles, colors)?;
     let mut logged = vec![false; flows.count()];
     seams.iter().for_each(|s| (logged[s.0 as usize], logged[s.1 as usize]) = (true, true));
     let mut fabric = Fabric::new(&small, flows, logged);
-    fabric.drain();
-    let mut off_by = largest_difference(&fabric.sent_by_flow(), &seams)?;
-    let outcome = plane.unfold(&tiles, fabric)?;
+    fabric.drain_turns();
+    let off_by = largest_difference(&fabric.sent_by_flow(), &seams)?;
+    let outcome = fabric.into_outcome();
+    if !outcome.waiting.is_empty() {
+        return None;
+    }
     let end = outcome.ends.iter().max().copied().unwrap_or(0);
-    if staggered {
-        off_by += end.saturating_sub(least_end(job));
-    }
-    (off_by <= end / TOLERANCE).then_some(Folded { outcome, off_by })
-}
-
-/// When the last tile ends if none ever waits for a wavelet.
-fn least_end(job: &Job<'_>) -> u64 {
-    let mut latest: BTreeMap<u32, usize> = BTreeMap::new();
-    for (i, &tile) in job.tiles.iter().enumerate() {
-        let at = latest.entry(job.domain.programs[tile as usize]).or_insert(i);
-        if job.starts[i] > job.starts[*at] {
-            *at = i;
-        }
-    }
-    let alone = |&i: &usize| {
-        let tiles = &job.tiles[i..=i];
-        let starts = &job.starts[i..=i];
-        let alone = Job { tiles, starts, phases: job.phases.clone(), ..*job };
-        let mut cores = Cores::new(&alone);
-        for color in 0..job.domain.colors as u8 {
-            // All it can ever want, there from the begin.
-            cores.deliver(0, color, Run { first: 0, stride: 0, n: u32::MAX });
-        }
-        cores.advance(0, &mut Emitted::new());
-        cores.finish().ends[0]
-    };
-    latest.values().map(alone).max().unwrap_or(0)
+    Some(Folded { end, off_by, tiles: tiles.len() })
 }
 
 impl Fold {
@@ -183,12 +140,7 @@ impl<'a> Plane<'a> {
     /// `None` when neither columns nor rows repeat.
     fn fold(job: &'a Job<'a>, width: u32, classes: &[u32]) -> Option<Self> {
         let height = job.tiles.len() as u32 / width;
-        let tile = |x: u32, y: u32| {
-            let i = (y * width + x) as usize;
-            // Of several rows all start with the last.
-            let start = if height == 1 { job.starts[i] } else { 0 };
-            (classes[job.tiles[i] as usize], start)
-        };
+        let tile = |x: u32, y: u32| classes[(y * width + x) as usize];
         let columns = (0..width).map(|x| (0..height).map(|y| tile(x, y)).collect());
         let columns = Fold::find(&numbers(columns));
         let rows = (0..height).map(|y| (0..width).map(|x| tile(x, y)).collect());
@@ -199,10 +151,6 @@ impl<'a> Plane<'a> {
         let columns = columns.unwrap_or_else(|| Fold::none(width));
         let rows = rows.unwrap_or_else(|| Fold::none(height));
         Some(Plane { job, index: job.index(), width, columns, rows })
-    }
-
-    fn rows(&self) -> u32 {
-        self.job.tiles.len() as u32 / self.width
     }
 
     /// Tiles that are run, in the order of the job.
@@ -242,7 +190,7 @@ impl<'a> Plane<'a> {
 
     /// The flows between the tiles that are run, and where they differ from those of all tiles. `None`
     /// when a tile hears from another distance than the one that stands for it.
-    fn flows(&self, tiles: &[u32]) -> Option<(Flows, Vec<Seam>)> {
+    fn flows(&self, tiles: &[u32], colors: &[u8]) -> Option<(Flows, Vec<Seam>)> {
         let domain = self.job.domain;
         let slot = |i: u32, color: u8| i as usize * domain.colors + color as usize;
         let mut heard = vec![None; tiles.len() * domain.colors];
@@ -251,7 +199,7 @@ impl<'a> Plane<'a> {
         };
         let mut flows = Flows::unconnected(self.job.domain, tiles);
         for (i, &tile) in (0u32..).zip(tiles) {
-            for color in (0..domain.colors as u8).filter(|&c| hears(tile, c)) {
+            for color in colors.iter().copied().filter(|&c| hears(tile, c)) {
                 // Not sent in this job's phases, perhaps; then nobody receives it either.
                 let Some((from, cycles)) = self.source(tile, color) else { continue };
                 let from = self.standing(from);
@@ -262,7 +210,7 @@ impl<'a> Plane<'a> {
         let flows = flows.finish();
         let mut seams = Vec::new();
         for &tile in self.job.tiles {
-            for color in (0..domain.colors as u8).filter(|&c| hears(tile, c)) {
+            for color in colors.iter().copied().filter(|&c| hears(tile, c)) {
                 let Some((from, cycles)) = self.source(tile, color) else { continue };
                 let (from, rep) = (self.standing(from), heard[slot(self.standing(tile), color)]?);
                 if cycles != rep.1 {
@@ -277,47 +225,6 @@ impl<'a> Plane<'a> {
         seams.sort_unstable();
         seams.dedup();
         Some((flows, seams))
-    }
-
-    /// The outcome of all tiles; `None` when a link carries two flows.
-    fn unfold(&self, tiles: &[u32], fabric: Fabric<'_>) -> Option<Outcome> {
-        let domain = self.job.domain;
-        let windows = fabric.windows.clone();
-        let (flows, small) = fabric.into_parts();
-        if !small.waiting.is_empty() {
-            return None;
-        }
-        let mut out = Outcome {
-            phase_ends: small.phase_ends.clone(),
-            work: small.work,
-            ..Outcome::empty(domain, self.job.tiles.len())
-        };
-        let mut route = Flows::unconnected(domain, tiles).finish();
-        for &tile in self.job.tiles {
-            let standing = self.standing(tile);
-            out.ends.push(small.ends[standing as usize]);
-            for color in 0..domain.colors as u8 {
-                let slot = standing as usize * domain.colors + color as usize;
-                let Some(flow) = flows.of_core(slot) else { continue };
-                let (from, to) = windows[flow as usize];
-                if from > to {
-                    continue;
-                }
-                let real =
-                    route.follow(self.job, &self.index, (self.index[tile as usize], color, RAMP));
-                for &(link, cycles) in route.links(real) {
-                    let window = (from + u64::from(cycles), to + u64::from(cycles));
-                    if out.links[link as usize].replace(window).is_some() {
-                        return None;
-                    }
-                }
-                if !route.exits(real).is_empty() {
-                    return None;
-                }
-                route.clear();
-            }
-        }
-        Some(out)
     }
 }
 

@@ -7,16 +7,13 @@
 //!
 //! Segments overlap in time without a barrier between them. That is exact as long as no link
 //! carries wavelets of a later segment before the last one of an earlier segment; when one does, the
-//! whole template is run on all tiles. So running lines never changes what an engine says; lines of
-//! large templates with loops are folded first ([`super::fold`]), and the outcome tells by how much that
-//! may change it.
+//! whole template is run on all tiles. So running lines never changes what an engine says.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::domain::{Domain, Step, StepKind};
 use super::engine::{Crossing, Job, Outcome};
-use super::fold::{self, Folded};
 
 /// What runs a job: [`super::engine::run`] run by run, [`super::wavelets::run`] event by event.
 pub type Engine = fn(&Job<'_>) -> Outcome;
@@ -51,8 +48,6 @@ struct Segment {
     way: Way,
     /// Colors used in it.
     colors: Vec<u8>,
-    /// To be folded ([`super::fold`]).
-    fold: bool,
 }
 
 /// What identifies a line but for a shift in time.
@@ -75,8 +70,6 @@ pub struct LinesOutcome {
     pub lines_run: usize,
     /// Lines in all.
     pub lines: usize,
-    /// When columns were folded ([`super::fold`]): cycles by which times may be off.
-    pub folded: Option<u64>,
     /// True when the template ran on all tiles at once.
     pub fell_back: bool,
 }
@@ -93,7 +86,6 @@ pub fn run(
         outcome: run_all(domain, starts, entering, engine),
         lines_run: 1,
         lines: 1,
-        folded: None,
         fell_back: true,
     })
 }
@@ -112,15 +104,13 @@ fn run_lines(
     entering: &[Crossing],
     engine: Engine,
 ) -> Option<LinesOutcome> {
-    let may_fold = domain.len() >= fold::TILES_MIN && entering.is_empty();
-    let segments = segments(domain, may_fold);
+    let segments = segments(domain);
     let mut ready = starts.to_vec();
     let mut last_busy = vec![0u64; domain.len() * 4];
     let mut total = LinesOutcome {
         outcome: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
         lines_run: 0,
         lines: 0,
-        folded: None,
         fell_back: false,
     };
     let mut used = 0;
@@ -130,33 +120,17 @@ fn run_lines(
             entering.iter().filter(|c| segment.colors.contains(&c.color)).collect();
         used += here.len();
         let mut known: BTreeMap<LineKey, Outcome> = BTreeMap::new();
-        // Cycles by which folded lines may be off, and by which links are busy out of order.
-        let (mut off, mut overlap) = (None, 0);
         for tiles in lines(domain.len() as u32, width, segment.way) {
             let (key, shift) = line_key(&tiles, &here, &ready, &classes);
             total.lines += 1;
             if !known.contains_key(&key) {
                 total.lines_run += 1;
-                let (outcome, off_by) =
-                    run_line(domain, segment, &tiles, &key, engine, (width, &classes));
-                off = off.max(off_by);
-                known.insert(key.clone(), outcome);
+                known.insert(key.clone(), run_line(domain, segment, &tiles, &key, engine));
             }
             let outcome = &known[&key];
-            overlap = overlap.max(apply(
-                &mut total.outcome,
-                outcome,
-                &tiles,
-                shift,
-                &mut ready,
-                &mut last_busy,
-            ));
-        }
-        // Where times are not exact anyway, wavelets may meet by accident; they wait no longer than that.
-        match total.folded.zip(off).or(total.folded.map(|n| (n, 0))).or(off.map(|n| (0, n))) {
-            Some((before, more)) => total.folded = Some(before + more + overlap),
-            None if overlap > 0 => return None,
-            None => {}
+            if !apply(&mut total.outcome, outcome, &tiles, shift, &mut ready, &mut last_busy) {
+                return None;
+            }
         }
     }
     if used != entering.len() {
@@ -202,25 +176,19 @@ fn run_line(
     tiles: &[u32],
     key: &LineKey,
     engine: Engine,
-    (width, classes): (u32, &[u32]),
-) -> (Outcome, Option<u64>) {
+) -> Outcome {
     let place = |c: &Crossing| Crossing { tile: tiles[c.tile as usize], ..c.clone() };
     let entering: Vec<Crossing> = key.entering.iter().map(place).collect();
     let phases = segment.phases.clone();
-    let job = Job { domain, tiles, phases, starts: &key.starts, entering: &entering };
-    let width = if segment.way == Way::Both { width } else { tiles.len() as u32 };
-    let folded = if segment.fold { fold::run(&job, width, classes) } else { None };
-    let (mut outcome, off_by) = match folded {
-        Some(Folded { outcome, off_by }) => (outcome, Some(off_by)),
-        None => (engine(&job), None),
-    };
+    let mut outcome =
+        engine(&Job { domain, tiles, phases, starts: &key.starts, entering: &entering });
     let index = |t: u32| tiles.binary_search(&t).map_or(0, |i| i as u32);
     outcome.leaving.iter_mut().for_each(|c| c.tile = index(c.tile));
     outcome.waiting.iter_mut().for_each(|w| w.0 = index(w.0));
-    (outcome, off_by)
+    outcome
 }
 
-/// Adds a line's outcome to the total; returns the cycles by which links were busy out of order.
+/// Adds a line's outcome to the total; false when a link was busy out of order.
 fn apply(
     total: &mut Outcome,
     line: &Outcome,
@@ -228,8 +196,8 @@ fn apply(
     shift: u64,
     ready: &mut [u64],
     last_busy: &mut [u64],
-) -> u64 {
-    let mut overlap = 0;
+) -> bool {
+    let mut in_order = true;
     let absolute = |t: u64| t + shift - 1;
     for (i, &tile) in tiles.iter().enumerate() {
         ready[tile as usize] = absolute(line.ends[i]);
@@ -237,7 +205,7 @@ fn apply(
             if let Some((first, last)) = line.links[i * 4 + port] {
                 let busy = &mut last_busy[tile as usize * 4 + port];
                 // Cycles count from 1 here, so that 0 means never.
-                overlap = overlap.max(busy.saturating_sub(absolute(first)));
+                in_order &= *busy <= absolute(first);
                 *busy = (*busy).max(absolute(last) + 1);
             }
         }
@@ -256,7 +224,7 @@ fn apply(
         ..c.clone()
     }));
     total.waiting.extend(line.waiting.iter().map(|w| (tiles[w.0 as usize], w.1)));
-    overlap
+    in_order
 }
 
 /// Tiles of each line, ascending.
@@ -308,24 +276,17 @@ pub fn ways(domain: &Domain) -> Vec<(Way, Vec<u8>)> {
     used.into_iter().map(phase).collect()
 }
 
-/// Splits the phases into the longest segments along one axis, to be folded as a whole or not.
-fn segments(domain: &Domain, may_fold: bool) -> Vec<Segment> {
-    let segment = |phase: usize, way, colors, fold| {
-        let phases = phase..phase + 1;
-        Segment { phases, way, colors, fold }
-    };
+/// Splits the phases into the longest segments along one axis.
+fn segments(domain: &Domain) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     for (phase, (here, colors)) in ways(domain).into_iter().enumerate() {
-        let fold = may_fold && fold::has_loops(domain, phase);
         match segments.last_mut() {
-            // Of loops every phase is folded by itself.
-            Some(s) if fold || s.fold => segments.push(segment(phase, here, colors, fold)),
             Some(s) if s.way.and(here) != Way::Both || s.way == here => {
                 s.phases.end = phase + 1;
                 s.way = s.way.and(here);
                 s.colors.extend(colors);
             }
-            _ => segments.push(segment(phase, here, colors, fold)),
+            _ => segments.push(Segment { phases: phase..phase + 1, way: here, colors }),
         }
     }
     segments

@@ -2,7 +2,7 @@
 //!
 //! | level | wavelets | tiles |
 //! |---|---|---|
-//! | L0 | run by run ([`engine`]) | one line per class, region by region ([`lines`], [`chain`]) |
+//! | L0 | run by run ([`engine`]) | one line per class, region by region ([`lines`], [`chain`]); large products phase by phase ([`phases`]) |
 //! | L1 | run by run | all of a region, region by region |
 //! | L2 | one by one ([`wavelets`]) | one line per class, region by region |
 //! | L3 | run by run where links are proven free, else one by one | all of the plan at once |
@@ -19,6 +19,7 @@ pub mod flows;
 pub mod fold;
 pub mod lines;
 mod parts;
+pub mod phases;
 pub mod report;
 pub mod runs;
 pub mod trace;
@@ -59,6 +60,11 @@ pub fn time_unchecked(plan: &Plan, level: Level, pos: u32) -> Result<TimingRepor
             let what = format!("region `{}` has no template", region.name);
             return Err(SimError::Illegal { what });
         }
+    }
+    if level == Level::L0
+        && let Some(report) = phases::time(plan, pos)?
+    {
+        return Ok(report);
     }
     let domains: Result<Vec<Rc<Domain>>, SimError> =
         plan.templates.iter().map(|t| Ok(Rc::new(Domain::of_template(plan, t, pos)?))).collect();
@@ -134,11 +140,6 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
             "segments overlap on a link: all tiles were run".to_owned()
         } else {
             format!("{} of {} lines run", run.lines_run, run.lines)
-        };
-        let note = match run.folded {
-            Some(0) => format!("{note}, columns folded"),
-            Some(n) => format!("{note}, columns folded: times to about {n} cycles"),
-            None => note,
         };
         (run.outcome, Some(note))
     };

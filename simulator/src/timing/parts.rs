@@ -48,7 +48,8 @@ fn software(program: &[Instr]) -> u64 {
     program.iter().map(cycles).sum()
 }
 
-fn parts(
+/// The parts of one phase; `tokens` is the largest number of cached tokens of a row.
+pub(super) fn parts(
     target: &Target,
     template: &Template,
     index: usize,

@@ -37,7 +37,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
     let kernel = kernel(name, asked)?;
     let target = driver::target(&asked.target)?;
     let plan = kernels::build(kernel, &target)?;
-    let mut report = timing::time(args, &plan)?;
+    let mut report = timing::time_kernel(args, &plan)?;
     let setup = kernels::setup_cycles(&plan);
     report.token_cycles -= setup;
     report.breakdown.compute -= setup;

@@ -10,6 +10,9 @@ use crate::output;
 use crate::report::table::Table;
 use crate::report::{self, Style};
 
+/// Tiles of a bare kernel up to which it is verified before it is timed.
+const VERIFIED_TILES: u64 = 64 * 64;
+
 /// Times the last token that the command line asks for, and writes the trace.
 ///
 /// # Errors
@@ -19,15 +22,37 @@ pub(super) fn time(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
     let pos = (fed - 1).min(plan.model.context.saturating_sub(1));
     let level = Level::from_number(args.level).context("levels are 0 to 3")?;
     let report = simulator::time(plan, level, pos)?;
+    trace(args, plan, &report)?;
+    Ok(report)
+}
+
+/// As [`time`] for a bare kernel, whose legality tests prove on grids of every kind: it is verified here too
+/// unless that takes longer than timing it.
+///
+/// # Errors
+/// As [`time`].
+pub(super) fn time_kernel(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
+    let tiles: u64 = plan.regions.iter().map(|r| r.rect.area()).sum();
+    if tiles <= VERIFIED_TILES {
+        return time(args, plan);
+    }
+    let level = Level::from_number(args.level).context("levels are 0 to 3")?;
+    let mut report = simulator::timing::time_unchecked(plan, level, 0)?;
+    report.notes.push(format!("not verified: more than {VERIFIED_TILES} tiles"));
+    trace(args, plan, &report)?;
+    Ok(report)
+}
+
+fn trace(args: &SimulateArgs, plan: &Plan, report: &TimingReport) -> Result<()> {
     if let Some(path) = &args.trace {
         let names = |region: usize| -> Vec<String> {
             let template = plan.regions.get(region).and_then(|r| plan.template_of(r));
             template.map_or(Vec::new(), |t| t.phases.iter().map(|p| p.name.clone()).collect())
         };
-        let trace = simulator::timing::trace::chrome_trace(&report, &names);
+        let trace = simulator::timing::trace::chrome_trace(report, &names);
         output::write_file(path, serde_json::to_string(&trace)?.as_bytes())?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// The fields that simulation adds to `--json`.
