@@ -5,10 +5,10 @@
 //! nothing waits for what comes behind it; a Relay stays where it starts. Meant for small regions: the
 //! result grows with the turns.
 //!
-//! Invariant: of a legal plan, the result computes the same on every PE when messages are rendezvous without
-//! bounds, in the order of the program. It need not be legal itself: a buffer that a microthread was still
-//! sending is written where the copy sends at once, and one PE may have two roles of the same name, cut
-//! by position. So verify the plan, not its unrolling; only the functional simulator reads this.
+//! Invariant: of a legal plan the result computes the same, where a message waits in a queue as long as it
+//! has to. It need not be legal: `verify` takes every message as a rendezvous, and PEs that all send before
+//! they receive, as in a ring, wait for each other in a circle (PLN1701) once no microthread sends for them.
+//! So prove the plan, and give its unrolling to the functional simulator alone (`Simulator::unchecked`).
 
 use std::borrow::Cow;
 

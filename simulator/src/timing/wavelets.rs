@@ -2,7 +2,9 @@
 //!
 //! Rules and results are those of [`super::engine`], which calls this when two wavelets want one link in
 //! one cycle: the lower color goes first and the others queue. The order in which events of one cycle
-//! are handled on *different* tiles cannot matter.
+//! are handled on *different* tiles cannot matter, except on the links between wafers, so events of a cycle are
+//! only brought into the order of colors. A core hears of a wavelet when it leaves the last router, with
+//! the cycle in which it will arrive: cores care for times, not for the order of calls ([`super::cores`]).
 
 use std::collections::BTreeMap;
 
@@ -15,13 +17,29 @@ use super::runs::Run;
 /// Cycles that the event ring spans; later events wait in a map.
 const RING: u64 = 4096;
 
-/// A wavelet at a router (from a port) or, coming up the ramp, at a core.
+/// A wavelet at a router, from a port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Event {
     tile: u32,
-    at_core: bool,
     color: u8,
     port: u8,
+}
+
+/// The link from a tile through a mesh port.
+#[derive(Clone, Copy)]
+struct Wire {
+    /// First free cycle: one past the last in which it carried a wavelet.
+    free: u64,
+    /// First cycle in which it did.
+    first: u64,
+    /// Job index of the tile at its end, or [`NONE`].
+    next: u32,
+    /// Cycles of the hop.
+    hop: u32,
+    /// The group that it enters, or [`NONE`] within one.
+    enters: u32,
+    /// All rows share it: it leads to another wafer.
+    shared: bool,
 }
 
 struct Engine<'a> {
@@ -30,8 +48,8 @@ struct Engine<'a> {
     index: Vec<u32>,
     cores: Cores<'a>,
     emitted: Emitted,
-    /// Per job tile and mesh port: first free cycle.
-    free: Vec<u64>,
+    /// Per job tile and mesh port.
+    wires: Vec<Wire>,
     /// Links between wafers.
     shared: BTreeMap<(u32, u8), SharedLink>,
     leaving: BTreeMap<(u32, u8, u8), Vec<u64>>,
@@ -44,12 +62,13 @@ struct Engine<'a> {
 
 /// Runs a job to its end.
 pub fn run(job: &Job<'_>) -> Outcome {
+    let index = job.index();
     let mut engine = Engine {
         job,
-        index: job.index(),
+        wires: wires(job, &index),
+        index,
         cores: Cores::new(job),
         emitted: Emitted::new(),
-        free: vec![0; job.tiles.len() * 4],
         shared: BTreeMap::new(),
         leaving: BTreeMap::new(),
         ring: vec![Vec::new(); RING as usize],
@@ -61,8 +80,29 @@ pub fn run(job: &Job<'_>) -> Outcome {
     engine.start();
     engine.drain();
     let mut out = engine.cores.finish();
+    for (link, wire) in out.links.iter_mut().zip(&engine.wires).filter(|(_, w)| w.free > 0) {
+        *link = Some((wire.first, wire.free - 1));
+    }
     out.leave(engine.leaving);
     out
+}
+
+fn wires(job: &Job<'_>, index: &[u32]) -> Vec<Wire> {
+    let domain = job.domain;
+    let ports = job.tiles.iter().flat_map(|&tile| (0..4u8).map(move |port| (tile, port)));
+    let wire = |(tile, port): (u32, u8)| {
+        let next = domain.neighbors[tile as usize][port as usize];
+        let (from, to) = (domain.group[tile as usize], domain.group.get(next as usize));
+        Wire {
+            free: 0,
+            first: 0,
+            next: index.get(next as usize).copied().unwrap_or(NONE),
+            hop: domain.hop_cycles(tile, port) as u32,
+            enters: to.copied().filter(|&to| to != from).unwrap_or(NONE),
+            shared: domain.crossings.contains_key(&(tile, port)),
+        }
+    };
+    ports.map(wire).collect()
 }
 
 impl Engine<'_> {
@@ -70,9 +110,7 @@ impl Engine<'_> {
         for crossing in self.job.entering {
             let tile = self.index[crossing.tile as usize];
             for &time in &crossing.times {
-                let event =
-                    Event { tile, at_core: false, color: crossing.color, port: crossing.port };
-                self.push(time, event);
+                self.push(time, Event { tile, color: crossing.color, port: crossing.port });
             }
         }
         for tile in 0..self.job.tiles.len() as u32 {
@@ -91,6 +129,7 @@ impl Engine<'_> {
     }
 
     fn drain(&mut self) {
+        let mut sorted = Vec::new();
         while self.pending != (0, 0) {
             if self.pending.0 == 0
                 && let Some((&time, _)) = self.far.first_key_value()
@@ -106,16 +145,13 @@ impl Engine<'_> {
             }
             let slot = (self.now % RING) as usize;
             let mut events = std::mem::take(&mut self.ring[slot]);
-            events.sort_unstable();
             self.pending.0 -= events.len();
-            for &event in &events {
-                if event.at_core {
-                    if self.cores.deliver(event.tile, event.color, Run::dense(self.now, 1)) {
-                        self.advance(event.tile);
-                    }
-                } else {
-                    self.route(event);
-                }
+            if self.job.domain.crossings.is_empty() {
+                by_color(&events, &mut sorted);
+                sorted.iter().for_each(|&event| self.route(event));
+            } else {
+                events.sort_unstable();
+                events.iter().for_each(|&event| self.route(event));
             }
             // Nothing is ever scheduled for the current cycle: give the allocation back.
             events.clear();
@@ -143,38 +179,34 @@ impl Engine<'_> {
         if input != 1 << event.port {
             return;
         }
-        for port in 0..5u8 {
-            if outputs & (1 << port) == 0 {
-                continue;
+        let mut open = outputs & ((1 << RAMP) - 1);
+        while open != 0 {
+            let port = open.trailing_zeros() as u8;
+            open &= open - 1;
+            let wire = &mut self.wires[tile * 4 + port as usize];
+            let depart = self.now.max(wire.free);
+            if wire.free == 0 {
+                wire.first = depart;
             }
-            if port == RAMP {
-                self.push(self.now + domain.ramp, Event { at_core: true, ..event });
-                continue;
-            }
-            let link = tile * 4 + port as usize;
-            let depart = self.now.max(self.free[link]);
-            self.free[link] = depart + 1;
-            let out = &mut self.cores.out;
-            out.work.hops += 1;
-            let window = out.links[link].get_or_insert((depart, depart));
-            window.1 = depart;
-            let next = domain.neighbors[global as usize][port as usize];
-            let next = if next == NONE { NONE } else { self.index[next as usize] };
+            wire.free = depart + 1;
+            let Wire { next, hop, enters, shared, .. } = *wire;
+            self.cores.out.work.hops += 1;
             if next == NONE {
                 let key = (global, port, event.color);
                 self.leaving.entry(key).or_default().push(depart);
-            } else {
-                let depart = self.share(global, port, depart);
-                let hop = domain.hop_cycles(global, port);
-                let out = &mut self.cores.out;
-                let to = domain.group[self.job.tiles[next as usize] as usize];
-                if to != domain.group[global as usize]
-                    && let Some(entered) = out.entered.get_mut(to as usize)
-                {
-                    *entered = (*entered).min(depart + hop);
-                }
-                let event = Event { tile: next, port: (port + 2) % 4, ..event };
-                self.push(depart + hop, event);
+                continue;
+            }
+            let depart = if shared { self.share(global, port, depart) } else { depart };
+            let there = depart + u64::from(hop);
+            if let Some(entered) = self.cores.out.entered.get_mut(enters as usize) {
+                *entered = (*entered).min(there);
+            }
+            self.push(there, Event { tile: next, port: (port + 2) % 4, ..event });
+        }
+        if outputs & (1 << RAMP) != 0 {
+            let there = Run::dense(self.now + domain.ramp, 1);
+            if self.cores.deliver(event.tile, event.color, there) {
+                self.advance(event.tile);
             }
         }
     }
@@ -185,10 +217,27 @@ impl Engine<'_> {
         self.cores.advance(tile, &mut emitted);
         for (color, run) in emitted.drain(..) {
             for i in 0..run.n {
-                let event = Event { tile, at_core: false, color, port: RAMP };
+                let event = Event { tile, color, port: RAMP };
                 self.push(run.time(i) + self.job.domain.ramp, event);
             }
         }
         self.emitted = emitted;
+    }
+}
+
+/// The same events in the order of their colors, those of one color as they were.
+fn by_color(events: &[Event], sorted: &mut Vec<Event>) {
+    let mut starts = [0usize; 256];
+    events.iter().for_each(|event| starts[event.color as usize] += 1);
+    let mut sum = 0;
+    for start in &mut starts {
+        sum += std::mem::replace(start, sum);
+    }
+    sorted.clear();
+    sorted.resize(events.len(), Event { tile: 0, color: 0, port: 0 });
+    for &event in events {
+        let start = &mut starts[event.color as usize];
+        sorted[*start] = event;
+        *start += 1;
     }
 }
