@@ -12,25 +12,34 @@ use simulator::timing::{Level, time};
 use crate::Figures;
 use crate::programs;
 
-/// Name, how they lie, one dead PE in so many, latency allowed.
-const KINDS: [(&str, Spread, usize, f64); 4] = [
-    ("0.1 % random", Spread::Random, 1000, 2.0),
-    ("0.1 % clustered", Spread::Clustered, 1000, 2.0),
-    ("1 % random", Spread::Random, 100, 5.0),
-    ("1 % clustered", Spread::Clustered, 100, 5.0),
+/// A kind of maps.
+struct Kind {
+    name: &'static str,
+    spread: Spread,
+    /// One dead PE in so many.
+    share: usize,
+    /// Latency that they may add, in per cent.
+    allowed: f64,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind { name: "0.1 % random", spread: Spread::Random, share: 1000, allowed: 2.0 },
+    Kind { name: "0.1 % clustered", spread: Spread::Clustered, share: 1000, allowed: 2.0 },
+    Kind { name: "1 % random", spread: Spread::Random, share: 100, allowed: 5.0 },
+    Kind { name: "1 % clustered", spread: Spread::Clustered, share: 100, allowed: 5.0 },
 ];
 /// Maps whose whole plan is proven and simulated: one in so many. Of the others the repair is proven, on
 /// which nothing else depends, and priced by the plan's claim.
 const SIMULATED: u64 = 50;
 
-/// A thousand maps of each kind.
-pub(crate) fn all(figures: &mut Figures) -> Result<()> {
-    maps(figures, 1000)
+/// A thousand maps of kind `K`.
+pub(crate) fn thousand<const K: usize>(figures: &mut Figures) -> Result<()> {
+    maps(figures, &KINDS[K..=K], 1000)
 }
 
 /// The first five of each kind.
 pub(crate) fn sample(figures: &mut Figures) -> Result<()> {
-    maps(figures, 5)
+    maps(figures, &KINDS, 5)
 }
 
 /// What maps of one kind came to.
@@ -58,12 +67,12 @@ impl Seen {
     }
 }
 
-fn maps(figures: &mut Figures, count: u64) -> Result<()> {
+fn maps(figures: &mut Figures, kinds: &[Kind], count: u64) -> Result<()> {
     let wse3 = Target::preset("wse3").context("a preset")?;
     let args = ["--context", "4096", "--target", "wse3", "--wafers", "1"];
     let perfect = programs::compile_config("llama-3.1-8b", &args)?.plan()?;
     let base = time(&perfect, Level::L0, perfect.claims.at_pos)?.token_cycles as f64;
-    for (name, spread, share, allowed) in KINDS {
+    for &Kind { name, spread, share, allowed } in kinds {
         let dead = |seed| {
             let size = (wse3.built_width(), wse3.height);
             map(spread, size, (size.0 * size.1) as usize / share, seed)

@@ -67,9 +67,24 @@ const BENCHES: &[Bench] = &[
         run: defects::sample,
     },
     Bench {
-        name: "defects-all",
-        what: "the same for a thousand maps of each kind; takes a quarter of an hour",
-        run: defects::all,
+        name: "defects-all-0.1-random",
+        what: "a thousand such maps with 0.1 % dead one by one; takes some minutes",
+        run: defects::thousand::<0>,
+    },
+    Bench {
+        name: "defects-all-0.1-clustered",
+        what: "a thousand such maps with 0.1 % dead in clusters; takes some minutes",
+        run: defects::thousand::<1>,
+    },
+    Bench {
+        name: "defects-all-1-random",
+        what: "a thousand such maps with 1 % dead one by one; takes some minutes",
+        run: defects::thousand::<2>,
+    },
+    Bench {
+        name: "defects-all-1-clustered",
+        what: "a thousand such maps with 1 % dead in clusters; takes some minutes",
+        run: defects::thousand::<3>,
     },
     Bench {
         name: "map",

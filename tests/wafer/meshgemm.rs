@@ -32,7 +32,7 @@ fn meshgemm_multiplies_on_grids_of_any_parity_and_ragged_extents() {
         let flat = plan::unroll(&plan);
         // Legal but for one thing: without microthreads, PEs that send before they receive wait for each other.
         let codes = plan::verify(&flat).map_err(|v| v.iter().map(|v| v.code()).collect::<Vec<_>>());
-        assert_eq!(codes, Err(vec!["PLN1701"]), "{grid}");
+        assert_eq!(codes, Err(vec!["PLN1701".to_owned()]), "{grid}");
         let none: BTreeMap<String, Tensor> = BTreeMap::new();
         let mut sim = simulator::Simulator::unchecked(&flat, &none).expect("simulator");
         let found = sim.step(0).expect("runs").logits;

@@ -17,7 +17,7 @@ use plan::{Axis, Detour, Plan, Point, Port, Repair, RepairMap, Spares, Target};
 
 use crate::WaferError;
 use paths::{Link, Paths, SPARE_LANES};
-use wafer::{Wafer, spares_of};
+use wafer::{CROWDS, Wafer, spares_of};
 
 /// How often a narrower grid is tried.
 const ATTEMPTS: u32 = 5;
@@ -51,7 +51,8 @@ pub fn around(target: &Target) -> Result<Around, WaferError> {
     let built = target.built_width();
     let count = target.dead.iter().map(|d| d.0 / built + 1).max().unwrap_or(0);
     let wafers: Vec<Wafer> = (0..count).map(|index| Wafer::new(target, index)).collect();
-    let room = |wafer: &Wafer| wafer.width.saturating_sub(wafer.spares_needed());
+    let needed = |wafer: &Wafer| wafer.cut(wafer.width, CROWDS[1]).spares_needed();
+    let room = |wafer: &Wafer| wafer.width.saturating_sub(needed(wafer));
     let mut width = wafers.iter().map(room).min().unwrap_or(target.width).min(target.width);
     let mut last = Wafer::new(target, 0).stuck(target, 0);
     for _ in 0..ATTEMPTS {
@@ -76,15 +77,22 @@ pub fn around(target: &Target) -> Result<Around, WaferError> {
 /// What `width` columns skip on one wafer; the error is a row without a way.
 fn lay(wafer: &Wafer, width: u32, built: u32) -> Result<(Spares, Detours), u32> {
     let most = wafer.width.checked_sub(width).ok_or(0u32)?;
-    let mut spares = wafer.spares_wanted().min(most);
-    loop {
-        let mut used = wafer.cut(width + spares);
-        match used.lay(spares) {
-            Ok((rows, detours)) => return Ok((spares_of(&used.on_wafer(&rows, built)), detours)),
-            Err(row) if spares == most => return Err(row),
-            Err(_) => spares = (spares + spares / 4 + 1).min(most),
+    let mut last = 0;
+    for crowd in CROWDS {
+        let mut spares = wafer.cut(wafer.width, crowd).spares_wanted().min(most);
+        loop {
+            let mut used = wafer.cut(width + spares, crowd);
+            match used.lay(spares) {
+                Ok((rows, paths)) => return Ok((spares_of(&used.on_wafer(&rows, built)), paths)),
+                Err(row) => last = row,
+            }
+            if spares == most {
+                break;
+            }
+            spares = (spares + spares / 4 + 1).min(most);
         }
     }
+    Err(last)
 }
 
 impl Around {
@@ -145,6 +153,7 @@ pub fn amend(plan: &mut Plan, dead: Point) -> Result<Amendment, WaferError> {
         physical.dead.insert(i, (dead.x, dead.y));
     }
     let index = dead.x / old.width;
+    let before = Wafer::new(&Target { dead: old.dead.clone(), ..physical.clone() }, index);
     if index >= target.wafers || dead.y >= target.height {
         return Err(WaferError::NoSuchPe { x: dead.x, y: dead.y, target: target.name.clone() });
     }
@@ -156,7 +165,7 @@ pub fn amend(plan: &mut Plan, dead: Point) -> Result<Amendment, WaferError> {
     let known = old.detours.iter().filter(of_wafer);
     let known = known.map(|d| ((d.at.y, d.at.x - west, d.axis), d.steps.clone())).collect();
     let stuck = || wafer.stuck(&physical, dead.y);
-    let (rows, found) = bend(&wafer, &rows, &known, old.width).ok_or_else(stuck)?;
+    let (rows, found) = bend(&wafer, &before, &rows, &known, old.width).ok_or_else(stuck)?;
     let mut repair = Repair { dead: physical.dead.clone(), ..old.clone() };
     repair.wafers[index as usize] = spares_of(&rows);
     repair.detours.retain(|d| d.at.x / target.width != index);
@@ -175,25 +184,32 @@ pub fn amend(plan: &mut Plan, dead: Point) -> Result<Amendment, WaferError> {
     Ok(Amendment { moved, paths: changed })
 }
 
-/// The rows of a wafer with what is useless now skipped too, and its paths: of the nearest spares the
-/// first that leaves paths for all.
+/// The rows of a wafer with what became dead or useless since `before` skipped too, and its paths: of the
+/// nearest spares the first that leaves paths for all.
 fn bend(
     wafer: &Wafer,
+    before: &Wafer,
     rows: &[Vec<u32>],
     known: &Detours,
     built: u32,
 ) -> Option<(Vec<Vec<u32>>, Detours)> {
-    let useless = wafer.on_wafer(&wafer.useless, built);
-    for choice in 0..CHOICES {
+    let on_wafer = |wafer: &Wafer, rows| wafer.on_wafer(rows, built);
+    let useless = on_wafer(wafer, &wafer.useless);
+    let dead = on_wafer(wafer, &wafer.dead);
+    let old = on_wafer(before, &before.useless);
+    // A dead neighbour can make PEs useless that were not: these are skipped too, or else left as they are.
+    let choices = [&useless, &dead];
+    for (skipped, choice) in choices.into_iter().flat_map(|s| (0..CHOICES).map(move |c| (s, c))) {
         let mut rows = rows.to_vec();
-        // A dead neighbour can make PEs useless that were not: each has to be skipped now.
-        for (row, useless) in rows.iter_mut().zip(&useless) {
-            for &x in useless {
-                let Err(_) = row.binary_search(&x) else { continue };
-                let free = (0..row.len()).filter(|&i| useless.binary_search(&row[i]).is_err());
+        for (y, row) in rows.iter_mut().enumerate() {
+            let is_new =
+                |x: &&u32| old[y].binary_search(x).is_err() || dead[y].binary_search(x).is_ok();
+            for x in skipped[y].iter().filter(is_new) {
+                let Err(_) = row.binary_search(x) else { continue };
+                let free = (0..row.len()).filter(|&i| useless[y].binary_search(&row[i]).is_err());
                 let mut free: Vec<usize> = free.collect();
-                free.sort_by_key(|&i| (row[i].abs_diff(x), i));
-                row[*free.get(choice).or(free.last())?] = x;
+                free.sort_by_key(|&i| (row[i].abs_diff(*x), i));
+                row[*free.get(choice).or(free.last())?] = *x;
                 row.sort_unstable();
             }
         }

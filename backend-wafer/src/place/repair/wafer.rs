@@ -13,6 +13,8 @@ use crate::WaferError;
 
 /// Rows above a bend in which it may be made instead, where too many meet.
 const LOOKAHEAD: u32 = 12;
+/// Skipped neighbours that make a PE useless: more ways are left for paths, or more PEs.
+pub(super) const CROWDS: [usize; 2] = [2, 3];
 /// How often PEs around a spot without paths are given up.
 const GIVEN_UP: u32 = 12;
 
@@ -28,6 +30,8 @@ pub(super) struct Wafer {
     pub(super) dead: Vec<Vec<u32>>,
     /// The same, and PEs that have too few living neighbours to be of use.
     pub(super) useless: Vec<Vec<u32>>,
+    /// PEs beside so many skipped ones are skipped too.
+    crowd: usize,
 }
 
 impl Wafer {
@@ -51,16 +55,17 @@ impl Wafer {
             dead[y as usize].push(x - west);
         }
         let useless = dead.clone();
-        let mut wafer = Wafer { index, west, width: used, height, dead, useless };
+        let mut wafer = Wafer { index, west, width: used, height, dead, useless, crowd: CROWDS[0] };
         wafer.find_useless();
         wafer
     }
 
-    /// The first `columns` columns of the part used, with nothing given up.
-    pub(super) fn cut(&self, columns: u32) -> Self {
+    /// The first `columns` columns of the part used, with nothing given up but PEs beside `crowd` skipped
+    /// ones.
+    pub(super) fn cut(&self, columns: u32, crowd: usize) -> Self {
         let inside = |row: &Vec<u32>| row.iter().copied().filter(|&x| x < columns).collect();
         let dead: Vec<Vec<u32>> = self.dead.iter().map(inside).collect();
-        let mut wafer = Wafer { width: columns, useless: dead.clone(), dead, ..*self };
+        let mut wafer = Wafer { width: columns, useless: dead.clone(), dead, crowd, ..*self };
         wafer.find_useless();
         wafer
     }
@@ -121,9 +126,10 @@ impl Wafer {
         })
     }
 
-    /// A PE with two dead neighbours or more has too few ways out for its own four links and those
-    /// that pass around the dead: it is skipped like them, and its router is free for paths. So are PEs
-    /// beside two skipped ones: bays between dead PEs fill up, and what is left has room around it.
+    /// A PE with two dead neighbours or more has few ways out for its own four links and those that pass
+    /// around the dead: it is skipped like them, and its router is free for paths. So are PEs beside two
+    /// skipped ones: bays between dead PEs fill up, and what is left has room around it. Where rows have
+    /// too few spares for that, three neighbours count.
     fn find_useless(&mut self) {
         let mut open: Vec<(u32, u32)> = Vec::new();
         for (y, row) in (0..).zip(&self.useless) {
@@ -134,7 +140,7 @@ impl Wafer {
             for (_, nx, ny) in around {
                 let skipped = |x: u32, y: u32| self.useless[y as usize].binary_search(&x);
                 let beside = self.neighbors(nx, ny).filter(|&(_, x, y)| skipped(x, y).is_ok());
-                if beside.count() < 2 {
+                if beside.count() < self.crowd {
                     continue;
                 }
                 if let Err(i) = skipped(nx, ny) {
