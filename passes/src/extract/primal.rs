@@ -87,7 +87,8 @@ impl<'a> Primal<'a> {
             for &(reader, i) in &self.readers[class] {
                 self.work += 1;
                 let sum = &mut sums[reader][i];
-                *sum = sum.saturating_add(cost);
+                // Trees of deep graphs cost more than any number: dear, but there.
+                *sum = sum.saturating_add(cost).min(u64::MAX - 1);
                 missing[reader][i] -= 1;
                 if missing[reader][i] == 0 && *sum < best[reader] {
                     (best[reader], picks[reader]) = (*sum, i);

@@ -128,3 +128,55 @@ fn sharing_that_pays_only_together_is_found() {
     let found = Problem { classes, roots }.solve(Limits::default()).expect("feasible");
     assert_eq!((found.cost, found.bound), (90, 90));
 }
+
+/// A chain in which each class needs the one before twice over: its trees cost 2^n, its graph n.
+#[test]
+fn chains_whose_trees_cost_more_than_any_number_are_extracted() {
+    let mut classes = vec![vec![Node { cost: 1, operands: vec![] }]; 2];
+    for i in 2..500 {
+        classes.push(vec![
+            Node { cost: 1, operands: vec![i - 1, i - 2] },
+            Node { cost: 3, operands: vec![i - 2] },
+        ]);
+    }
+    let found = Problem { classes, roots: vec![499] }.solve(Limits::default()).expect("feasible");
+    // Every class once, rather than every other for three times as much.
+    assert_eq!((found.cost, found.bound), (500, 500));
+}
+
+/// Large problems of the families that public sets have: feasible, never dearer than greedy choices, and
+/// what is not proven says so.
+#[test]
+fn large_problems_are_never_dearer_than_greedy() {
+    for (seed, cyclic, classes, near) in
+        [(1, 0.0, 4000, 12), (2, 0.1, 600, 600), (3, 0.0, 600, 600), (4, 0.02, 4000, 40)]
+    {
+        let mut rng = Rng::new(seed);
+        let node = |i: usize, leaf: bool, rng: &mut Rng| {
+            let operand = |rng: &mut Rng| match f64::from(rng.uniform()) < cyclic {
+                true => rng.below(classes),
+                false => i - 1 - rng.below(i.min(near)),
+            };
+            let arity = if leaf || i == 0 { 0 } else { 1 + rng.below(3) };
+            let operands = (0..arity).map(|_| operand(rng)).collect();
+            Node { cost: 1 + rng.below(30) as u64, operands }
+        };
+        let mut all: Vec<Vec<Node>> = Vec::new();
+        for i in 0..classes {
+            let count = 1 + rng.below(4);
+            // The first way needs earlier classes only, or nothing.
+            all.push((0..count).map(|j| node(i, i < 40 && j == 0, &mut rng)).collect());
+            if cyclic > 0.0 {
+                all[i][0].operands.retain(|&o| o < i);
+            }
+        }
+        let roots = (0..6).map(|_| classes - 1 - rng.below(classes / 8)).collect();
+        let problem = Problem { classes: all, roots };
+        let greedy = super::primal::Primal::new(&problem, u64::MAX).greedy();
+        let greedy = problem.cost(|c| Some(greedy[c])).expect("greedy choices have no cycle");
+        let found = problem.solve(Limits::default()).expect("feasible");
+        assert!(found.cost <= greedy, "seed {seed}: {} above greedy's {greedy}", found.cost);
+        assert!(found.bound <= found.cost && found.bound > 0, "seed {seed}");
+        assert_eq!(problem.cost(|c| found.picks[c]), Some(found.cost), "seed {seed}");
+    }
+}
