@@ -705,7 +705,7 @@ pub struct ExtractArgs {
     #[arg(value_name = "FILE.json")]
     pub file: PathBuf,
     /// Operands the search may look at; 100 million take about a second
-    #[arg(long, default_value_t = 60_000_000, value_name = "N")]
+    #[arg(long, default_value_t = 30_000_000, value_name = "N")]
     pub work: u64,
     /// Print one JSON object: cost, bound, gap, choices
     #[arg(long)]

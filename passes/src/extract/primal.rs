@@ -13,6 +13,9 @@ use super::Problem;
 
 /// Passes over all classes; blocks need three or four.
 const SWEEPS: usize = 12;
+/// The first greedy sweep may use this much work whatever the limit is: enough for tens of thousands of
+/// nodes, so that no limit makes the result dearer than greedy choices.
+const FIRST_SWEEP: u64 = 200_000_000;
 
 /// Reads a problem with a reverse index, and counts work.
 pub(super) struct Primal<'a> {
@@ -102,7 +105,8 @@ impl<'a> Primal<'a> {
     /// Every class takes the node with the cheapest graph under the others' picks, until none changes.
     pub(super) fn greedy(&mut self) -> Vec<usize> {
         let (mut picks, order) = self.trees(&[]);
-        for _ in 0..SWEEPS {
+        let first = self.work.saturating_add(FIRST_SWEEP);
+        for sweep in 0..SWEEPS {
             let mut changed = false;
             for &class in &order {
                 if self.problem.classes[class].len() < 2 {
@@ -110,7 +114,7 @@ impl<'a> Primal<'a> {
                 }
                 let mut best = (u64::MAX, picks[class]);
                 for node in 0..self.problem.classes[class].len() {
-                    if self.exhausted() {
+                    if self.exhausted() && (sweep > 0 || self.work >= first) {
                         return picks;
                     }
                     if let Some(cost) = self.graph_cost(class, node, &picks, best.0)
