@@ -36,6 +36,7 @@ fn every_screen_of_help() {
         "repair",
         "verify-proof",
         "opt",
+        "reduce",
         "passes",
         "explain",
         "targets",
@@ -257,4 +258,51 @@ fn a_layer_of_a_large_grid_is_timed_from_its_sizes() {
     let said = sparkc(&line).json().unwrap();
     assert!(said["cycles"].as_u64().unwrap() > 5000, "{said}");
     assert_eq!(said["templates"][0]["phases"].as_array().unwrap().len(), 11);
+}
+
+#[test]
+fn a_module_is_reduced_to_what_shows() {
+    let case = harness::root().join("tests/cases/decoder/llama.spark");
+    let case = case.to_str().unwrap();
+    // Quantising changes the logits; embedding and head are enough to show it.
+    let found =
+        sparkc(&["reduce", case, "--passes", "quantize{to=q4}", "--numerics", "lossy", "--json"]);
+    assert_eq!(found.code, Some(0), "{found}");
+    let object: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    let count = |key: &str| object[key].as_u64().unwrap();
+    assert!(count("nodes_after") < 10 && count("nodes_before") > 50, "{object}");
+    assert!(object["shows"].as_str().unwrap().contains("means something else"), "{object}");
+    let module = ir::parse(object["module"].as_str().unwrap()).unwrap();
+    assert!(ir::verify(&module).is_ok());
+    // A command decides.
+    let kept = sparkc(&["reduce", case, "--command", "grep -q softmax {}"]);
+    assert_eq!(kept.code, Some(0), "{kept}");
+    assert!(kept.stdout.contains("softmax") && !kept.stdout.contains("rope"), "{kept}");
+    // Nothing wrong, nothing to reduce.
+    let fine = sparkc(&["reduce", case]);
+    assert_eq!(fine.code, Some(1), "{fine}");
+    assert!(fine.stderr.contains("nothing to reduce"), "{fine}");
+}
+
+#[test]
+fn rewrites_are_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("steps.html");
+    let config = harness::root().join("tests/configs/llama-135m/config.json");
+    let args =
+        ["inspect", config.to_str().unwrap(), "--rewrites", "--html", page.to_str().unwrap()];
+    let found = sparkc(&args);
+    assert_eq!(found.code, Some(0), "{found}");
+    let text = std::fs::read_to_string(page).unwrap();
+    for part in [
+        "<h2>cpu</h2>",
+        "<h2>wafer</h2>",
+        "<b>attention</b>",
+        "@main",
+        "softmax(",
+        "class=\"n falls\"",
+    ] {
+        assert!(text.contains(part), "no {part}");
+    }
+    assert!(!text.contains("<script"));
 }
