@@ -131,7 +131,10 @@ fn steps(partition: &Partition, region: &Placed) -> Vec<Step> {
             Step { macs: vocab * hidden, hops: down / 2, elements: 0 },
             Step { macs: 0, hops: across / 2, elements: 2 },
         ],
-        Block::Layer(i) => layer_steps(&partition.layers[i], partition.context, (across, down)),
+        Block::Layers { spec, count } => {
+            let one = || layer_steps(&partition.layers[spec], partition.context, (across, down));
+            (0..count).flat_map(|_| one()).collect()
+        }
     }
 }
 

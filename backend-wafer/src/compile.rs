@@ -2,7 +2,7 @@
 
 use plan::{Plan, Target};
 
-use crate::place::{Wafers, repair};
+use crate::place::{Goal, Wafers, repair};
 use crate::{Report, WaferError, emit, partition, place, route, schedule};
 
 /// What the caller can choose.
@@ -12,6 +12,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// How many wafers of the target may be used.
     pub wafers: Wafers,
+    /// Requests to work on at once: see [`Goal`].
+    pub requests: Option<u32>,
     /// Hex digest that identifies the model in the plan.
     pub digest: String,
 }
@@ -85,7 +87,8 @@ fn on_grid(
     progress: &dyn Fn(Stage),
 ) -> Result<(Plan, Report), WaferError> {
     progress(Stage::Place);
-    let placement = place::place(partition, target, options.wafers)?;
+    let goal = Goal { wafers: options.wafers, requests: options.requests };
+    let placement = place::place(partition, target, goal)?;
     progress(Stage::Route);
     let routing = route::route(partition, placement, target)?;
     progress(Stage::Schedule);

@@ -55,8 +55,11 @@ fn region_name(region: &Placed) -> String {
     match (region.block, region.layer) {
         (Block::Embedding, _) => "embedding".into(),
         (Block::Head, _) => "head".into(),
-        (Block::Layer(_), Some(layer)) => format!("layer.{layer}"),
-        (Block::Layer(i), None) => format!("block.{i}"),
+        (Block::Layers { count: 1, .. }, Some(layer)) => format!("layer.{layer}"),
+        (Block::Layers { count, .. }, Some(first)) => {
+            format!("layers.{first}-{}", first + count - 1)
+        }
+        (Block::Layers { spec, .. }, None) => format!("block.{spec}"),
     }
 }
 

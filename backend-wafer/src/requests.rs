@@ -25,7 +25,8 @@ pub(crate) fn fill(
     let mut requests = u32::try_from(placement.regions.len()).unwrap_or(u32::MAX);
     let mut seen = Vec::new();
     for region in &placement.regions {
-        let (Block::Layer(i), Shape::Layer(shape)) = (region.block, region.shape) else {
+        let (Block::Layers { spec: i, .. }, Shape::Layer(shape)) = (region.block, region.shape)
+        else {
             continue;
         };
         let io = (region.entry, region.exit);

@@ -70,8 +70,8 @@ fn program(
     target: &Target,
 ) -> Result<(Program, Option<HeadOutputs>), WaferError> {
     match (region.block, region.shape) {
-        (Block::Layer(i), Shape::Layer(shape)) => {
-            let spec = &partition.layers[i];
+        (Block::Layers { spec, .. }, Shape::Layer(shape)) => {
+            let spec = &partition.layers[spec];
             let io = (region.entry, region.exit);
             Ok((layer::layer(spec, shape, io, spec.name.clone(), target)?, None))
         }

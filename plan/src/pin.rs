@@ -18,7 +18,8 @@ use crate::index::{Predicate, Span};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightUse {
     /// Name with `{layer}` where the region's layer index goes, e.g.
-    /// `model.layers.{layer}.self_attn.q_proj.weight`. Resolves to one [`crate::WeightDecl`].
+    /// `model.layers.{layer}.self_attn.q_proj.weight`, and `{layer+1}` for the next layer of a region
+    /// that holds several. Resolves to one [`crate::WeightDecl`].
     pub name: String,
 }
 

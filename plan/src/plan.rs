@@ -23,6 +23,9 @@ pub struct RegionId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WeightId(pub u32);
 
+/// Where a layer's number goes in the name of a weight begins like this.
+pub(crate) const LAYER: &str = "{layer";
+
 /// A complete, self-contained placement plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -104,7 +107,8 @@ pub struct Region {
     pub rect: Rect,
     /// How the template lies in it.
     pub orientation: Orientation,
-    /// What `{layer}` in weight names becomes; `None` where no name contains it.
+    /// What `{layer}` in weight names becomes, and what `{layer+N}` counts from: the first layer of a
+    /// region that holds several. `None` where no name contains it.
     pub layer: Option<u32>,
     /// Template color -> wafer color, for the colors that are not mapped to themselves. The whole
     /// mapping is injective. Neighbours swap two colors so that in and out streams alternate.
@@ -202,12 +206,35 @@ pub struct TokenOutput {
 }
 
 impl Plan {
-    /// The full name of template weight `name` in a region with layer index `layer`.
+    /// The full name of template weight `name` in a region whose first layer is `layer`: `{layer}` and
+    /// `{layer+N}` become numbers.
     pub fn weight_name(name: &str, layer: Option<u32>) -> String {
-        match layer {
-            Some(layer) => name.replace("{layer}", &layer.to_string()),
-            None => name.to_owned(),
+        let Some(first) = layer else { return name.to_owned() };
+        let mut full = String::with_capacity(name.len());
+        let mut rest = name;
+        while let Some(at) = rest.find(LAYER) {
+            full.push_str(&rest[..at]);
+            let number = rest[at + LAYER.len()..].split_once('}').and_then(|(offset, end)| {
+                let offset = match offset.strip_prefix('+') {
+                    Some(n) => n.parse().ok()?,
+                    None => Some(0).filter(|_| offset.is_empty())?,
+                };
+                Some((first.checked_add(offset)?, end))
+            });
+            // Not a place for a number: stays as it is, and resolves to no weight.
+            let Some((number, end)) = number else { return full + &rest[at..] };
+            full.push_str(&number.to_string());
+            rest = end;
         }
+        full.push_str(rest);
+        full
+    }
+
+    /// The layers of region `i`: from its own first to the next region's.
+    pub fn layers_of(&self, i: usize) -> std::ops::Range<u32> {
+        let Some(first) = self.regions.get(i).and_then(|r| r.layer) else { return 0..0 };
+        let next = self.regions.iter().filter_map(|r| r.layer).filter(|&l| l > first).min();
+        first..next.unwrap_or(self.model.layers).max(first)
     }
 
     /// The template of a region, `None` when its id is out of range.
@@ -219,5 +246,21 @@ impl Plan {
     pub fn weight(&self, name: &str) -> Option<(WeightId, &WeightDecl)> {
         let i = self.weights.binary_search_by(|w| w.name.as_str().cmp(name)).ok()?;
         Some((WeightId(i as u32), &self.weights[i]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_later_layers_count_from_the_first() {
+        let name = |text, layer| Plan::weight_name(text, layer);
+        assert_eq!(name("l.{layer}.q", Some(7)), "l.7.q");
+        assert_eq!(name("l.{layer+2}.q", Some(7)), "l.9.q");
+        assert_eq!(name("l.{layer+2}.q", None), "l.{layer+2}.q");
+        for odd in ["l.{layer-1}", "l.{layer+}", "l.{layers}", "l.{layer+4294967295}", "l.{layer"] {
+            assert_eq!(name(odd, Some(7)), odd);
+        }
     }
 }

@@ -150,6 +150,10 @@ pub struct BuildArgs {
     /// 65,536 PEs: as many as the target says)
     #[arg(long, default_value = "auto", value_name = "N|auto", value_parser = wafers)]
     pub wafers: WaferCount,
+    /// Requests that the wafers should work on at once: as many regions at least, with several layers
+    /// each where that makes a token faster; 1 gives the fastest token [default: 24]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests: Option<u32>,
     /// Dead PEs: a file with a line `X Y` each (built columns of all wafers, row), or `column X`
     #[arg(long, value_name = "FILE")]
     pub defects: Option<PathBuf>,

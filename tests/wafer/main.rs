@@ -13,4 +13,5 @@ mod meshgemm;
 mod prefill;
 mod refusals;
 mod scale;
+mod shared;
 mod wafers;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use plan::{Target, Template};
 
 use super::shape::{LayerShape, TableShape};
-use super::{Block, Choice, Contributor, Shape, Shortage, contributors, fits, sequence};
+use super::{Block, Choice, Contributor, MAX_SHARED_PES, Shape, Shortage, contributors, fits};
 use crate::WaferError;
 use crate::partition::{LayerSpec, Partition};
 use crate::program::{cost, layer, table};
@@ -39,13 +39,16 @@ impl Candidates {
         partition: &Partition,
         target: &Target,
         height: u32,
-        blocks: &[Block],
+        pipeline: &[(Block, Option<u32>)],
     ) -> Result<Self, WaferError> {
+        let blocks: BTreeSet<Block> = pipeline.iter().map(|(block, _)| *block).collect();
         let of = |&block: &Block| -> Result<OfBlock, WaferError> {
             let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new(), widest: 0 };
             match block {
-                Block::Layer(i) => {
-                    layer_candidates(&partition.layers[i], partition, target, height, &mut found)?;
+                Block::Layers { spec, count } => {
+                    let layers = (&partition.layers[spec], count);
+                    let regions = pipeline.len();
+                    layer_candidates(layers, (partition, target, height), regions, &mut found)?;
                 }
                 Block::Embedding | Block::Head => {
                     table_candidates(partition, target, height, &mut found)?;
@@ -61,9 +64,7 @@ impl Candidates {
     /// tables.
     pub(super) fn choices(&self, kinds: &[Block]) -> Vec<Choice> {
         let widths = |layers: bool| -> BTreeSet<u32> {
-            let of_kind = |b: &&OfBlock| {
-                kinds.contains(&b.block) && matches!(b.block, Block::Layer(_)) == layers
-            };
+            let of_kind = |b: &&OfBlock| kinds.contains(&b.block) && b.block.is_layers() == layers;
             let kind = self.blocks.iter().filter(of_kind);
             let widths = kind.flat_map(|b| b.list.iter().map(|c| c.shape.width()));
             // Without such a block its limit does not matter.
@@ -77,7 +78,7 @@ impl Candidates {
     /// The fastest candidates no wider than the limits.
     fn choice(&self, kinds: &[Block], layer_width: u32, table_width: u32) -> Option<Choice> {
         let pick = |b: &OfBlock| {
-            let limit = if matches!(b.block, Block::Layer(_)) { layer_width } else { table_width };
+            let limit = if b.block.is_layers() { layer_width } else { table_width };
             let fitting = b.list.iter().filter(|c| c.shape.width() <= limit);
             Some((b.block, *fitting.min_by_key(|c| (c.cycles, c.shape.width()))?))
         };
@@ -88,12 +89,13 @@ impl Candidates {
     pub(super) fn shortage(
         &self,
         partition: &Partition,
+        pipeline: &[(Block, Option<u32>)],
         (target, height): (&Target, u32),
     ) -> Shortage {
         let mut needs: Vec<(u64, &OfBlock)> = Vec::new();
         let mut widest = 0;
         for of in &self.blocks {
-            let times = sequence(partition).filter(|(b, _)| *b == of.block).count() as u64;
+            let times = pipeline.iter().filter(|(b, _)| *b == of.block).count() as u64;
             let width = match of.list.first() {
                 Some(narrowest) => u64::from(narrowest.shape.width()),
                 None => of.width_by_bytes(u64::from(target.usable_sram())),
@@ -106,7 +108,7 @@ impl Candidates {
         let name = |block: Block| match block {
             Block::Embedding => "embedding".to_string(),
             Block::Head => "head".to_string(),
-            Block::Layer(i) => partition.layers[i].name.clone(),
+            Block::Layers { spec, .. } => partition.layers[spec].name.clone(),
         };
         Shortage {
             pes,
@@ -153,17 +155,18 @@ pub(crate) fn costed_position(partition: &Partition) -> u32 {
 }
 
 fn layer_candidates(
-    spec: &LayerSpec,
-    partition: &Partition,
-    target: &Target,
-    height: u32,
+    (spec, layers): (&LayerSpec, u32),
+    (partition, target, height): (&Partition, &Target, u32),
+    regions: usize,
     found: &mut OfBlock,
 ) -> Result<(), WaferError> {
     let kv_heads = u32::try_from(spec.kv_heads).unwrap_or(u32::MAX);
     let groups: Vec<u32> = (1..=kv_heads).filter(|g| kv_heads.is_multiple_of(*g)).collect();
     let mut add = |width: u32, groups: u32, cell: u32| -> Result<(), WaferError> {
-        let shape = LayerShape::new(spec, (width, height), (groups, cell), partition.context);
-        if shape.width > target.width {
+        let size = (width, height);
+        let shape = LayerShape::new((spec, layers), size, (groups, cell), partition.context);
+        let shared = layers == 1 || shape.width * height <= MAX_SHARED_PES;
+        if shape.width > target.width || !shared {
             return Ok(());
         }
         let io = (Entry::Row, Exit::Row);
@@ -178,7 +181,7 @@ fn layer_candidates(
     }
     // Shapes of which a whole number fills a strip, heads on as many of their columns as can be.
     let strips = target.height / height;
-    let regions = u32::try_from(sequence(partition).count()).unwrap_or(u32::MAX);
+    let regions = u32::try_from(regions).unwrap_or(u32::MAX);
     for n in 1..=regions.div_ceil(strips) + 1 {
         let width = target.width / n;
         let cells = LayerShape::cells(spec);

@@ -6,7 +6,8 @@
 //! their outer edge.
 //! Method: strip heights are enumerated; per height and block the widths that fit SRAM are priced with
 //! the block's own program; the pipeline is cut into one part per wafer (`wafers`) and the shortest
-//! token wins. Everything is resident: no region is used by two layers.
+//! token wins. Everything is resident. A region may hold several layers, which take turns: then more
+//! PEs work on a token and x crosses fewer borders, but fewer tokens are under way ([`Goal`]).
 //! Does not choose colors (`route`) or final programs (`schedule`).
 
 mod candidates;
@@ -35,6 +36,10 @@ const MIN_HEIGHT: u32 = 4;
 const MAX_HEIGHTS: usize = 48;
 /// `Wafers::Fewest` tries no more than this: 405B parameters need 26.
 const MAX_FEWEST: u32 = 32;
+/// At most this many layers share a region.
+const MAX_LAYERS: u32 = 8;
+/// Regions with several layers have at most this many PEs: larger ones take long to prove legal.
+const MAX_SHARED_PES: u32 = 1 << 18;
 /// Share of a token's cycles given up for a faster slowest stage.
 const SLACK: (u64, u64) = (1, 100);
 
@@ -43,16 +48,28 @@ const SLACK: (u64, u64) = (1, 100);
 pub enum Block {
     /// Token embedding.
     Embedding,
-    /// Layer of a spec (index into `Partition::layers`).
-    Layer(usize),
+    /// Layers of a spec (index into `Partition::layers`), one after the other.
+    Layers {
+        /// The spec.
+        spec: usize,
+        /// How many.
+        count: u32,
+    },
     /// Final norm, head, argmax.
     Head,
+}
+
+impl Block {
+    /// Runs decoder layers.
+    pub fn is_layers(self) -> bool {
+        matches!(self, Block::Layers { .. })
+    }
 }
 
 /// The shape of a block's regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Of a decoder layer.
+    /// Of decoder layers.
     Layer(LayerShape),
     /// Of embedding or head.
     Table(TableShape),
@@ -73,7 +90,7 @@ impl Shape {
 pub struct Placed {
     /// What it runs.
     pub block: Block,
-    /// Layer index.
+    /// Index of its first layer.
     pub layer: Option<u32>,
     /// Its shape.
     pub shape: Shape,
@@ -127,51 +144,123 @@ impl Wafers {
     }
 }
 
+/// What a placement may use, and what it is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Goal {
+    /// How many wafers.
+    pub wafers: Wafers,
+    /// Requests to work on at once: at least so many regions. [`REQUESTS`] when absent; 1 gives the
+    /// shortest token.
+    pub requests: Option<u32>,
+}
+
+/// Regions that a pipeline keeps unless asked otherwise: fewer and larger ones with several layers each
+/// shorten a token by less than they lengthen the interval between tokens.
+pub const REQUESTS: u32 = 24;
+
 /// Places `partition` on wafers like `target`.
 ///
 /// # Errors
 /// `DoesNotFit` with the numbers, or a weight that cannot be pinned.
-pub fn place(
-    partition: &Partition,
-    target: &Target,
-    wafers: Wafers,
-) -> Result<Placement, WaferError> {
+pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Placement, WaferError> {
     let needed = u32::from(crate::route::palette::TURN);
     let available = target.usable_colors();
     if available < needed {
         return Err(WaferError::Colors { target: target.name.clone(), needed, available });
     }
-    let blocks: Vec<(Block, Option<u32>)> = sequence(partition).collect();
-    let kinds = kinds(partition);
-    let mut limit = wafers.limit(target);
-    let mut least: Option<Shortage> = None;
-    let mut searched: Vec<(u32, Cuts<'_>)> = Vec::new();
-    for height in heights(target) {
-        let candidates = Candidates::new(partition, target, height, &kinds)?;
-        let shortage = candidates.shortage(partition, (target, height));
-        if least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
-            least = Some(shortage);
+    let pipelines = pipelines(partition, goal.requests.unwrap_or(REQUESTS));
+    let mut search = Search {
+        partition,
+        target,
+        wafers: goal.wafers,
+        turn_colors: available - needed,
+        limit: goal.wafers.limit(target),
+        least: None,
+        searched: Vec::new(),
+    };
+    // Larger regions want taller strips: a pipeline starts at the best height of those before.
+    let mut lowest = 0;
+    for blocks in &pipelines {
+        for height in heights(target).into_iter().filter(|&h| h >= lowest) {
+            search.height(blocks, height)?;
         }
-        let strips = target.height / height;
-        let floor = Floor { width: target.width, height, strips, turn_colors: available - needed };
-        let crossing = crossing_cycles(partition, target);
-        let pipeline = Pipeline { blocks: &blocks, floor, crossing, wafers: limit };
-        let cuts = Cuts::new(pipeline, &candidates, wafers == Wafers::Fewest);
-        let used = cuts.finals().map(|((wafers, ..), ..)| wafers).min();
-        let Some(used) = used else { continue };
-        if wafers == Wafers::Fewest && used < limit {
-            limit = used;
-            searched.clear();
-        }
-        searched.push((height, cuts));
+        lowest = best(&search.searched).map_or(lowest, |found| found.0);
     }
-    match best(&searched) {
+    match best(&search.searched) {
         Some((height, cuts, found, price)) => {
             let regions = cuts.regions(found);
             Ok(Placement { height, wafers: found.0.0, regions, cycles: price.cycles })
         }
-        None => Err(does_not_fit(partition, target, (least, wafers.limit(target)))),
+        None => {
+            let wafers = search.wafers.limit(target);
+            Err(does_not_fit(partition, (target, wafers), pipelines[0].len(), search.least))
+        }
     }
+}
+
+/// The pipelines to try: one layer in a region, then more as long as there are `requests` regions.
+fn pipelines(partition: &Partition, requests: u32) -> Vec<Vec<(Block, Option<u32>)>> {
+    let all = (1..=MAX_LAYERS).map(|count| sequence(partition, count));
+    let mut pipelines: Vec<Vec<_>> = Vec::new();
+    for (i, pipeline) in all.enumerate() {
+        let enough = pipeline.len() >= requests as usize;
+        // More in a row than there are makes the same regions again.
+        if i == 0 || enough && pipelines.last().is_none_or(|p| p.len() > pipeline.len()) {
+            pipelines.push(pipeline);
+        }
+    }
+    pipelines
+}
+
+/// A search over strip heights, for one pipeline after the other.
+struct Search<'a> {
+    partition: &'a Partition,
+    target: &'a Target,
+    wafers: Wafers,
+    turn_colors: u32,
+    /// The most wafers still of interest.
+    limit: u32,
+    /// What is missing where least is missing.
+    least: Option<Shortage>,
+    /// Heights at which the pipeline fits and is not much longer than the shortest.
+    searched: Vec<(u32, Cuts<'a>)>,
+}
+
+impl<'a> Search<'a> {
+    fn height(
+        &mut self,
+        blocks: &'a [(Block, Option<u32>)],
+        height: u32,
+    ) -> Result<(), WaferError> {
+        let target = self.target;
+        let candidates = Candidates::new(self.partition, target, height, blocks)?;
+        let shortage = candidates.shortage(self.partition, blocks, (target, height));
+        if self.least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
+            self.least = Some(shortage);
+        }
+        let strips = target.height / height;
+        let floor = Floor { width: target.width, height, strips, turn_colors: self.turn_colors };
+        let crossing = crossing_cycles(self.partition, target);
+        let pipeline = Pipeline { blocks, floor, crossing, wafers: self.limit };
+        let cuts = Cuts::new(pipeline, &candidates, self.wafers == Wafers::Fewest);
+        let used = cuts.finals().map(|((wafers, ..), ..)| wafers).min();
+        let Some(used) = used else { return Ok(()) };
+        if self.wafers == Wafers::Fewest && used < self.limit {
+            self.limit = used;
+            self.searched.clear();
+        }
+        self.searched.push((height, cuts));
+        if let Some((_, _, _, price)) = best(&self.searched) {
+            let most = with_slack(price.cycles);
+            self.searched.retain(|(_, c)| c.finals().any(|(_, _, price)| price.cycles <= most));
+        }
+        Ok(())
+    }
+}
+
+/// Cycles of a token that a faster slowest stage may cost.
+fn with_slack(cycles: u64) -> u64 {
+    cycles + cycles * SLACK.0 / SLACK.1
 }
 
 /// The plan with the shortest token; among those that are as good within `SLACK`, the one with the
@@ -184,7 +273,7 @@ fn best<'a, 'b>(searched: &'a [(u32, Cuts<'b>)]) -> Option<(u32, &'a Cuts<'b>, F
         searched.iter().flat_map(of)
     };
     let shortest = all().map(|f| f.3.cycles).min()?;
-    let good = all().filter(|f| f.3.cycles <= shortest + shortest * SLACK.0 / SLACK.1);
+    let good = all().filter(|f| f.3.cycles <= with_slack(shortest));
     good.min_by_key(|f| (f.3.stage, f.3.cycles, f.3.area))
 }
 
@@ -202,15 +291,18 @@ pub(crate) fn crossing_cycles(partition: &Partition, target: &Target) -> u64 {
 /// One candidate per block.
 type Choice = Vec<(Block, Candidate)>;
 
-fn kinds(partition: &Partition) -> Vec<Block> {
-    let layers = (0..partition.layers.len()).map(Block::Layer);
-    std::iter::once(Block::Embedding).chain(layers).chain([Block::Head]).collect()
-}
-
-/// The regions in order: block and layer index.
-fn sequence(partition: &Partition) -> impl Iterator<Item = (Block, Option<u32>)> + '_ {
-    let layers = partition.sequence().map(|(spec, layer)| (Block::Layer(spec), Some(layer)));
-    std::iter::once((Block::Embedding, None)).chain(layers).chain([(Block::Head, None)])
+/// The regions in order, each with up to `count` layers: block and first layer.
+fn sequence(partition: &Partition, count: u32) -> Vec<(Block, Option<u32>)> {
+    let mut all = vec![(Block::Embedding, None)];
+    for run in &partition.runs {
+        let end = run.first + run.count;
+        all.extend((run.first..end).step_by(count as usize).map(|first| {
+            let count = count.min(end - first);
+            (Block::Layers { spec: run.spec, count }, Some(first))
+        }));
+    }
+    all.push((Block::Head, None));
+    all
 }
 
 fn heights(target: &Target) -> Vec<u32> {
@@ -240,8 +332,9 @@ struct Shortage {
 
 fn does_not_fit(
     partition: &Partition,
-    target: &Target,
-    (least, wafers): (Option<Shortage>, u32),
+    (target, wafers): (&Target, u32),
+    regions: usize,
+    least: Option<Shortage>,
 ) -> WaferError {
     let least = least.unwrap_or(Shortage {
         pes: u64::MAX,
@@ -267,7 +360,7 @@ fn does_not_fit(
     WaferError::DoesNotFit(Box::new(Shortfall {
         model: partition.name.clone(),
         target: target.name.clone(),
-        regions: sequence(partition).count(),
+        regions,
         needed_pes: least.pes,
         available_pes: available,
         needed_bytes: least.pes.saturating_mul(usable),

@@ -1,6 +1,6 @@
 //! Packs regions of known widths into the strips of one wafer, east and west by turns.
 //!
-//! The first strip runs east; at a turn the first region of the next strip starts at the edge where
+//! The first strip runs east, in the first wafer up to its edge; at a turn the first region of the next strip starts at the edge where
 //! the last one ended, so that the legs are straight. Strips are taken southwards or northwards,
 //! whichever side of the first one has more. A wafer that hands over to the next one ends in a strip
 //! that runs east, because the next wafer lies there. Fails when the strips run out or a turn needs
@@ -63,16 +63,21 @@ fn fill(floor: Floor, part: Part<'_>, choice: &Choice, alone: usize) -> Option<(
         let shape = chosen(choice, block)?.shape;
         let width = shape.width();
         let mut mirrored = taken % 2 == 1;
-        let left = |mirrored: bool| if mirrored { edge } else { columns - edge };
+        let left = |mirrored: bool, edge: u32| if mirrored { edge } else { columns - edge };
         let mut entry = if part.first && i == 0 { Entry::Start } else { Entry::Row };
-        if width > left(mirrored) || i >= alone {
+        if width > left(mirrored, edge) || i >= alone {
+            if part.first && taken == 0 {
+                // Nothing enters the first strip, so it can end at the eastern edge.
+                regions.iter_mut().for_each(|r| r.rect.x += columns - edge);
+                edge = columns;
+            }
             taken += 1;
             mirrored = !mirrored;
             let last: &mut Placed = regions.last_mut()?;
             let turn = Turn::new((last.rect.w, width), height, north);
             // A region that is entered and left by turns needs colors for both.
             let both = turn.bands + last.entry.bands();
-            if taken >= room || width > left(mirrored) || both > turn_colors {
+            if taken >= room || width > left(mirrored, edge) || both > turn_colors {
                 return None;
             }
             last.exit = Exit::Turn(turn);
@@ -104,9 +109,10 @@ mod tests {
     fn pipeline(layers: u32, width: u32, height: u32) -> (Vec<(Block, Option<u32>)>, Choice) {
         let shape = Shape::Table(TableShape::new(1, 1, (width, height)));
         let candidate = Candidate { shape, cycles: 1 };
-        let blocks = [Block::Embedding, Block::Layer(0), Block::Head];
+        let layer = Block::Layers { spec: 0, count: 1 };
+        let blocks = [Block::Embedding, layer, Block::Head];
         let mut sequence = vec![(Block::Embedding, None)];
-        sequence.extend((0..layers).map(|l| (Block::Layer(0), Some(l))));
+        sequence.extend((0..layers).map(|l| (layer, Some(l))));
         sequence.push((Block::Head, None));
         (sequence, blocks.map(|b| (b, candidate)).to_vec())
     }
@@ -119,7 +125,7 @@ mod tests {
         let part = Part { blocks: &blocks, start: 0, first: true, last: true };
         let (regions, end) = pack(FLOOR, part, &choice).expect("fits");
         let at: Vec<(u32, u32)> = regions.iter().map(|r| (r.rect.x, r.rect.y)).collect();
-        let expected = [(0, 0), (3, 0), (6, 0), (6, 4), (3, 4), (0, 4), (0, 8), (3, 8)];
+        let expected = [(1, 0), (4, 0), (7, 0), (7, 4), (4, 4), (1, 4), (1, 8), (4, 8)];
         assert_eq!((at.as_slice(), end), (expected.as_slice(), 2));
         let mirrored: Vec<bool> = regions.iter().map(|r| r.mirrored).collect();
         assert_eq!(mirrored, [false, false, false, true, true, true, false, false]);

@@ -40,9 +40,11 @@ impl HeadTiling {
     }
 }
 
-/// A decoder layer on `width` x `height` PEs.
+/// Decoder layers, one after the other on the same `width` x `height` PEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerShape {
+    /// Layers.
+    pub layers: u32,
     /// Columns.
     pub width: u32,
     /// Rows.
@@ -60,10 +62,10 @@ pub struct LayerShape {
 }
 
 impl LayerShape {
-    /// The shape of `spec` on `height` rows and at least `width` columns, with heads in `groups`
-    /// cells of `cell` columns.
+    /// The shape of `layers` layers of `spec` on `height` rows and at least `width` columns, with heads
+    /// in `groups` cells of `cell` columns.
     pub fn new(
-        spec: &LayerSpec,
+        (spec, layers): (&LayerSpec, u32),
         (width, height): (u32, u32),
         (groups, cell): (u32, u32),
         context: usize,
@@ -81,6 +83,7 @@ impl LayerShape {
         let width = width.max(groups * cell);
         let cached = spec.window.map_or(context, |w| w.min(context));
         LayerShape {
+            layers,
             width,
             height,
             heads,

@@ -7,6 +7,7 @@
 //! bytes cut do not depend on where. Does not choose the strip height: `place` does.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::candidates::Candidates;
 use super::pack::{Floor, Part, pack};
@@ -42,7 +43,7 @@ impl Price {
 #[derive(Clone, Debug)]
 struct Fit {
     price: Price,
-    choice: Choice,
+    choice: Rc<Choice>,
     end: u32,
 }
 
@@ -53,7 +54,7 @@ struct Step {
     /// Index of the step before in the state it came from.
     before: usize,
     from: State,
-    choice: Choice,
+    choice: Rc<Choice>,
 }
 
 /// (wafers, blocks, strip of the next wafer).
@@ -83,7 +84,7 @@ impl<'a> Cuts<'a> {
         let mut parts = Parts { candidates, known: BTreeMap::new() };
         let mut cuts = Cuts { pipeline, steps: BTreeMap::new() };
         let zero = Price { cycles: 0, stage: 0, area: 0 };
-        let begin = Step { price: zero, before: 0, from: (0, 0, 0), choice: Vec::new() };
+        let begin = Step { price: zero, before: 0, from: (0, 0, 0), choice: Rc::default() };
         cuts.steps.insert((0, 0, 0), vec![begin]);
         for wafer in 0..cuts.pipeline.wafers {
             let open: Vec<State> =
@@ -118,10 +119,10 @@ impl<'a> Cuts<'a> {
             }
             let crossing = if begin == 0 { 0 } else { self.pipeline.crossing };
             let prices: Vec<Price> = self.steps[&state].iter().map(|s| s.price).collect();
-            for option in &found {
+            for option in found.iter() {
                 for (before, price) in prices.iter().enumerate() {
                     let price = price.then(option.price, crossing);
-                    let choice = option.choice.clone();
+                    let choice = Rc::clone(&option.choice);
                     let step = Step { price, before, from: state, choice };
                     let next = if part.last { 0 } else { option.end };
                     push_pareto(self.steps.entry((wafer + 1, end, next)).or_default(), step);
@@ -182,18 +183,18 @@ type PartKey = (Vec<Block>, u32, bool, bool);
 /// Prices of parts, each distinct one worked out once.
 struct Parts<'a> {
     candidates: &'a Candidates,
-    known: BTreeMap<PartKey, Vec<Fit>>,
+    known: BTreeMap<PartKey, Rc<[Fit]>>,
 }
 
 impl Parts<'_> {
-    fn options(&mut self, floor: Floor, part: Part<'_>) -> Vec<Fit> {
+    fn options(&mut self, floor: Floor, part: Part<'_>) -> Rc<[Fit]> {
         let kinds: Vec<Block> = part.blocks.iter().map(|(b, _)| *b).collect();
         let key = (kinds, part.start, part.first, part.last);
         if let Some(known) = self.known.get(&key) {
-            return known.clone();
+            return Rc::clone(known);
         }
-        let found = self.price(floor, part);
-        self.known.insert(key, found.clone());
+        let found: Rc<[Fit]> = self.price(floor, part).into();
+        self.known.insert(key, Rc::clone(&found));
         found
     }
 
@@ -218,7 +219,7 @@ impl Parts<'_> {
             let Some((_, end)) = pack(floor, part, &choice) else { continue };
             if !front.iter().any(|o| o.end == end && o.price.dominates(price)) {
                 front.retain(|o| o.end != end || !price.dominates(o.price));
-                front.push(Fit { price, choice, end });
+                front.push(Fit { price, choice: Rc::new(choice), end });
             }
         }
         front

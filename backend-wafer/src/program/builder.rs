@@ -18,6 +18,8 @@ use crate::route::tree::{Line, Message, Part, Reach, Tree};
 pub(crate) struct TemplateBuilder {
     template: Template,
     weights: Vec<PinnedWeight>,
+    /// The layer that is being built, of those of the template: part of all names but the first's.
+    layer: u32,
 }
 
 /// A finished template and what it pins.
@@ -62,7 +64,25 @@ impl TemplateBuilder {
             kv: None,
             phases: Vec::new(),
         };
-        TemplateBuilder { template, weights: Vec::new() }
+        TemplateBuilder { template, weights: Vec::new(), layer: 0 }
+    }
+
+    /// What follows belongs to layer `layer` of the template, counted from 0.
+    pub(crate) fn begin_layer(&mut self, layer: u32) {
+        self.layer = layer;
+    }
+
+    /// The layer that is being built.
+    pub(crate) fn layer(&self) -> u32 {
+        self.layer
+    }
+
+    /// A name in the current layer: `qkv`, in the second layer `qkv.2`.
+    fn in_layer(&self, name: &str) -> String {
+        match self.layer {
+            0 => name.to_string(),
+            layer => format!("{name}.{}", layer + 1),
+        }
     }
 
     pub(crate) fn buffer(
@@ -73,7 +93,7 @@ impl TemplateBuilder {
         (rows, cols): (u32, u32),
     ) -> BufferId {
         let id = BufferId(self.template.buffers.len() as u32);
-        let name = name.to_string();
+        let name = self.in_layer(name);
         let buffer = Buffer { name, role, storage, rows, cols, offset: 0, bytes: 0, live: (0, 0) };
         self.template.buffers.push(buffer);
         id
@@ -93,12 +113,16 @@ impl TemplateBuilder {
         copies: u32,
         inline: Option<Vec<f32>>,
     ) -> u32 {
+        let mut weight = weight.clone();
+        if self.layer > 0 {
+            weight.name = weight.name.replace("{layer}", &format!("{{layer+{}}}", self.layer));
+        }
         if let Some(i) = self.weights.iter().position(|w| w.weight.name == weight.name) {
             self.weights[i].copies = self.weights[i].copies.max(copies);
             return i as u32;
         }
         self.template.weights.push(WeightUse { name: weight.name.clone() });
-        self.weights.push(PinnedWeight { weight: weight.clone(), copies, inline });
+        self.weights.push(PinnedWeight { weight, copies, inline });
         self.weights.len() as u32 - 1
     }
 
@@ -130,7 +154,15 @@ impl TemplateBuilder {
     }
 
     pub(crate) fn phase(&mut self, name: &str, comm: Option<CommShape>, roles: Vec<Role>) {
-        self.template.phases.push(Phase { name: name.to_string(), comm, roles });
+        let name = self.in_layer(name);
+        self.template.phases.push(Phase { name, comm, roles });
+    }
+
+    /// Lets the columns that take no part in the newest phase execute `program` in it.
+    pub(crate) fn also_outside(&mut self, program: &[Instr]) {
+        let newest = self.template.phases.last_mut();
+        let roles = newest.into_iter().flat_map(|phase| &mut phase.roles);
+        roles.filter(|r| r.name == OUTSIDE).for_each(|r| r.program.extend_from_slice(program));
     }
 
     /// Adds a local instruction to the newest phase, a reduction whose result comes back: while a PE waits
@@ -172,6 +204,9 @@ impl TemplateBuilder {
     }
 }
 
+/// The role of columns that take no part in a phase.
+const OUTSIDE: &str = "outside";
+
 /// The columns that take part in a phase, of all of them; the others are idle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns {
@@ -206,7 +241,7 @@ pub(crate) fn roles(
     let mut roles: Vec<Role> = parts.into_iter().map(role).collect();
     if limited {
         let predicate = Predicate::everywhere().and_x(Clause::range(columns.used, columns.width));
-        roles.push(Role { name: "outside".into(), predicate, program: Vec::new() });
+        roles.push(Role { name: OUTSIDE.into(), predicate, program: Vec::new() });
     }
     roles
 }

@@ -202,7 +202,7 @@ fn resolve(
         let (region, weight) = (region.name.clone(), full.clone());
         found.push(Violation::Weight { region, weight, what: what.to_owned() });
     };
-    if full.contains("{layer}") {
+    if full.contains(crate::plan::LAYER) {
         bad("the region has no layer index");
         return None;
     }

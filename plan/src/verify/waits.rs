@@ -7,6 +7,10 @@
 //! queues are refused.) All messages of one color that enter or leave a region count as one node,
 //! which makes the check compositional: once per template, then over regions.
 //!
+//! A message belongs to one phase at both of its ends, and a PE's phases follow one another: so a cycle
+//! lies within a phase, and each phase has a graph of its own. Of the border messages of a region those
+//! of a later phase count as after those of an earlier one.
+//!
 //! A message in a microthread comes after what is before its Start and before what is behind its Join.
 //! A loop counts as one turn, and no way may lead out of loops that exchange messages and back into them:
 //! messages pair turn by turn, so a cycle would lie within one turn or pass outside of the loops.
@@ -14,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use super::flows::{Event, Flows, IMPORT, TemplateFlows};
+use super::flows::{Class, Event, Flows, IMPORT, Message, TemplateFlows};
 use crate::expand::PlanMap;
 use crate::parallel;
 use crate::plan::Plan;
@@ -29,7 +33,7 @@ type Border = (bool, u8, u32);
 
 pub(super) fn check(plan: &Plan, map: &PlanMap<'_>, flows: &Flows, found: &mut Vec<Violation>) {
     let templates: Vec<_> = flows.templates.iter().zip(&map.templates).collect();
-    let ordered = parallel::map(&templates, |(t, m)| Graph::new(t).order(t, m.template));
+    let ordered = parallel::map(&templates, |(t, m)| BorderOrder::of(t, m.template));
     match ordered.into_iter().collect::<Result<Vec<BorderOrder>, String>>() {
         Ok(orders) => regions(plan, flows, &orders, found),
         Err(cycle) => found.push(Violation::CyclicWait { cycle }),
@@ -45,45 +49,74 @@ struct BorderOrder {
     before: Vec<(Border, Border)>,
 }
 
+impl BorderOrder {
+    /// Of a template, phase by phase; or a cycle in words.
+    fn of(t: &TemplateFlows, template: &Template) -> Result<Self, String> {
+        let mut order = BorderOrder::default();
+        let mut earlier: Vec<Border> = Vec::new();
+        for phase in 0..template.phases.len() as u32 {
+            let graph = Graph::new(t, phase);
+            let borders: Vec<Border> = graph.borders.keys().copied().collect();
+            for &before in &earlier {
+                order.before.extend(borders.iter().map(|&border| (before, border)));
+            }
+            earlier.extend(borders);
+            graph.order(t, template, &mut order)?;
+        }
+        Ok(order)
+    }
+}
+
+/// The messages of one phase of a template.
 struct Graph {
+    phase: u32,
     /// Union-find over nodes.
     parent: Vec<u32>,
-    /// Per position and color: first node of what it sends, `u32::MAX` for nothing.
-    first: Vec<u32>,
+    /// Per position and color: what added (and wrapped) to the index of a message sent gives its node.
+    base: Vec<u32>,
     borders: BTreeMap<Border, u32>,
 }
 
+/// Of the messages of one color those of `phase`: they come in the order of phases.
+fn of_phase(messages: &[Message], phase: u32) -> std::ops::Range<u32> {
+    let from = messages.partition_point(|m| m.phase < phase);
+    let to = messages.partition_point(|m| m.phase <= phase);
+    from as u32..to as u32
+}
+
 impl Graph {
-    fn new(t: &TemplateFlows) -> Self {
-        let mut graph = Graph {
-            parent: Vec::new(),
-            first: vec![u32::MAX; t.source.len()],
-            borders: BTreeMap::new(),
+    fn new(t: &TemplateFlows, phase: u32) -> Self {
+        let base = vec![u32::MAX; t.source.len()];
+        let mut graph = Graph { phase, parent: Vec::new(), base, borders: BTreeMap::new() };
+        let sends = |c: &Class| -> Vec<(usize, std::ops::Range<u32>)> {
+            let of =
+                |(&color, list): (&u8, &Vec<Message>)| (usize::from(color), of_phase(list, phase));
+            c.sends.iter().map(of).filter(|(_, k)| !k.is_empty()).collect()
         };
+        let sends: Vec<_> = t.classes.iter().map(sends).collect();
         for (tile, &class) in t.class_of.iter().enumerate() {
-            for (&color, messages) in &t.classes[class as usize].sends {
-                graph.first[tile * t.colors + usize::from(color)] = graph.parent.len() as u32;
-                for _ in messages {
-                    graph.fresh();
-                }
+            for (color, k) in &sends[class as usize] {
+                let node = graph.parent.len() as u32;
+                graph.base[tile * t.colors + color] = node.wrapping_sub(k.start);
+                graph.parent.extend(node..node + k.len() as u32);
             }
         }
         for &(tile, color) in &t.imports {
             let class = &t.classes[t.class_of[tile as usize] as usize];
-            for k in 0..class.receives[&color].len() as u32 {
+            for k in of_phase(&class.receives[&color], phase) {
                 graph.border((true, color, k));
             }
         }
         for &(tile, color) in &t.exports {
             let class = &t.classes[t.class_of[tile as usize] as usize];
-            let first = graph.first[tile as usize * t.colors + usize::from(color)];
-            for k in 0..class.sends[&color].len() as u32 {
+            for k in of_phase(&class.sends[&color], phase) {
                 let border = graph.border((false, color, k));
-                graph.union(first + k, border);
+                let sent = graph.sent(t, tile as usize, (color, k));
+                graph.union(sent, border);
             }
         }
         for (tile, &class) in t.class_of.iter().enumerate() {
-            for e in &t.classes[class as usize].events {
+            for e in graph.events(&t.classes[class as usize]).1 {
                 if let (Some(a), Some(b)) = (e.input, e.output) {
                     let (a, b) = (graph.received(t, tile, a), graph.sent(t, tile, b));
                     graph.union(a, b);
@@ -91,6 +124,13 @@ impl Graph {
             }
         }
         graph
+    }
+
+    /// The events of this phase, and the index of the first of them.
+    fn events<'a>(&self, class: &'a Class) -> (usize, &'a [Event]) {
+        let from = class.events.partition_point(|e| e.phase < self.phase);
+        let to = class.events.partition_point(|e| e.phase <= self.phase);
+        (from, &class.events[from..to])
     }
 
     fn fresh(&mut self) -> u32 {
@@ -122,7 +162,7 @@ impl Graph {
     }
 
     fn sent(&self, t: &TemplateFlows, tile: usize, (color, k): (u8, u32)) -> u32 {
-        self.first[tile * t.colors + usize::from(color)] + k
+        self.base[tile * t.colors + usize::from(color)].wrapping_add(k)
     }
 
     fn received(&self, t: &TemplateFlows, tile: usize, (color, k): (u8, u32)) -> u32 {
@@ -149,7 +189,8 @@ impl Graph {
         for (tile, &class) in t.class_of.iter().enumerate() {
             last.clear();
             let mut threads = [None; MICROTHREADS as usize];
-            for (i, e) in t.classes[class as usize].events.iter().enumerate() {
+            let (first, events) = self.events(&t.classes[class as usize]);
+            for (i, e) in events.iter().enumerate() {
                 for (thread, node) in threads.iter_mut().enumerate() {
                     if e.join & (1 << thread) != 0 {
                         last.extend(node.take());
@@ -157,7 +198,7 @@ impl Graph {
                 }
                 let Some(node) = self.group(t, tile, e) else { continue };
                 if last.contains(&node) {
-                    return Err((tile, i));
+                    return Err((tile, first + i));
                 }
                 edges.extend(last.iter().map(|&previous| (previous, node)));
                 match e.thread.and_then(|t| threads.get_mut(usize::from(t))) {
@@ -179,7 +220,7 @@ impl Graph {
         let mut any = false;
         for (tile, &class) in t.class_of.iter().enumerate() {
             let mut last: Option<(u32, u32)> = None;
-            for e in &t.classes[class as usize].events {
+            for e in self.events(&t.classes[class as usize]).1 {
                 let (Some(repeat), Some(node)) = (e.repeat, self.group(t, tile, e)) else {
                     continue;
                 };
@@ -193,7 +234,13 @@ impl Graph {
         any
     }
 
-    fn order(mut self, t: &TemplateFlows, template: &Template) -> Result<BorderOrder, String> {
+    /// Adds the order of this phase's border nodes, if it has no cycle.
+    fn order(
+        mut self,
+        t: &TemplateFlows,
+        template: &Template,
+        order: &mut BorderOrder,
+    ) -> Result<(), String> {
         let place = |tile: usize, i: usize| {
             let e = t.classes[t.class_of[tile] as usize].events[i];
             let (x, y) = (tile as u32 % t.width, tile as u32 / t.width);
@@ -214,7 +261,7 @@ impl Graph {
             let names = self.name_nodes(t, &nodes, place);
             return Err(format!("template `{}`: {}", template.name, names.join(" -> ")));
         }
-        let order = self.border_order(&edges);
+        self.border_order(&edges, order);
         if self.contract_loops(t) {
             let mut edges: Vec<(u32, u32)> =
                 edges.iter().map(|e| (self.find(e.0), self.find(e.1))).collect();
@@ -231,7 +278,7 @@ impl Graph {
                 ));
             }
         }
-        Ok(order)
+        Ok(())
     }
 
     /// One place per node of a cycle.
@@ -243,20 +290,20 @@ impl Graph {
     ) -> Vec<String> {
         let mut names: BTreeMap<u32, String> = BTreeMap::new();
         for (tile, &class) in t.class_of.iter().enumerate() {
-            for (i, e) in t.classes[class as usize].events.iter().enumerate() {
+            let (first, events) = self.events(&t.classes[class as usize]);
+            for (i, e) in events.iter().enumerate() {
                 let Some(node) = self.group(t, tile, e) else { continue };
                 if nodes.contains(&node) {
-                    names.entry(node).or_insert_with(|| place(tile, i));
+                    names.entry(node).or_insert_with(|| place(tile, first + i));
                 }
             }
         }
         nodes.iter().take(NAMED).filter_map(|n| names.get(n).cloned()).collect()
     }
 
-    fn border_order(&mut self, edges: &[(u32, u32)]) -> BorderOrder {
+    fn border_order(&mut self, edges: &[(u32, u32)], order: &mut BorderOrder) {
         let borders: Vec<(Border, u32)> =
             self.borders.clone().into_iter().map(|(b, n)| (b, self.find(n))).collect();
-        let mut order = BorderOrder::default();
         for (i, &(a, node)) in borders.iter().enumerate() {
             let reached = reachable(self.parent.len(), edges, node);
             for (j, &(b, other)) in borders.iter().enumerate().filter(|(j, _)| *j != i) {
@@ -267,7 +314,6 @@ impl Graph {
                 }
             }
         }
-        order
     }
 }
 

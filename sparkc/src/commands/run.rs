@@ -86,6 +86,7 @@ fn compile_args(model: &Path, destination: PathBuf, quant: Quant) -> CompileArgs
         build: BuildArgs {
             target: "wse3".to_string(),
             wafers: WaferCount::Auto,
+            requests: None,
             defects: None,
             quant,
             context: None,

@@ -103,14 +103,15 @@ impl Point {
         let mut point = self.clone();
         let bad = || -> anyhow::Error {
             let message = format!("`{key}={value}` is no axis of a sweep");
-            let advice = "axes: target=NAME, grid=WxH, wafers=N|auto, context=N, quant=none|q8|q4, \
-                          values separated by commas, axes by semicolons";
+            let advice = "axes: target=NAME, grid=WxH, wafers=N|auto, requests=N, context=N, \
+                          quant=none|q8|q4, values separated by commas, axes by semicolons";
             Fault::bad_input(message).advise(advice).into()
         };
         let number = || value.parse::<u32>().ok().filter(|&n| n > 0);
         match key {
             "target" if !value.is_empty() => point.build.target = value.to_string(),
             "context" => point.build.context = Some(number().ok_or_else(bad)?),
+            "requests" => point.build.requests = Some(number().ok_or_else(bad)?),
             "wafers" if value == "auto" => point.build.wafers = WaferCount::Auto,
             "wafers" => point.build.wafers = WaferCount::UpTo(number().ok_or_else(bad)?),
             "grid" => {
@@ -144,6 +145,7 @@ impl Point {
                 WaferCount::Auto => json!("auto"),
                 WaferCount::UpTo(n) => json!(n),
             },
+            "requests": self.build.requests,
             "context": self.build.context,
             "quant": driver::quant(self.build.quant).map_or("none", tensor::DType::name),
             "numerics": driver::tier(self.build.numerics).name(),

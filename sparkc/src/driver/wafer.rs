@@ -45,7 +45,8 @@ pub fn compile(
         WaferCount::Auto => Wafers::Fewest,
         WaferCount::UpTo(n) => Wafers::UpTo(n),
     };
-    let options = Options { context: None, wafers, digest: model.info.digest.to_string() };
+    let (requests, digest) = (build.requests, model.info.digest.to_string());
+    let options = Options { context: None, wafers, requests, digest };
     let (mut plan, _) = backend_wafer::compile(&module, target, &options, progress)?;
     prove(&plan)?;
     if let Some(weights) = &model.weights {

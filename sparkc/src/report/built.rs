@@ -212,8 +212,9 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
 fn pipeline(plan: &Plan) -> String {
     let target = &plan.target;
     let layers = |wafer: u32| {
-        let of = |r: &&plan::Region| r.layer.is_some() && r.rect.x / target.width == wafer;
-        plan.regions.iter().filter(of).count()
+        let here = |(_, r): &(usize, &plan::Region)| r.rect.x / target.width == wafer;
+        let regions = plan.regions.iter().enumerate().filter(here);
+        regions.map(|(i, _)| plan.layers_of(i).len()).sum()
     };
     let counts: Vec<usize> = (0..target.wafers).map(layers).collect();
     let (least, most) = (counts.iter().min(), counts.iter().max());

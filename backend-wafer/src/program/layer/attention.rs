@@ -9,7 +9,7 @@ use plan::{
 };
 
 use super::Layer;
-use super::residual::column_roles;
+use super::residual::stay;
 use crate::WaferError;
 use crate::partition::{Norm, WeightRef};
 use crate::program::builder::{TemplateBuilder, Vector};
@@ -18,8 +18,8 @@ use crate::program::pins::{only_piece, vector_buffer};
 use crate::route::tree::{Message, Reach};
 
 impl Layer<'_> {
-    /// Phases up to the output projection; returns what completes x.
-    pub(super) fn attention(&mut self) -> Result<Vec<Instr>, WaferError> {
+    /// Phases up to the output projection. `before` completes x; returns what completes it afterwards.
+    pub(super) fn attention(&mut self, before: Vec<Instr>) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let heads = self.shape.heads;
         let (q_len, kv_len) = (heads.q_heads() * heads.dim(), heads.kv_heads * heads.dim());
@@ -37,7 +37,9 @@ impl Layer<'_> {
         let tree = self.trees.columns;
         let message = Message { data: work.message, combine: Combine::Add };
         let columns = self.head_columns();
-        self.b.reduce_phase("qkv", &work.before, (&tree, message, Reach::All), columns);
+        let program: Vec<Instr> = before.iter().cloned().chain(work.before).collect();
+        self.b.reduce_phase("qkv", &program, (&tree, message, Reach::All), columns);
+        self.b.also_outside(&before);
         let mut program = vec![work.rsqrt];
         program.extend(work.finish);
         let mut program = self.head_norms(program, q, k)?;
@@ -106,10 +108,11 @@ impl Layer<'_> {
         Ok(after)
     }
 
-    /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
-    /// The results are multiplied by `factor`.
-    fn rotate(&mut self, data: Slice, n: u32, factor: f64) -> Option<Instr> {
-        let rope = self.spec.rope.as_ref()?;
+    /// The inverse frequencies of a PE's pairs, pinned once for all layers.
+    fn inverse_frequencies(&mut self, rope: &ir::RopeSpec) -> Slice {
+        if let Some(known) = self.frequencies {
+            return known;
+        }
         let heads = self.shape.heads;
         let pairs = heads.head_dim as usize / 2;
         let weight = WeightRef {
@@ -134,6 +137,16 @@ impl Layer<'_> {
             gain: None,
             scale: 1.0,
         });
+        *self.frequencies.insert(whole(buffer, heads.half))
+    }
+
+    /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
+    /// The results are multiplied by `factor`.
+    fn rotate(&mut self, data: Slice, n: u32, factor: f64) -> Option<Instr> {
+        let rope = self.spec.rope.as_ref()?;
+        let heads = self.shape.heads;
+        let inv_freq = self.inverse_frequencies(rope);
+        let first_pair = Affine { xr: i64::from(heads.half), ..Affine::default() };
         let dynamic = match rope.scaling {
             ir::RopeScaling::Dynamic { factor, original } => Some(DynamicRope {
                 theta: rope.theta.get(),
@@ -148,7 +161,7 @@ impl Layer<'_> {
             data,
             heads: n,
             half: heads.half,
-            inv_freq: whole(buffer, heads.half),
+            inv_freq,
             scale: (f64::from(rope.attention_factor()) * factor) as f32,
             dynamic,
         })
@@ -253,10 +266,8 @@ impl Layer<'_> {
         let columns =
             [(0, 1, after(work.first)), (1, used, after(work.others)), (used, width, zero)];
         let tree = self.trees.rows;
-        let message = Message { data: y.all(), combine: Combine::Add };
-        let roles = column_roles(&columns, (&tree, message, Reach::All), width);
-        let comm = tree.comm_skewed(Reach::All, message.data.len, (self.skew(), self.target));
-        self.b.phase("attention-out", (comm.depth > 0).then_some(comm), roles);
+        let comm = tree.comm_skewed(Reach::All, y.len, (self.skew(), self.target));
+        stay(&mut self.b, ("attention-out", &columns, y), (&tree, comm));
         Ok(work.after)
     }
 }

@@ -6,7 +6,7 @@
 use plan::{Affine, BinaryOp, Combine, Instr, Len, Operand, PartOp, Slice, UnaryOp};
 
 use super::Layer;
-use super::residual::leave;
+use super::residual::{leave, stay};
 use crate::WaferError;
 use crate::program::builder::{Vector, roles};
 use crate::program::linear::{NormedMatVec, multiply, normed_mat_vec};
@@ -16,13 +16,13 @@ use crate::route::stream::{Entry, Exit};
 use crate::route::tree::{Message, Reach};
 
 impl Layer<'_> {
-    /// Phases: gate and up, activation, down projection and the way out. `before` completes x.
+    /// Phases: gate and up, activation, down projection; then the way out, or x stays here and what
+    /// completes it is returned. `before` completes x for this half.
     pub(super) fn mlp(
         &mut self,
         before: Vec<Instr>,
-        entry: Entry,
-        exit: Exit,
-    ) -> Result<(), WaferError> {
+        way: Option<(Entry, Exit)>,
+    ) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let tile = self.shape.ffn_tile;
         let buffer = self.b.vector("gate-up", 2 * tile + 1).buffer;
@@ -46,9 +46,17 @@ impl Layer<'_> {
         let (width, height) = (self.shape.width, self.shape.height);
         let columns = [(0, 1, with(work.first)), (1, width, with(work.others))];
         let tree = self.trees.rows;
+        let Some((entry, exit)) = way else {
+            stay(
+                &mut self.b,
+                ("down", &columns, work.y),
+                (&tree, tree.comm(Reach::All, work.y.len)),
+            );
+            return Ok(work.after);
+        };
         let step = ("down", columns.as_slice(), work.y, work.after);
         leave(&mut self.b, step, &tree, (self.x, entry, exit), (width, height));
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// act(gate) * up, the same on all rows of a column: shared by the rows of a tree's group in a

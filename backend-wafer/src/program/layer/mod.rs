@@ -1,4 +1,4 @@
-//! The program of a decoder layer on a rectangle of PEs, for one token.
+//! The program of decoder layers on a rectangle of PEs, for one token: one, or several in turn.
 //!
 //! The activation vector is cut over rows and replicated along them. A mat-vec reads its input where
 //! it lies and reduces along the other axis, so axes alternate and nothing is ever re-laid out:
@@ -8,14 +8,15 @@
 //! What a line of PEs would all compute alike (exponentials, activations) is shared: each PE does a
 //! piece and a short sum puts the pieces together, where that is cheaper than doing all of it.
 //! Seven reductions, eight with q/k norms, and up to two shares; each is a phase, and local work
-//! precedes it.
+//! precedes it. Several layers in turn share trees, colors and scratch space; between two of them x
+//! stays where it is.
 
 mod attention;
 mod mlp;
 mod residual;
 
 use plan::target::cost::instruction_cycles;
-use plan::{Axis, CommShape, Instr, Len, Target};
+use plan::{Axis, CommShape, Instr, Len, Slice, Target};
 
 use super::builder::{Columns, Program, TemplateBuilder, Vector};
 use super::cost::comm_cycles;
@@ -37,6 +38,8 @@ struct Layer<'a> {
     trees: Trees,
     target: &'a Target,
     x: Vector,
+    /// Inverse frequencies of rotation, the same for all layers.
+    frequencies: Option<Slice>,
 }
 
 /// Trees of one geometry share colors and therefore routes: their groups are chosen once, for the
@@ -88,7 +91,7 @@ fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
     messages.iter().map(reduce).sum::<u64>() + shared.min(activate(shape.ffn_tile))
 }
 
-/// The program of `spec` in `shape`, entered and left as given.
+/// The program of the layers of `shape`, all of `spec`, entered and left as given.
 ///
 /// # Errors
 /// When a weight cannot be pinned.
@@ -103,9 +106,14 @@ pub fn layer(
     let x = b.vector("x", shape.hidden_tile);
     enter(&mut b, entry, x, (shape.width, shape.height));
     let trees = Trees::new(shape, target);
-    let mut layer = Layer { b, spec, shape, trees, target, x };
-    let completed = layer.attention()?;
-    layer.mlp(completed, entry, exit)?;
+    let mut layer = Layer { b, spec, shape, trees, target, x, frequencies: None };
+    let mut completes = Vec::new();
+    for number in 0..shape.layers {
+        layer.b.begin_layer(number);
+        completes = layer.attention(completes)?;
+        let way = (number + 1 == shape.layers).then_some((entry, exit));
+        completes = layer.mlp(completes, way)?;
+    }
     Ok(layer.finish())
 }
 
@@ -118,8 +126,11 @@ impl Layer<'_> {
         self.b.finish()
     }
 
-    /// Cycles by which the last column gets x after the first.
+    /// Cycles by which the last column gets x after the first: later layers get it from the middle.
     fn skew(&self) -> u64 {
+        if self.b.layer() > 0 {
+            return 0;
+        }
         u64::from(self.target.fabric.hop_cycles) * u64::from(self.shape.width - 1)
     }
 

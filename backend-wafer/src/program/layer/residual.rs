@@ -3,7 +3,7 @@
 //!
 //! Partial sums gather in x itself: no vector beside it and no addition after the reduction.
 
-use plan::{Clause, Combine, Instr, Role, Slice};
+use plan::{Clause, Combine, CommShape, Instr, Role, Slice};
 
 use super::Layer;
 use crate::WaferError;
@@ -60,7 +60,7 @@ impl Layer<'_> {
 pub(crate) type ColumnWork = (u32, u32, Vec<Instr>);
 
 /// The roles of a reduction along rows of `width` columns whose work before it differs by column.
-pub(super) fn column_roles(
+fn column_roles(
     columns: &[ColumnWork],
     (tree, message, reach): (&Tree, Message, Reach),
     width: u32,
@@ -78,6 +78,17 @@ pub(super) fn column_roles(
     roles
 }
 
+/// Phase `name`: the work of the columns, and a reduction of `y` along rows that gives everybody the sum.
+pub(crate) fn stay(
+    b: &mut TemplateBuilder,
+    (name, columns, y): (&str, &[ColumnWork], Vector),
+    (tree, comm): (&Tree, CommShape),
+) {
+    let message = Message { data: y.all(), combine: Combine::Add };
+    let roles = column_roles(columns, (tree, message, Reach::All), tree.line.extent);
+    b.phase(name, (comm.depth > 0).then_some(comm), roles);
+}
+
 /// Phase `name`: the work of the columns, a reduction of `y` along rows, `after`, and the way out of x.
 pub(crate) fn leave(
     b: &mut TemplateBuilder,
@@ -86,14 +97,12 @@ pub(crate) fn leave(
     (x, entry, exit): (Vector, Entry, Exit),
     (width, height): (u32, u32),
 ) {
-    let message = Message { data: y.all(), combine: Combine::Add };
     if let Exit::Turn(turn) = exit {
-        let roles = column_roles(columns, (tree, message, Reach::All), width);
-        let comm = tree.comm(Reach::All, y.len);
-        b.phase(name, (comm.depth > 0).then_some(comm), roles);
+        stay(b, (name, columns, y), (tree, tree.comm(Reach::All, y.len)));
         leave_turn(b, &after, x, (turn, entry.bands()), (width, height));
         return;
     }
+    let message = Message { data: y.all(), combine: Combine::Add };
     // Only the root goes on: it sends the sum straight into the next region.
     let send = leave_row(b, x, tree.root(), width);
     let mut roles = column_roles(columns, (tree, message, Reach::Root), width);
