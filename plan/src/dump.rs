@@ -19,6 +19,20 @@ pub fn text(plan: &Plan) -> String {
     out
 }
 
+fn heads(a: AttentionShape) -> String {
+    format!("({} x {} x {})", a.kv_heads, a.q_per_kv, a.dim)
+}
+
+/// When an [`Instr::Keep`] copies.
+fn turn(instr: &Instr) -> String {
+    match instr {
+        Instr::Keep { when, per_turn, of, .. } => {
+            format!("when {} + {per_turn} per turn is 0 mod {of}", affine(when))
+        }
+        _ => String::new(),
+    }
+}
+
 /// One instruction with the names of its buffers, e.g. `send 3, hidden[0..16] f32`.
 pub fn instruction(template: &Template, instr: &Instr) -> String {
     let name = |id: crate::BufferId| {
@@ -34,7 +48,6 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
         Operand::Scalar(v) => v.to_string(),
         Operand::PerSegment(b) => format!("per segment {}", s(b)),
     };
-    let heads = |a: AttentionShape| format!("({} x {} x {})", a.kv_heads, a.q_per_kv, a.dim);
     let wire = |w: crate::WireFormat| format!("{w:?}").to_lowercase();
     match *instr {
         Instr::Fill { dst, value } => format!("fill {} = {value}", s(dst)),
@@ -88,10 +101,7 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));
             format!("join{}", named.collect::<String>())
         }
-        Instr::Keep { dst, src, when, per_turn, of } => {
-            let (dst, src, when) = (s(dst), s(src), affine(&when));
-            format!("keep {dst} = {src} when {when} + {per_turn} per turn is 0 mod {of}")
-        }
+        Instr::Keep { dst, src, .. } => format!("keep {} = {} {}", s(dst), s(src), turn(instr)),
         Instr::Repeat { times, body } => format!("repeat {} times the next {body}", affine(&times)),
     }
 }
