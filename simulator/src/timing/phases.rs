@@ -232,8 +232,8 @@ impl Timer<'_> {
     }
 
     /// Of lines that differ at most in the turns of their loops the one with most turns.
-    fn representatives(&self, lines: Vec<Vec<u32>>, classes: &[Class]) -> Vec<Vec<u32>> {
-        let mut best: BTreeMap<Vec<(u16, u32)>, (u64, Vec<u32>)> = BTreeMap::new();
+    fn representatives(&self, lines: Vec<Line>, classes: &[Class]) -> Vec<Line> {
+        let mut best: BTreeMap<Vec<(u16, u32)>, (u64, Line)> = BTreeMap::new();
         for line in lines {
             let key =
                 line.iter().map(|&t| (classes[t as usize].1, classes[t as usize].2)).collect();
@@ -271,6 +271,8 @@ impl Timer<'_> {
 
 /// Program, role, routes.
 type Class = (u32, u16, u32);
+/// Tiles.
+type Line = Vec<u32>;
 
 /// Turns of the loops of a program.
 fn turns(program: &Program) -> u64 {
