@@ -26,7 +26,12 @@ pub(crate) fn llama_8b(figures: &mut Figures) -> Result<()> {
         found.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} was measured"))
     };
     figures.at_most("first paint", value("first_paint_ms")?, "ms", 300.0);
-    figures.at_most("pan and zoom, p95 of frames that draw, unpaced", value("frame_p95_ms")?, "ms", 16.7);
+    figures.at_most(
+        "pan and zoom, p95 of frames that draw, unpaced",
+        value("frame_p95_ms")?,
+        "ms",
+        16.7,
+    );
     figures.at_most("script of a frame, p95", value("script_p95_ms")?, "ms", 16.7);
     Ok(())
 }
