@@ -75,40 +75,83 @@ fn inverse(scale: f16) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// `v.round()` for numbers that an i32 holds, in instructions that every machine has.
-fn nearest(v: f32) -> f32 {
+/// 1.5 * 2^23: adding it rounds to an integer, which then is in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// `v.round()` of `|v| < 2^22`, halves away from zero, as an integer; 0 for NaN. No branch and no
+/// conversion, so that loops become wide on every machine.
+#[inline(always)]
+fn nearest(v: f32) -> i32 {
+    let v = if v.is_nan() { 0.0 } else { v };
     // One below a half: adding it takes halves away from zero, and no number across one.
-    (v + 0.499_999_97f32.copysign(v)) as i32 as f32
+    let moved = v + 0.499_999_97f32.copysign(v);
+    // To the nearest even, then back where that went away from zero.
+    let even = (moved + ROUND) - ROUND;
+    let over = even.abs() > moved.abs();
+    let whole = even - if over { 1f32.copysign(moved) } else { 0.0 };
+    ((whole + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// The codes `nearest(values * inverse)` between two bounds.
+#[inline(always)]
+fn codes(values: &[f32; GROUP], by: f32, low: f32, high: f32) -> [i32; GROUP] {
+    let mut codes = [0; GROUP];
+    for (c, v) in codes.iter_mut().zip(values) {
+        // Clamped first, to integers: the same, and what infinity leaves is in range.
+        let scaled = v * by;
+        let raised = if scaled < low { low } else { scaled };
+        *c = nearest(if raised > high { high } else { raised });
+    }
+    codes
+}
+
+/// The largest of the elements, which NaN is not.
+#[inline(always)]
+fn largest(values: &[f32; GROUP], start: f32, of: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 8;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [start; LANES];
+    for block in values.as_chunks::<LANES>().0 {
+        for (l, &v) in lanes.iter_mut().zip(block) {
+            *l = larger(*l, of(v));
+        }
+    }
+    lanes.into_iter().fold(start, larger)
 }
 
 fn quantize_q8(group: &[f32; GROUP], out: &mut Vec<u8>) {
-    let max = group.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let scale = f16::from_f32(max / 127.0);
-    let inv = inverse(scale);
-    out.extend(scale.to_le_bytes());
+    let scale = f16::from_f32(largest(group, 0.0, f32::abs) / 127.0);
+    out.extend_from_slice(&scale.to_le_bytes());
     // The stored scale is rounded, so a code may leave the range by one: clamp.
-    out.extend(group.iter().map(|v| nearest(v * inv).clamp(-127.0, 127.0) as i8 as u8));
+    let codes = codes(group, inverse(scale), -127.0, 127.0).map(|c| c as u8);
+    out.extend_from_slice(&codes);
 }
 
 fn quantize_q4(group: &[f32; GROUP], out: &mut Vec<u8>) {
     // The largest magnitude takes code -8, so all 16 codes are used (GGML's Q4_0 choice).
-    let extreme = group.iter().fold(0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+    let magnitude = largest(group, 0.0, f32::abs);
+    let extreme = group.iter().copied().find(|v| v.abs() == magnitude).unwrap_or(0.0);
     let scale = f16::from_f32(extreme / -8.0);
-    let inv = inverse(scale);
-    let code = |v: f32| (nearest(v * inv).clamp(-8.0, 7.0) + 8.0) as u8;
-    out.extend(scale.to_le_bytes());
-    out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
+    out.extend_from_slice(&scale.to_le_bytes());
+    let codes = codes(group, inverse(scale), -8.0, 7.0).map(|c| (c + 8) as u8);
+    out.extend_from_slice(&nibbles(&codes));
 }
 
 fn quantize_q4m(group: &[f32; GROUP], out: &mut Vec<u8>) {
-    let low = group.iter().copied().fold(f32::INFINITY, f32::min);
-    let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let low = -largest(group, f32::NEG_INFINITY, |v| -v);
+    let high = largest(group, f32::NEG_INFINITY, |v| v);
     let (scale, minimum) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
-    let (inv, low) = (inverse(scale), minimum.to_f32());
-    let code = |v: f32| nearest((v - low) * inv).clamp(0.0, 15.0) as u8;
-    out.extend(scale.to_le_bytes());
-    out.extend(minimum.to_le_bytes());
-    out.extend((0..GROUP / 2).map(|j| code(group[j]) | code(group[j + GROUP / 2]) << 4));
+    let low = minimum.to_f32();
+    out.extend_from_slice(&scale.to_le_bytes());
+    out.extend_from_slice(&minimum.to_le_bytes());
+    let codes = codes(&group.map(|v| v - low), inverse(scale), 0.0, 15.0).map(|c| c as u8);
+    out.extend_from_slice(&nibbles(&codes));
+}
+
+/// Code j in the low nibble and code j + 16 in the high nibble of byte j.
+#[inline(always)]
+fn nibbles(codes: &[u8; GROUP]) -> [u8; GROUP / 2] {
+    std::array::from_fn(|j| codes[j] | codes[j + GROUP / 2] << 4)
 }
 
 #[cfg(test)]
@@ -140,8 +183,36 @@ mod tests {
         for i in -70_000..70_000 {
             let v = i as f32 / 500.0;
             for v in [v, v.next_up(), v.next_down()] {
-                assert_eq!(nearest(v), v.round(), "{v}");
+                assert_eq!(nearest(v), v.round() as i32, "{v}");
             }
+        }
+    }
+
+    #[test]
+    fn codes_are_those_of_the_formula() {
+        let mut rng = Rng::new(9);
+        let mut values: Vec<f32> = (0..GROUP * 400).map(|_| rng.normal()).collect();
+        for (i, v) in [f32::NAN, f32::INFINITY, 1e-30, -0.0, 6e4, -6e4].into_iter().enumerate() {
+            values[i * GROUP * 3 + i] = v;
+        }
+        values[GROUP..2 * GROUP].fill(0.0);
+        let code = |v: f32, inv: f32, low: f32, high: f32| (v * inv).round().clamp(low, high);
+        for group in values.as_chunks::<GROUP>().0 {
+            let bytes = quantize(DType::Q8, group);
+            let inv = inverse(f16::from_le_bytes([bytes[0], bytes[1]]));
+            let codes: Vec<u8> =
+                group.iter().map(|&v| code(v, inv, -127.0, 127.0) as i8 as u8).collect();
+            assert_eq!(bytes[2..], codes, "{group:?}");
+            let bytes = quantize(DType::Q4, group);
+            let inv = inverse(f16::from_le_bytes([bytes[0], bytes[1]]));
+            let codes: Vec<u8> = (0..GROUP / 2)
+                .map(|j| {
+                    let [a, b] = [group[j], group[j + GROUP / 2]]
+                        .map(|v| if (v * inv).is_nan() { 0.0 } else { code(v, inv, -8.0, 7.0) });
+                    (a as i8 + 8) as u8 | ((b as i8 + 8) as u8) << 4
+                })
+                .collect();
+            assert_eq!(bytes[2..], codes, "{group:?}");
         }
     }
 
