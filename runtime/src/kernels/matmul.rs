@@ -6,7 +6,7 @@
 //! of one x with several weights are one job.
 
 use super::Kernels;
-use super::activation::{BLOCK as TOKENS, Block, QUADS, TOKEN_WORDS};
+use super::activation::{BLOCK as TOKENS, Block, TOKEN_WORDS};
 use super::pack::{CHUNK, PAIR, Packed, TILE, chunk};
 use super::panel::{CODES, HEAD, HEADS, Panel};
 use crate::pool::{Columns, Pool, Scratch};
@@ -139,13 +139,7 @@ fn integer_columns(
             let (a, b) = codes.split_at_mut(CODES / 2);
             (kernels.unpack)(&chunks[0], a, heads);
             (kernels.unpack)(&chunks[1], b, &mut heads[HEAD..]);
-            let panel = Panel {
-                groups: chunks[0].groups,
-                codes: [a, b],
-                heads,
-                dtype: w.dtype,
-                quads: std::hint::black_box(QUADS),
-            };
+            let panel = Panel { groups: chunks[0].groups, codes: [a, b], heads, dtype: w.dtype };
             let next = tiles.map(|t| chunk_after(w, t, c));
             let blocks = words.chunks(TOKENS * token_words).zip(sums.chunks_mut(TOKENS * PAIR));
             let parts = blocks.len();

@@ -25,9 +25,6 @@ pub(crate) struct Panel<'a> {
     pub(crate) heads: &'a [f32],
     /// Dtype of the weights: what the offset is, and whether minima count.
     pub(crate) dtype: DType,
-    /// Quads of a group, always 8: a bound that the compiler does not know keeps it from unrolling
-    /// the loop over quads, which would spill the sums.
-    pub(crate) quads: usize,
 }
 
 /// Unpacks one tile's chunk; `heads` begins at the tile's first. The portable form.

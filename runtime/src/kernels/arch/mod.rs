@@ -78,6 +78,7 @@ fn check_gemv(w: &super::pack::Packed<'_>, tile: usize, x: &[f32], out: &[f32]) 
 }
 
 /// Checks a strided read of `n` rows of `width` elements.
+#[cfg(target_arch = "x86_64")]
 fn check_rows(data: &[f32], n: usize, stride: usize, width: usize) {
     assert!(n == 0 || (n - 1) * stride + width <= data.len());
 }

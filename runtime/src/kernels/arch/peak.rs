@@ -44,7 +44,10 @@ pub(crate) fn byte_products(isa: Isa, rounds: u64) -> Option<u64> {
         // SAFETY: the feature was asked for.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if is_x86_feature_detected!("avx2") => Some(unsafe { x86::dot256(rounds) }),
-        _ => None,
+        _ => {
+            let _ = rounds;
+            None
+        }
     }
 }
 

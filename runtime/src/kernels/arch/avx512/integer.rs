@@ -264,6 +264,9 @@ unsafe fn micro_some<const M: usize>(
 ) {
     let (codes, parameters) = x.split();
     let offset = offset(panel.dtype);
+    // A bound that the compiler does not know keeps it from unrolling the loops over quads, which
+    // would spill the sums.
+    let quads = std::hint::black_box(QUADS);
     // SAFETY: the caller vouches for panel, block and sums.
     unsafe {
         for g in 0..panel.groups {
@@ -272,11 +275,11 @@ unsafe fn micro_some<const M: usize>(
             let codes = codes.as_ptr().add((first + g) * CODE_WORDS * M);
             let parameters = parameters.as_ptr().add((first + g) * PARAMETERS * M);
             let mut dots = [[_mm512_setzero_si512(); 2]; M];
-            plane(w, codes, panel.quads, &mut dots);
+            plane(w, codes, quads, &mut dots);
             for dot in &mut dots {
                 *dot = dot.map(|d| _mm512_slli_epi32(d, 8));
             }
-            plane(w, codes.add(QUADS * M), panel.quads, &mut dots);
+            plane(w, codes.add(QUADS * M), quads, &mut dots);
             let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD)));
             for (t, dots) in dots.into_iter().enumerate() {
                 let by = _mm512_set1_ps(*parameters.add(t).cast());
