@@ -2,7 +2,8 @@
 //!
 //! Loops become as many copies of their body; roles whose loops turn differently from row to row or
 //! column to column are cut accordingly. A Send stays where it starts, a Recv moves to its Join, so
-//! nothing waits for what comes behind it; a Relay stays where it starts. Meant for small regions: the
+//! nothing waits for what comes behind it; a Relay stays where it starts. The turn of a Keep becomes a
+//! constant. Meant for small regions: the
 //! result grows with the turns.
 //!
 //! Invariant: of a legal plan the result computes the same, where a message waits in a queue as long as it
