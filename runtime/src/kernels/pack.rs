@@ -105,7 +105,7 @@ pub fn tile_bytes(dtype: DType, cols: usize) -> Option<usize> {
     }
     let groups = cols / GROUP;
     let whole = (groups / UNIT).checked_mul(unit_bytes(dtype, UNIT))?;
-    whole.checked_add(if groups % UNIT == 0 { 0 } else { unit_bytes(dtype, 1) })
+    whole.checked_add(if groups.is_multiple_of(UNIT) { 0 } else { unit_bytes(dtype, 1) })
 }
 
 /// Bytes of a packed matrix; `None` as in [`tile_bytes`].

@@ -71,7 +71,7 @@ pub(super) fn kernels(isa: Isa) -> Option<Kernels> {
 /// `tile` on that exist, from the first of a pair on.
 fn check_gemv(w: &super::pack::Packed<'_>, tile: usize, x: &[f32], out: &[f32]) {
     assert!(
-        tile % 2 == 0
+        tile.is_multiple_of(2)
             && x.len() >= w.cols
             && tile + out.len().div_ceil(super::pack::TILE) <= w.tiles()
     );

@@ -94,7 +94,7 @@ unsafe fn gemv_some<const D: u8, const U: usize>(tiles: *const u8, x: &[f32]) ->
     let size = TILE * if D == F32 { 4 } else { 2 };
     let mut acc = [_mm512_setzero_ps(); U];
     for (j, &x) in x.iter().enumerate() {
-        for u in 0..U {
+        for (u, acc) in acc.iter_mut().enumerate() {
             // SAFETY: column j lies within the tiles; a prefetch reads nothing it may not.
             let w = unsafe {
                 let at = tiles.add((j * U + u) * size);
@@ -103,7 +103,7 @@ unsafe fn gemv_some<const D: u8, const U: usize>(tiles: *const u8, x: &[f32]) ->
                 }
                 column::<D>(at)
             };
-            acc[u] = _mm512_fmadd_ps(w, _mm512_set1_ps(x), acc[u]);
+            *acc = _mm512_fmadd_ps(w, _mm512_set1_ps(x), *acc);
         }
     }
     acc
