@@ -13,9 +13,9 @@ use super::Problem;
 
 /// Passes over all classes; blocks need three or four.
 const SWEEPS: usize = 12;
-/// The first greedy sweep may use this much work whatever the limit is: enough for tens of thousands of
-/// nodes, so that no limit makes the result dearer than greedy choices.
-const FIRST_SWEEP: u64 = 200_000_000;
+/// The most work of a patient greedy choice: enough for tens of thousands of nodes, so that no limit makes
+/// the result dearer than greedy choices.
+const PATIENCE: u64 = 200_000_000;
 
 /// Reads a problem with a reverse index, and counts work.
 pub(super) struct Primal<'a> {
@@ -24,6 +24,8 @@ pub(super) struct Primal<'a> {
     readers: Vec<Vec<(usize, usize)>>,
     pub(super) work: u64,
     work_limit: u64,
+    /// Whether greedy choices are finished whatever the limit is.
+    pub(super) patient: bool,
     /// Scratch: last visit of each class.
     seen: Vec<u64>,
     visit: u64,
@@ -45,7 +47,7 @@ impl<'a> Primal<'a> {
             }
         }
         let seen = vec![0; problem.classes.len()];
-        Primal { problem, readers, work: 0, work_limit, seen, visit: 0 }
+        Primal { problem, readers, work: 0, work_limit, patient: false, seen, visit: 0 }
     }
 
     fn exhausted(&self) -> bool {
@@ -105,8 +107,8 @@ impl<'a> Primal<'a> {
     /// Every class takes the node with the cheapest graph under the others' picks, until none changes.
     pub(super) fn greedy(&mut self) -> Vec<usize> {
         let (mut picks, order) = self.trees(&[]);
-        let first = self.work.saturating_add(FIRST_SWEEP);
-        for sweep in 0..SWEEPS {
+        let most = self.work.saturating_add(PATIENCE);
+        for _ in 0..SWEEPS {
             let mut changed = false;
             for &class in &order {
                 if self.problem.classes[class].len() < 2 {
@@ -114,7 +116,8 @@ impl<'a> Primal<'a> {
                 }
                 let mut best = (u64::MAX, picks[class]);
                 for node in 0..self.problem.classes[class].len() {
-                    if self.exhausted() && (sweep > 0 || self.work >= first) {
+                    let patient = self.patient && self.work < most;
+                    if self.exhausted() && !patient {
                         return picks;
                     }
                     if let Some(cost) = self.graph_cost(class, node, &picks, best.0)

@@ -2,7 +2,7 @@
 //!
 //! A step reduces its core, bounds it, and drops every item that the bound shows to be too dear for
 //! anything better than the best choice known; repeated until nothing goes. Then it looks for a good
-//! choice of its own, and branches on the root with the fewest items left: one step per item.
+//! choice of its own (at the top from many starts, where a gap stays), and branches on the root with the fewest items left: one step per item.
 //! What was not searched when the work ran out keeps its bound, so the bound returned is always true.
 
 use super::bound::{Bound, bound};
@@ -14,6 +14,8 @@ use super::{Limits, Node, Problem, Solution};
 const DEPTH: usize = 512;
 /// Share of the work that one bound may use.
 const BOUND_SHARE: u64 = 4;
+/// Most further starts of local search.
+const ROUNDS: usize = 400;
 
 struct Search<'a> {
     problem: &'a Problem,
@@ -70,7 +72,7 @@ impl Search<'_> {
 
     /// Searches a core; what its solutions cost at least, `None` when it has none.
     fn step(&mut self, mut core: Core, depth: usize) -> Option<u64> {
-        let mut tried = false;
+        let (mut tried, mut explored) = (false, false);
         loop {
             if !core.reduce() {
                 self.charge(&mut core);
@@ -82,12 +84,16 @@ impl Search<'_> {
                 return Some(core.base);
             }
             if !tried {
-                self.look(&core);
+                self.look(&core, depth == 0);
                 tried = true;
             }
             let share = (self.limit.saturating_sub(self.work) / BOUND_SHARE).max(1);
             let found = bound(&mut core, share);
             self.charge(&mut core);
+            if depth == 0 && !explored && found.cost < self.best {
+                self.explore(&core, &found);
+                explored = true;
+            }
             if found.cost >= self.best {
                 return Some(found.cost);
             }
@@ -144,22 +150,11 @@ impl Search<'_> {
     }
 
     /// A good choice of the core, offered as one of the problem.
-    fn look(&mut self, core: &Core) {
-        let live: Vec<u32> = (0..core.classes.len() as u32)
-            .filter(|&c| !core.classes[c as usize].is_empty())
-            .collect();
-        let mut position = vec![NONE; core.classes.len()];
-        live.iter().enumerate().for_each(|(i, &c)| position[c as usize] = i as u32);
-        let at = |c: &u32| position[*c as usize] as usize;
-        let node = |item: &super::reduce::Item| Node {
-            cost: item.cost,
-            operands: item.needs.iter().map(at).collect(),
-        };
-        let classes = live.iter().map(|&c| core.classes[c as usize].iter().map(node).collect());
-        let small =
-            Problem { classes: classes.collect(), roots: core.roots.iter().map(at).collect() };
+    fn look(&mut self, core: &Core, whole: bool) {
+        let (small, live) = small(core);
         let share = self.limit.saturating_sub(self.work) / 4;
         let mut primal = Primal::new(&small, share);
+        primal.patient = whole;
         let (trees, _) = primal.trees(&[]);
         let starts = [primal.greedy(), trees];
         for start in starts {
@@ -168,6 +163,43 @@ impl Search<'_> {
             }
         }
         self.work += primal.work;
+    }
+
+    /// More starts for local search where the first ones left a gap: the costs that the cuts left, which say
+    /// what is dear beside the bound; then costs changed at random, by up to half. Two fifths of the work.
+    fn explore(&mut self, core: &Core, found: &Bound) {
+        let (small, live) = small(core);
+        let end = self.work.saturating_add(self.limit.saturating_sub(self.work) / 5 * 2);
+        let mut noise = 1u64;
+        let mut random = || {
+            // Knuth's linear congruential generator: the same on every machine.
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            noise >> 56
+        };
+        for round in 0..ROUNDS {
+            if self.work >= end {
+                return;
+            }
+            let mut guide = small.clone();
+            for (nodes, &class) in guide.classes.iter_mut().zip(&live) {
+                for (node, &left) in nodes.iter_mut().zip(&found.left[class as usize]) {
+                    // Below 3/2 of a cost below 2^62.
+                    let wave = u128::from(node.cost) * u128::from(128 + random()) / 256;
+                    let wave = u64::try_from(wave).unwrap_or(node.cost);
+                    node.cost = if round == 0 { left } else { wave };
+                }
+            }
+            let mut guiding = Primal::new(&guide, end - self.work);
+            let start = guiding.greedy();
+            self.work += guiding.work;
+            let mut primal = Primal::new(&small, end.saturating_sub(self.work));
+            if let Some((picks, _)) = primal.improve(start) {
+                self.offer_core(core, &live, &picks);
+            }
+            self.work += primal.work;
+        }
     }
 
     fn offer_core(&mut self, core: &Core, live: &[u32], picks: &[usize]) {
@@ -180,4 +212,20 @@ impl Search<'_> {
             of_class[c].or_else(|| Some(core.forced[c]).filter(|&f| f != NONE).map(|f| f as usize))
         });
     }
+}
+
+/// The live part of a core as a problem, and which classes it has.
+fn small(core: &Core) -> (Problem, Vec<u32>) {
+    let live: Vec<u32> =
+        (0..core.classes.len() as u32).filter(|&c| !core.classes[c as usize].is_empty()).collect();
+    let mut position = vec![NONE; core.classes.len()];
+    live.iter().enumerate().for_each(|(i, &c)| position[c as usize] = i as u32);
+    let at = |c: &u32| position[*c as usize] as usize;
+    let node = |item: &super::reduce::Item| Node {
+        cost: item.cost,
+        operands: item.needs.iter().map(at).collect(),
+    };
+    let classes = live.iter().map(|&c| core.classes[c as usize].iter().map(node).collect());
+    let small = Problem { classes: classes.collect(), roots: core.roots.iter().map(at).collect() };
+    (small, live)
 }
