@@ -14,6 +14,8 @@ use super::{Limits, Node, Problem, Solution};
 const DEPTH: usize = 512;
 /// Share of the work that one bound may use.
 const BOUND_SHARE: u64 = 4;
+/// Cores of fewer classes are searched through by branching; larger ones are explored first.
+const EXPLORED: usize = 150;
 /// Most further starts of local search.
 const ROUNDS: usize = 400;
 
@@ -90,7 +92,8 @@ impl Search<'_> {
             let share = (self.limit.saturating_sub(self.work) / BOUND_SHARE).max(1);
             let found = bound(&mut core, share);
             self.charge(&mut core);
-            if depth == 0 && !explored && found.cost < self.best {
+            let large = core.len() >= EXPLORED;
+            if depth == 0 && large && !explored && found.cost < self.best {
                 self.explore(&core, &found);
                 explored = true;
             }
