@@ -161,13 +161,14 @@ fn products(t: &Template, pin: &Pin) -> Option<Vec<Product>> {
 
 /// Every declared weight is pinned exactly as often as declared, over all regions.
 pub(super) fn check_coverage(plan: &Plan, map: &PlanMap<'_>, found: &mut Vec<Violation>) {
-    let mut pinned: Vec<Vec<Product>> = vec![Vec::new(); plan.weights.len()];
     let mut gains = vec![false; plan.weights.len()];
     let per_template: Vec<Vec<Option<Vec<Product>>>> = map
         .templates
         .iter()
         .map(|m| m.template.pins.iter().map(|p| products(m.template, p)).collect())
         .collect();
+    // Regions of one template share its slices: of hundreds of layers they are held once.
+    let mut pinned: Vec<Vec<&Product>> = vec![Vec::new(); plan.weights.len()];
     for region in &plan.regions {
         let Some(t) = plan.template_of(region) else { continue };
         let ids: Vec<Option<usize>> =
@@ -177,7 +178,7 @@ pub(super) fn check_coverage(plan: &Plan, map: &PlanMap<'_>, found: &mut Vec<Vio
                 gains[gain] = true;
             }
             if let (Some(id), Some(products)) = (ids[pin.weight as usize], products) {
-                pinned[id].extend(products.iter().cloned());
+                pinned[id].extend(products);
             }
         }
     }
@@ -221,7 +222,7 @@ fn resolve(
 }
 
 /// Sweeps axis 0; between two cuts the multiset of axis-1 intervals is constant.
-fn coverage(decl: &WeightDecl, products: &[Product], found: &mut Vec<Violation>) {
+fn coverage(decl: &WeightDecl, products: &[&Product], found: &mut Vec<Violation>) {
     let (n, k) = dims(decl);
     let mut events: Vec<(u64, i64, usize)> = vec![(0, 0, 0), (n, 0, 0)];
     for (i, p) in products.iter().enumerate() {
@@ -251,7 +252,7 @@ fn coverage(decl: &WeightDecl, products: &[Product], found: &mut Vec<Violation>)
         let Some(next) = events.get(i).map(|e| e.0).filter(|_| at < n) else { break };
         let key: Active = active.iter().map(|(&p, &c)| (p, c)).collect();
         let wrong = known.entry(key).or_insert_with_key(|key| {
-            let parts = key.iter().map(|&(p, c)| (&products[p], c.unsigned_abs()));
+            let parts = key.iter().map(|&(p, c)| (products[p], c.unsigned_abs()));
             wrong_counts(parts, k, u64::from(decl.copies))
         });
         for &((from, to), count) in wrong.iter() {
