@@ -129,7 +129,7 @@ fn measure(
     let target = Target::preset("wse3").context("no preset wse3")?;
     for (name, without) in &variants {
         let module = optimised(whole, without, &WaferCost::new(&target))?;
-        let options = Options { context: None, wafers: Wafers::Fewest, digest: String::new() };
+        let options = Options { wafers: Wafers::Fewest, ..Options::default() };
         match backend_wafer::compile(&module, &target, &options, &|_| {}) {
             Ok((plan, _)) => {
                 let cycles = time(&plan, Level::L0, 0)?.token_cycles;
