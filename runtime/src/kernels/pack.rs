@@ -16,7 +16,7 @@
 //! - `q4`, `q4m`: `[4][16 rows][4]` bytes; byte i of a row holds quad 2i in the low and 2i+1 in the
 //!   high nibbles. 4.5 and 5 bits a weight.
 //!
-//! Codes are unsigned, [`offset`] above their value: byte dot products take an unsigned and a signed
+//! Codes are unsigned, `offset` above their value: byte dot products take an unsigned and a signed
 //! factor, and what the offset adds is a sum of the other factor, the same for all rows.
 
 use half::{bf16, f16};
