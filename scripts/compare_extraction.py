@@ -7,9 +7,10 @@ nodes and classes are 0/1, needed classes pick a node, cycles are cut as they sh
 solves it. Prints costs and processor seconds, and what to hold them against: never dearer than the
 program, 5 % of its time.
 
-Needs highspy (PyPI). Usage: compare_extraction.py SPARKC [SEEDS]
+Needs highspy (PyPI).
 """
 
+import argparse
 import json
 import os
 import random
@@ -143,15 +144,18 @@ def ilp(graph):
 
 
 def main():
-    sparkc, seeds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sparkc", help="the program")
+    parser.add_argument("seeds", type=int, nargs="?", default=3, help="e-graphs of each family [default: 3]")
+    args = parser.parse_args()
     sys.setrecursionlimit(100_000)
     dearer, times = 0, [0.0, 0.0]
     for family in FAMILIES:
-        for seed in range(seeds):
+        for seed in range(args.seeds):
             graph = egraph(family, seed)
             with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
                 json.dump(graph, file)
-            found = ours(sparkc, file.name)
+            found = ours(args.sparkc, file.name)
             os.unlink(file.name)
             cost, seconds = ilp(graph)
             dearer += cost is not None and found[0] > cost
