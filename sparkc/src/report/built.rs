@@ -120,13 +120,12 @@ impl Built {
         let quantized = self.passes().find(|(_, r)| !r.quantized.is_empty());
         if let Some((_, report)) = quantized {
             let done = report.quantized.iter().filter(|t| t.skipped.is_none());
-            let worst = done.clone().filter_map(|t| t.relative_rms_error).fold(0.0, f64::max);
+            let worst = done.clone().filter_map(|t| t.relative_rms_error).max_by(f64::total_cmp);
+            let error = worst.map_or("error unknown without weights".to_string(), |worst| {
+                format!("relative RMS error at most {:.2} %", 100.0 * worst)
+            });
             let left = report.quantized.len() - done.clone().count();
-            let text = format!(
-                "{} tensors, {left} left as they are; relative RMS error at most {:.2} %",
-                done.count(),
-                100.0 * worst
-            );
+            let text = format!("{} tensors, {left} left as they are; {error}", done.count());
             facts.row(["quantised".to_string(), text]);
         }
         if let Some((before, after)) = self.heldout_loss {
