@@ -686,13 +686,13 @@ pub struct VerifyRulesArgs {
 #[derive(Args, Debug)]
 pub struct FuzzArgs {
     /// Random models to try
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 62))]
     pub count: u64,
     /// Seed of the first; the next has the next seed
-    #[arg(long, default_value_t = 0, value_name = "S")]
+    #[arg(long, default_value_t = 0, value_name = "S", value_parser = clap::value_parser!(u64).range(..1 << 62))]
     pub seed: u64,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// Write every model that failed to this folder, for `sparkc reduce`
     #[arg(long, value_name = "DIR")]

@@ -166,6 +166,17 @@ fn a_finished_plan_is_led_around_a_pe_that_died() {
     assert_eq!(read("one.wplan").repair.unwrap().dead, [(4, 4), (300, 500), (301, 500)]);
     let none = run(PROGRAM, folder.path(), &["repair", "out", "--dead", "814,3"]).unwrap();
     assert!(none.code == Some(1) && none.stderr.contains("SPK4105"), "{none}");
+    // A plan that is not legal is refused, and left as it is.
+    let mut illegal = before;
+    illegal.regions[1].rect.x += 1;
+    std::fs::write(folder.path().join("illegal.wplan"), plan::codec::encode(&illegal)).unwrap();
+    let refused =
+        run(PROGRAM, folder.path(), &["repair", "illegal.wplan", "--dead", "3,3"]).unwrap();
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("not a legal plan: PLN"),
+        "{refused}"
+    );
+    assert_eq!(read("illegal.wplan"), illegal);
 }
 
 #[test]

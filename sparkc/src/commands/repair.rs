@@ -1,8 +1,8 @@
 //! `sparkc repair`: more PEs of a wafer are dead, and a finished plan goes around them.
 //!
 //! Only what lay on a dead PE, and its row up to the nearest spare, moves by a column; regions, programs and
-//! the rest of the wafer stay. The new paths are proven before anything is written; the plan itself, which
-//! does not change, is not proven again: that is `sparkc verify`.
+//! the rest of the wafer stay. The plan is proven before it is touched, and the new paths before anything is
+//! written.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cli::RepairArgs;
 use crate::commands::compile::names;
-use crate::driver::plan_file;
+use crate::driver::plan_file::{self, PlanFile};
 use crate::exit::Fault;
 use crate::output;
 use crate::report::grouped;
@@ -21,10 +21,11 @@ use crate::report::grouped;
 /// Runs it.
 ///
 /// # Errors
-/// A file that is no plan, a PE that is on no wafer, no spare or no path left, a file that cannot be
+/// A file that is no legal plan, a PE that is on no wafer, no spare or no path left, a file that cannot be
 /// written.
 pub fn run(args: &RepairArgs) -> Result<()> {
     let file = plan_file::read(&args.plan)?;
+    prove(&file)?;
     let mut plan = file.plan.clone();
     let (mut moved, mut paths) = (Vec::new(), 0);
     for &(x, y) in &args.dead {
@@ -65,6 +66,15 @@ pub fn run(args: &RepairArgs) -> Result<()> {
         grouped(before)
     );
     output::print(&text)
+}
+
+/// Refuses a plan that is not legal: a repair in place must not pass it on as its own.
+fn prove(file: &PlanFile) -> Result<()> {
+    let Err(violations) = plan::verify::verify(&file.plan) else { return Ok(()) };
+    let found = violations.first().map_or(String::new(), |v| format!(": {v}"));
+    let message = format!("`{}` is not a legal plan{found}", file.path().display());
+    let advice = "`sparkc verify` lists every rule that it breaks; compile the model again";
+    Err(Fault::bad_input(message).advise(advice).into())
 }
 
 /// PEs moved per region, in the order of the plan.

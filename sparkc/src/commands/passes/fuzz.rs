@@ -1,9 +1,10 @@
 //! `sparkc passes fuzz`: random models, optimised at every tier, against the interpreter.
 
+use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ir::Module;
 use ir::random::{self, RandomOptions};
 use passes::{Level, Tier};
@@ -18,11 +19,17 @@ use crate::report::progress::Progress;
 /// Runs it.
 ///
 /// # Errors
-/// When a model does not mean the same after optimising: that is a bug in sparkc.
+/// When a model does not mean the same after optimising: that is a bug in sparkc. A folder for such
+/// models that cannot be made.
 pub(super) fn run(args: &FuzzArgs) -> Result<()> {
+    if let Some(folder) = &args.save {
+        // Before the work, not after it.
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+    }
     let progress = Progress::new();
     let (mut compared, mut failed) = (0u64, Vec::new());
-    let last = args.seed.saturating_add(args.count);
+    let last = args.seed + args.count;
     let next = AtomicU64::new(args.seed);
     progress.stage("random models", |bar| {
         std::thread::scope(|scope| {
@@ -69,10 +76,10 @@ pub(super) fn run(args: &FuzzArgs) -> Result<()> {
             "failures": failures,
         }))?;
     } else {
-        let last = args.seed.saturating_add(args.count).saturating_sub(1);
         output::print(&format!(
-            "seeds {}..={last}: {compared} models mean the same at every tier, {} do not\n",
+            "seeds {}..={}: {compared} models mean the same at every tier, {} do not\n",
             args.seed,
+            last - 1,
             failed.len()
         ))?;
     }
