@@ -246,9 +246,13 @@ impl Core {
             let closures: Vec<Option<Vec<u64>>> = items.iter().map(needs).collect();
             let mut kept = vec![true; items.len()];
             for i in 0..items.len() {
+                // What is dominated dominates nothing that its dominator does not.
+                if !kept[i] {
+                    continue;
+                }
                 for j in 0..items.len() {
                     self.work += 1;
-                    if i == j || !kept[i] || !kept[j] || items[i].cost > items[j].cost {
+                    if i == j || !kept[j] || items[i].cost > items[j].cost {
                         continue;
                     }
                     let within = match (sets, &closures[j]) {
