@@ -9,7 +9,7 @@ pub mod help;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use runtime::Cpu;
 use tensor::DType;
 
@@ -40,6 +40,14 @@ pub struct Cli {
         display_order = 900
     )]
     pub color: Color,
+}
+
+/// Whether the command was asked for JSON.
+pub fn json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, command)) => json(command),
+        None => matches.try_get_one("json").is_ok_and(|flag| flag == Some(&true)),
+    }
 }
 
 /// When to colour.

@@ -18,17 +18,20 @@ use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use cli::Cli;
 use exit::Exit;
-use report::diag;
+use report::diag::{self, Diagnosis};
 
 /// The whole program: parses the command line, runs the command, reports.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|m| Ok((cli::json(&m), Cli::from_arg_matches(&m)?)));
+    let (json, cli) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error).into(),
     };
     report::set_color(cli.color);
@@ -39,8 +42,13 @@ pub fn main() -> ExitCode {
     let exit = match panic::catch_unwind(|| commands::run(&cli.command)) {
         Ok(Ok(exit)) => exit,
         Ok(Err(error)) => {
-            say(&diag::render(&error, report::stderr_colored()));
-            diag::explain(&error).exit
+            let diagnosis = Diagnosis::of(&error);
+            say(&diagnosis.text(report::stderr_colored()));
+            if let Some(object) = diagnosis.json().filter(|_| json) {
+                // Standard error has it, should nobody read here.
+                let _ = output::print_json(&object);
+            }
+            diagnosis.exit()
         }
         // The hook has reported it.
         Err(_) => Exit::Internal,

@@ -93,6 +93,17 @@ fn colour_only_when_wanted() {
 }
 
 #[test]
+fn a_program_can_read_why_a_command_failed() {
+    let outcome = sparkc(&["compile", "nowhere", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(said["error"]["code"], "SPK2001", "{outcome}");
+    assert_eq!((said["error"]["exit"].as_i64(), outcome.code), (Some(1), Some(1)), "{outcome}");
+    assert!(said["error"]["message"].as_str().unwrap().contains("nowhere"), "{outcome}");
+    assert!(outcome.stderr.starts_with("error[SPK2001]: nowhere"), "{outcome}");
+    assert_eq!(sparkc(&["compile", "nowhere"]).stdout, "");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let script = format!("'{PROGRAM}' completions bash | head -n 1; exit ${{PIPESTATUS[0]}}");
     let outcome = run("bash", Path::new("."), &["-c", script.as_str()]).unwrap();

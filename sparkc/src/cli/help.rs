@@ -11,7 +11,8 @@ Start here:
   sparkc inspect tinypy.sparkc --map  where the model lives
 
 Exit codes: 0 ok, 1 bad input, 2 usage, 3 does not fit, 4 resource limit, 70 bug in sparkc,
-130 interrupted. Data goes to stdout, everything else to stderr.";
+130 interrupted. Data goes to stdout, everything else to stderr; with --json why a command failed
+is an object on stdout too.";
 
 /// `compile`.
 pub const COMPILE: &str = "\

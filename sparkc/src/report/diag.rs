@@ -228,37 +228,69 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
     None
 }
 
-/// The text for standard error; empty when there is nothing to say (a closed pipe).
-pub fn render(error: &anyhow::Error, colored: bool) -> String {
-    let explained = explain(error);
-    if explained.exit == Exit::Ok {
-        return String::new();
-    }
-    let mut code = explained.code;
-    let mut messages: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let message = cause.to_string();
-        let (prefix, message) = split_code(&message);
-        code = code.or(prefix.map(str::to_string));
-        // thiserror enums that wrap a source often repeat it in their own message.
-        if messages.last().is_none_or(|last: &String| !last.contains(message)) {
-            messages.push(message.to_string());
+/// All that is said of an error.
+#[derive(Debug)]
+pub struct Diagnosis {
+    explained: Explained,
+    /// What went wrong, then why, outermost first.
+    messages: Vec<String>,
+}
+
+impl Diagnosis {
+    /// What is to be said of `error`.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let mut explained = explain(error);
+        let mut messages: Vec<String> = Vec::new();
+        for cause in error.chain() {
+            let message = cause.to_string();
+            let (code, message) = split_code(&message);
+            explained.code = explained.code.or(code.map(str::to_string));
+            // thiserror enums that wrap a source often repeat it in their own message.
+            if messages.last().is_none_or(|last: &String| !last.contains(message)) {
+                messages.push(message.to_string());
+            }
         }
+        Diagnosis { explained, messages }
     }
-    let label = code.map_or("error:".to_string(), |code| format!("error[{code}]:"));
-    let mut text = String::new();
-    for (i, message) in messages.iter().enumerate() {
-        let head =
-            if i == 0 { Style::Error.paint(&label, colored) } else { "  because:".to_string() };
-        text.push_str(&format!("{head} {}\n", message.replace('\n', "\n  ")));
+
+    /// How the process ends.
+    pub fn exit(&self) -> Exit {
+        self.explained.exit
     }
-    if let Some(advice) = explained.advice {
-        text.push_str(&format!("  {} {advice}\n", Style::Advice.paint("try:", colored)));
+
+    /// The text for standard error; empty when there is nothing to say (a closed pipe).
+    pub fn text(&self, colored: bool) -> String {
+        let Explained { exit, code, advice } = &self.explained;
+        if *exit == Exit::Ok {
+            return String::new();
+        }
+        let label = code.as_ref().map_or("error:".to_string(), |code| format!("error[{code}]:"));
+        let mut text = String::new();
+        for (i, message) in self.messages.iter().enumerate() {
+            let head =
+                if i == 0 { Style::Error.paint(&label, colored) } else { "  because:".to_string() };
+            text.push_str(&format!("{head} {}\n", message.replace('\n', "\n  ")));
+        }
+        if let Some(advice) = advice {
+            text.push_str(&format!("  {} {advice}\n", Style::Advice.paint("try:", colored)));
+        }
+        if *exit == Exit::Internal {
+            text.push_str(BUG);
+        }
+        text
     }
-    if explained.exit == Exit::Internal {
-        text.push_str(BUG);
+
+    /// The object that `--json` prints instead of a result; none when there is nothing to say.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        let Explained { exit, code, advice } = &self.explained;
+        let error = || {
+            let (message, because) = self.messages.split_first()?;
+            Some(serde_json::json!({
+                "code": code, "message": message, "because": because, "try": advice, "exit": *exit as u8,
+            }))
+        };
+        (*exit != Exit::Ok).then(|| serde_json::json!({ "error": error() }))
     }
-    text
 }
 
 /// Takes a code apart that an error carries in its message: `PLN0101: ...`.
@@ -301,8 +333,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_says_what_why_and_what_to_try() {
-        let text = render(&fails(), false);
-        assert_eq!(explain(&fails()).exit, Exit::ResourceLimit);
+        let text = Diagnosis::of(&fails()).text(false);
+        assert_eq!(Diagnosis::of(&fails()).exit(), Exit::ResourceLimit);
         assert!(text.starts_with("error: cannot write `x.sparkc/model`\n  because: "), "{text}");
         assert!(text.contains("try: free some space"), "{text}");
     }
@@ -310,8 +342,10 @@ mod tests {
     #[test]
     fn a_closed_pipe_is_silent_and_fine() {
         let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert_eq!(render(&error, false), "");
-        assert_eq!(explain(&error).exit, Exit::Ok);
+        let diagnosis = Diagnosis::of(&error);
+        assert_eq!(diagnosis.text(false), "");
+        assert_eq!(diagnosis.json(), None);
+        assert_eq!(diagnosis.exit(), Exit::Ok);
     }
 
     #[test]
@@ -323,6 +357,6 @@ mod tests {
     #[test]
     fn a_bug_is_called_one() {
         let error = anyhow::Error::from(Fault::internal("arena overlaps"));
-        assert!(render(&error, false).contains("bug in sparkc"));
+        assert!(Diagnosis::of(&error).text(false).contains("bug in sparkc"));
     }
 }
