@@ -10,7 +10,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 mod support;
 
-use runtime::{Sampler, Sampling, Session, SessionOptions, Wanted};
+use std::ops::ControlFlow;
+
+use runtime::{
+    Batch, BatchOptions, Payload, Request, Sampler, Sampling, Session, SessionOptions, Wanted,
+};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -44,5 +48,29 @@ fn a_decode_step_allocates_nothing() {
             let count = change.allocations + change.reallocations;
             assert_eq!(count, 0, "{threads} threads, temperature {temperature}");
         }
+        steps_of_many_sequences(&payload, threads);
     }
+}
+
+/// As many sequences as fit one job and more, once they write.
+fn steps_of_many_sequences(payload: &Arc<Payload>, threads: usize) {
+    let session = SessionOptions { threads, ..SessionOptions::default() };
+    let options = BatchOptions { session, parallel: 20, kv_bytes: 0 };
+    let mut batch = Batch::new(Arc::clone(payload), options).expect("works on this program");
+    for id in 0..20 {
+        let temperature = (id % 2) as f32;
+        let sampling = Sampling { temperature, top_k: 5, top_p: 0.9, seed: id };
+        let prompt = vec![1 + id as u32; 4];
+        let request = Request { id, prompt, limit: 40, sampling, stop_tokens: Vec::new() };
+        batch.push(request).expect("fits");
+    }
+    let mut finished = Vec::new();
+    let sink = &mut |_: runtime::NewToken<'_>| ControlFlow::Continue(());
+    (0..4).for_each(|_| batch.step(sink, &mut finished).expect("works"));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let region = Region::new(ALLOCATOR);
+    (0..30).for_each(|_| batch.step(sink, &mut finished).expect("works"));
+    let change = region.change();
+    assert_eq!(change.allocations + change.reallocations, 0, "{threads} threads, 20 sequences");
+    assert!(finished.is_empty());
 }

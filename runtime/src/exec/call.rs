@@ -3,10 +3,11 @@
 use super::bind::Bound;
 use super::caches::Caches;
 use crate::kernels::attention::{AttentionShape, attention};
-use crate::kernels::kv::{Across, Tiles, Tiling};
+use crate::kernels::kv::{Across, PAGE, Tiles, Tiling};
 use crate::kernels::matmul::{MatmulShape, linear, linears, matmul};
 use crate::kernels::pack::Packed;
 use crate::kernels::rope::RopeTable;
+use crate::kernels::rows::{self, Span};
 use crate::kernels::view::{Copy, copy};
 use crate::kernels::{Kernels, elementwise, norm};
 use crate::payload::Payload;
@@ -33,6 +34,11 @@ pub(super) struct Machine<'a> {
     pub(super) bound: &'a Bound,
     pub(super) ropes: &'a [RopeTable],
     pub(super) step: Bindings,
+    /// Whose rows the step has. Several are there only where the program's rows know nothing of each
+    /// other; then `step.c` means nothing.
+    pub(super) spans: &'a [Span],
+    /// The page table of each sequence.
+    pub(super) tables: &'a [Vec<u32>],
 }
 
 /// An operand: elements and extents.
@@ -100,7 +106,7 @@ impl Machine<'_> {
                     Value { data, dims: &dims[..weight.dims.len()], cache: None }
                 }
                 Operand::Cache(index) => {
-                    let tiles = self.caches.tiles(cache_index(*index, scope));
+                    let tiles = self.caches.tiles(cache_index(*index, scope), self.tables);
                     Value { cache: Some(tiles), ..NOTHING }
                 }
             };
@@ -111,6 +117,7 @@ impl Machine<'_> {
             pool: self.pool,
             ropes: self.ropes,
             step: self.step,
+            spans: self.spans,
             x: values,
             operands: call.operands.len(),
             out_dims,
@@ -162,9 +169,16 @@ impl Machine<'_> {
 
     fn append(&mut self, call: &Call, cache: usize, at: &Size) {
         let Some(Operand::Buffer(id)) = call.operands.first() else { return };
-        let x = &self.arena[self.bound.ranges[*id as usize].clone()];
-        let first = at.eval(&self.step).expect("`check` evaluated it");
-        self.caches.append(cache, first, x);
+        let mut x = &self.arena[self.bound.ranges[*id as usize].clone()];
+        let row = x.len() / self.step.t;
+        for &span in self.spans {
+            let here = Bindings { t: span.rows, c: span.first, r: self.step.r };
+            let first = at.eval(&here).expect("`check` evaluated it");
+            // One sequence alone may store other rows than those of its tokens.
+            let len = if self.spans.len() == 1 { x.len() } else { span.rows * row };
+            let part = x.split_off(..len).expect("a row for each token");
+            self.caches.append(cache, Span { first, ..span }, &self.tables[span.sequence], part);
+        }
     }
 }
 
@@ -197,6 +211,7 @@ struct Run<'a> {
     pool: &'a Pool,
     ropes: &'a [RopeTable],
     step: Bindings,
+    spans: &'a [Span],
     x: [Value<'a>; 3],
     operands: usize,
     out_dims: &'a [usize],
@@ -208,8 +223,8 @@ impl Run<'_> {
         let width = self.out_dims.last().copied().unwrap_or(1);
         match op {
             Op::Positions => {
-                for (i, o) in out.iter_mut().enumerate() {
-                    *o = (self.step.c + i) as f32;
+                for (o, (position, _)) in out.iter_mut().zip(rows::positions(self.spans)) {
+                    *o = position as f32;
                 }
             }
             Op::CausalMask { window } => self.causal_mask(*window, out),
@@ -308,13 +323,14 @@ impl Run<'_> {
         let spec = &self.payload.program().ropes[rope];
         let pairs = spec.inverse_frequencies.len();
         let (heads, width) = (self.out_dims[1], self.out_dims[2]);
-        let expected = |(i, &p): (usize, &f32)| p == (self.step.c + i) as f32;
-        if positions.data.iter().enumerate().all(expected) {
+        let known = rows::positions(self.spans);
+        if positions.data.iter().zip(known).all(|(&p, (known, _))| p == known as f32) {
             return self.ropes[rope].rotate(pairs, x.data, heads, width, out);
         }
         // Positions of the program's own making: no table was prepared.
         let mut table = RopeTable::default();
-        table.fill(spec, positions.data.iter().copied(), self.step.c + self.step.t);
+        let lengths = rows::positions(self.spans).map(|(_, len)| len);
+        table.fill(spec, positions.data.iter().copied().zip(lengths));
         table.rotate(pairs, x.data, heads, width, out);
     }
 
@@ -322,7 +338,6 @@ impl Run<'_> {
         let [q, k, v] = self.x;
         let (heads, value_width) = (self.out_dims[1], self.out_dims[2]);
         let shape = AttentionShape {
-            past: self.step.c,
             heads,
             key_width: q.dims[2],
             value_width,
@@ -333,14 +348,14 @@ impl Run<'_> {
         let [keys, values] = &mut packed;
         let keys = as_tiles(k, Across::Positions, keys);
         let values = as_tiles(v, Across::Channels, values);
-        attention(self.kernels, self.pool, &shape, q.data, keys, values, out);
+        attention(self.kernels, self.pool, &shape, self.spans, q.data, keys, values, out);
     }
 
     fn cache_read(&self, out: &mut [f32]) {
-        let Some(tiles) = self.x[0].cache else { return };
+        let (Some(tiles), [span]) = (self.x[0].cache, self.spans) else { return };
         let (heads, width) = (self.out_dims[1], self.out_dims[2]);
         for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            tiles.tiling.read(tiles.bytes, i % heads, i / heads, out);
+            tiles.read(span.sequence, i % heads, i / heads, out);
         }
     }
 }
@@ -350,13 +365,14 @@ fn as_tiles<'a>(value: Value<'a>, across: Across, bytes: &'a mut Vec<u8>) -> Til
     if let Some(tiles) = value.cache {
         return tiles;
     }
-    let &[capacity, heads, width] = value.dims else { unreachable!("`check` saw three axes") };
-    let tiling = Tiling { across, dtype: DType::F32, heads, capacity, width };
+    let &[positions, heads, width] = value.dims else { unreachable!("`check` saw three axes") };
+    let pages = positions.div_ceil(PAGE);
+    let tiling = Tiling { across, dtype: DType::F32, heads, pages, width };
     bytes.resize(tiling.bytes().expect("its elements are in memory"), 0);
     for (i, row) in value.data.chunks_exact(width).enumerate() {
         tiling.write(bytes, i % heads, i / heads, row);
     }
-    Tiles { tiling, bytes }
+    Tiles { tiling, bytes, tables: None }
 }
 
 fn matmul_shape(a: &[usize], b: &[usize]) -> MatmulShape {

@@ -4,26 +4,28 @@
 //! float weights. Keys come in blocks of 128 positions counted from 0. For each query a running
 //! maximum, sum and result are kept from block to block; all queries that read a key/value head
 //! share its widened block. Each query sees the same blocks in the same order whatever else is in
-//! the step: neither the split of a prompt nor threads change a bit.
+//! the step: neither the split of a prompt, other sequences nor threads change a bit.
 
 use std::ops::Range;
 
 use super::Kernels;
-use super::kv::Tiles;
+use super::kv::{PAGE, Tiles};
 use super::math::exp;
 use super::matmul::FLOAT_TOKENS;
 use super::pack::{PAIR, TILE};
 use super::portable::tree_sum;
+use super::rows::Span;
 use crate::pool::{Columns, Pool, Scratch};
 
-/// Positions of a block of keys.
-pub(crate) const BLOCK: usize = 128;
+/// Positions of a block of keys: what lies together.
+const BLOCK: usize = PAGE;
+
+/// Sequences whose attention is one job.
+const BANDS: usize = 16;
 
 /// Extents and attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
-    /// Tokens before this step.
-    pub past: usize,
     /// Query heads.
     pub heads: usize,
     /// Elements of a query and a key.
@@ -34,14 +36,6 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Keys seen, the query's own included.
     pub window: Option<usize>,
-}
-
-impl AttentionShape {
-    /// The positions that token t of the step sees.
-    fn visible(&self, t: usize) -> Range<usize> {
-        let end = self.past + t + 1;
-        self.window.map_or(0, |w| end.saturating_sub(w))..end
-    }
 }
 
 /// Scratch elements that `rows` queries of one key/value head take.
@@ -64,42 +58,58 @@ fn lengths(rows: usize, key_width: usize, value_width: usize) -> [usize; 8] {
     ]
 }
 
-/// `q[T, heads, key_width]` -> `out[T, heads, value_width]`.
+/// `q[T, heads, key_width]` -> `out[T, heads, value_width]`. The rows belong to `spans`, in order; the
+/// keys and values of their own positions are in place.
+#[allow(clippy::too_many_arguments, reason = "an attention is made of these")]
 pub fn attention(
     kernels: &Kernels,
     pool: &Pool,
     shape: &AttentionShape,
+    spans: &[Span],
     q: &[f32],
     keys: Tiles<'_>,
     values: Tiles<'_>,
     out: &mut [f32],
 ) {
-    let AttentionShape { past, heads, value_width, .. } = *shape;
+    let AttentionShape { heads, key_width, value_width, .. } = *shape;
+    let (q_row, out_row) = (heads * key_width, heads * value_width);
     let kv_heads = keys.tiling.heads;
     let group = heads / kv_heads;
-    // Scores and weighted sums.
-    let work = 2 * q.len() * (past + 1);
-    // Threads take heads, not tokens: later tokens see more keys and cost more. A key/value head is
-    // read once where there are enough of them.
-    let grain = group.div_ceil(pool.threads().div_ceil(kv_heads));
-    let all = heads * value_width;
-    pool.split_columns(out, all, grain * value_width, work, &|start, mut out, scratch| {
-        let first = start / value_width;
-        let end = first + out.width() / value_width;
-        let mut head = first;
-        while head < end {
-            let kv = head / group;
-            let heads = head..end.min((kv + 1) * group);
-            head = heads.end;
-            let queries = Queries { shape, q, heads, kv, first };
-            queries.run(kernels, keys, values, &mut out, scratch);
+    let (mut q, mut out) = (q, out);
+    for spans in spans.chunks(BANDS) {
+        // Threads take heads, not tokens: later tokens see more keys and cost more. A key/value head
+        // is read once where there are enough of them.
+        let grain = group.div_ceil(pool.threads().div_ceil(kv_heads * spans.len()));
+        // Scores and weighted sums.
+        let work = spans.iter().map(|s| 2 * s.rows * q_row * (s.first + 1)).sum();
+        let mut queries: [&[f32]; BANDS] = [&[]; BANDS];
+        for (queries, span) in queries.iter_mut().zip(spans) {
+            *queries = q.split_off(..span.rows * q_row).expect("a query for each row");
         }
-    });
+        let bands: [(&mut [f32], usize); BANDS] = std::array::from_fn(|i| {
+            let rows = spans.get(i).map_or(0, |span| span.rows);
+            (out.split_off_mut(..rows * out_row).expect("a result for each row"), out_row)
+        });
+        pool.split_matrices(bands, grain * value_width, work, &|i, start, mut out, scratch| {
+            let Some(&span) = spans.get(i) else { return };
+            let first = start / value_width;
+            let end = first + out.width() / value_width;
+            let mut head = first;
+            while head < end {
+                let kv = head / group;
+                let heads = head..end.min((kv + 1) * group);
+                head = heads.end;
+                let queries = Queries { shape, span, q: queries[i], heads, kv, first };
+                queries.run(kernels, keys, values, &mut out, scratch);
+            }
+        });
+    }
 }
 
-/// The queries of a step that read one key/value head: a row for each token and head.
+/// The queries of a span that read one key/value head: a row for each token and head.
 struct Queries<'a> {
     shape: &'a AttentionShape,
+    span: Span,
     q: &'a [f32],
     heads: Range<usize>,
     kv: usize,
@@ -129,7 +139,13 @@ struct Buffers<'a> {
 
 impl Queries<'_> {
     fn rows(&self) -> usize {
-        self.heads.len() * (self.q.len() / (self.shape.heads * self.shape.key_width))
+        self.heads.len() * self.span.rows
+    }
+
+    /// The positions that token t of the span sees.
+    fn visible(&self, t: usize) -> Range<usize> {
+        let end = self.span.first + t + 1;
+        self.shape.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 
     /// Token and head of a row.
@@ -145,17 +161,17 @@ impl Queries<'_> {
         out: &mut Columns<'_>,
         scratch: &mut Scratch,
     ) {
-        let (rows, shape) = (self.rows(), self.shape);
+        let rows = self.rows();
         let mut b = self.buffers(scratch);
         b.sums.fill(0.0);
         for state in b.state.as_chunks_mut::<2>().0 {
             *state = [f32::NEG_INFINITY, 0.0];
         }
         self.gather(b.q);
-        let last = shape.visible(self.place(rows - 1).0).end;
-        for block in shape.visible(0).start / BLOCK..last.div_ceil(BLOCK) {
+        let last = self.visible(self.place(rows - 1).0).end;
+        for block in self.visible(0).start / BLOCK..last.div_ceil(BLOCK) {
             let positions = block * BLOCK..last.min((block + 1) * BLOCK);
-            self.widen(kernels, keys, values, &positions, &mut b);
+            self.widen(kernels, keys, values, block, positions.len(), &mut b);
             for first in (0..rows).step_by(FLOAT_TOKENS) {
                 let m = FLOAT_TOKENS.min(rows - first);
                 self.add_block(kernels, first..first + m, &positions, &mut b);
@@ -185,26 +201,26 @@ impl Queries<'_> {
         }
     }
 
-    /// Widens the keys and values of a block of positions.
+    /// Widens the keys and values of the first `n` positions of a block.
     fn widen(
         &self,
         kernels: &Kernels,
         keys: Tiles<'_>,
         values: Tiles<'_>,
-        positions: &Range<usize>,
+        block: usize,
+        n: usize,
         b: &mut Buffers<'_>,
     ) {
-        let width = self.shape.key_width;
-        for i in 0..positions.len().div_ceil(TILE) {
-            let Some(tile) = keys.tile(self.kv, positions.start / TILE + i) else { break };
+        let (width, sequence) = (self.shape.key_width, self.span.sequence);
+        for i in 0..n.div_ceil(TILE) {
+            let Some(tile) = keys.tile(sequence, self.kv, block, i) else { break };
             let to = &mut b.keys[i / 2 * width * PAIR + i % 2 * TILE..];
             (kernels.widen)(&tile, 0, width, to, PAIR);
         }
         for i in 0..self.shape.value_width.div_ceil(TILE) {
-            let Some(tile) = values.tile(self.kv, i) else { break };
+            let Some(tile) = values.tile(sequence, self.kv, block, i) else { break };
             let to = &mut b.values[i / 2 * BLOCK * PAIR + i % 2 * TILE..];
-            let (first, n) = (positions.start, positions.len());
-            (kernels.widen)(&tile, first, n, to, PAIR);
+            (kernels.widen)(&tile, 0, n, to, PAIR);
         }
     }
 
@@ -218,7 +234,7 @@ impl Queries<'_> {
     ) {
         let (width, m) = (self.shape.key_width, rows.len());
         // What the rows of the block see: later tokens see later positions.
-        let seen = |row: usize| self.shape.visible(self.place(row).0);
+        let seen = |row: usize| self.visible(self.place(row).0);
         let end = seen(rows.end - 1).end.min(positions.end);
         if end <= positions.start || seen(rows.start).start >= positions.end {
             return;
@@ -335,12 +351,13 @@ mod tests {
     const KEYS: usize = 320;
     const PAST: usize = 300;
 
-    fn shape(past: usize, window: Option<usize>) -> AttentionShape {
-        AttentionShape { past, heads: 6, key_width: 20, value_width: 36, scale: 0.3, window }
+    fn shape(window: Option<usize>) -> AttentionShape {
+        AttentionShape { heads: 6, key_width: 20, value_width: 36, scale: 0.3, window }
     }
 
     fn tiles(across: Across, dtype: DType, data: &[f32], width: usize) -> (Tiling, Vec<u8>) {
-        let tiling = Tiling { across, dtype, heads: 2, capacity: KEYS, width };
+        let pages = KEYS.div_ceil(PAGE);
+        let tiling = Tiling { across, dtype, heads: 2, pages, width };
         let mut bytes = vec![0; tiling.bytes().unwrap()];
         for (i, row) in data.chunks_exact(width).enumerate() {
             tiling.write(&mut bytes, i % 2, i / 2, row);
@@ -349,11 +366,11 @@ mod tests {
     }
 
     /// The formula, in f64.
-    fn expected(s: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+    fn expected(s: &AttentionShape, past: usize, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let tokens = q.len() / (s.heads * s.key_width);
         let mut out = Vec::new();
         for (t, head) in (0..tokens).flat_map(|t| (0..s.heads).map(move |h| (t, h))) {
-            let last = s.past + t;
+            let last = past + t;
             let first = s.window.map_or(0, |w| (last + 1).saturating_sub(w));
             let kv = head / 3;
             let p: Vec<f64> = (first..=last)
@@ -385,8 +402,8 @@ mod tests {
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
             let (kt, kb) = tiles(Across::Positions, DType::F32, &k, 20);
             let (vt, vb) = tiles(Across::Channels, DType::F32, &v, 36);
-            let keys = Tiles { tiling: kt, bytes: &kb };
-            let values = Tiles { tiling: vt, bytes: &vb };
+            let keys = Tiles { tiling: kt, bytes: &kb, tables: None };
+            let values = Tiles { tiling: vt, bytes: &vb, tables: None };
             for (past, window) in [
                 (PAST, None),
                 (PAST, Some(1)),
@@ -400,13 +417,14 @@ mod tests {
                     let mut out = vec![0.0; 9 * 6 * 36];
                     let parts = q.chunks(step * 120).zip(out.chunks_mut(step * 216));
                     for (i, (q, out)) in parts.enumerate() {
-                        let s = shape(past + i * step, window);
-                        attention(&kernels, &pool, &s, q, keys, values, out);
+                        let rows = q.len() / 120;
+                        let span = [Span { sequence: 0, first: past + i * step, rows }];
+                        attention(&kernels, &pool, &shape(window), &span, q, keys, values, out);
                     }
                     out
                 };
                 let whole = run(1, 9);
-                let formula = expected(&shape(past, window), &q, &k, &v);
+                let formula = expected(&shape(window), past, &q, &k, &v);
                 let error = compare::relative_to_max(&whole, &formula);
                 assert!(error < 1e-5, "{} window {window:?}: {error}", kernels.isa);
                 for (threads, step) in [(1, 1), (2, 9), (3, 4), (4, 1)] {

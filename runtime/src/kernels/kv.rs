@@ -1,13 +1,19 @@
-//! The layout of keys and values: tiles of 16, as weights have, so that attention is matrix products.
+//! The layout of keys and values: pages of 128 positions, in tiles of 16 as weights have, so that
+//! attention is matrix products.
 //!
-//! Per head, keys `[S, width]` are the rows of a packed matrix: tiles of 16 positions, `[width][16]`
-//! each. Values are its columns: tiles of 16 channels, `[capacity][16]` each. Stored as f32, f16 or
-//! bf16. Appending a position touches its own lane only.
+//! A page holds what one block of attention reads of a head. Of keys `[128, width]`: 8 tiles of 16
+//! positions, `[width][16]` each. Of values their columns: tiles of 16 channels, `[128][16]` each.
+//! Stored as f32, f16 or bf16. The pages of a head lie one after the other; which of them belong to a
+//! sequence, in which order, its page table says. Sequences may have pages in common.
+//! Appending a position touches its own lane only. Who owns a page is not known here.
 
 use half::{bf16, f16};
 use tensor::DType;
 
 use super::pack::{FloatTile, TILE};
+
+/// Positions of a page.
+pub const PAGE: usize = 128;
 
 /// Which axis lies across a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +24,8 @@ pub enum Across {
     Channels,
 }
 
-/// Where the elements of `[heads][capacity][width]` lie.
+/// Where the elements of `[heads][128 * pages][width]` lie. Positions are those of the memory: page
+/// times 128, and the place in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
     /// Which axis lies across a tile.
@@ -27,8 +34,8 @@ pub struct Tiling {
     pub dtype: DType,
     /// Key/value heads.
     pub heads: usize,
-    /// Positions there is room for.
-    pub capacity: usize,
+    /// Pages there is room for.
+    pub pages: usize,
     /// Elements per head and position.
     pub width: usize,
 }
@@ -40,16 +47,19 @@ pub struct Tiles<'a> {
     pub tiling: Tiling,
     /// `tiling.bytes()` bytes.
     pub bytes: &'a [u8],
+    /// The page table of each sequence; `None` where the pages are those of one, in order.
+    pub tables: Option<&'a [Vec<u32>]>,
 }
 
 impl Tiling {
     /// Columns of a tile.
     fn columns(&self) -> usize {
-        if self.across == Across::Positions { self.width } else { self.capacity }
+        if self.across == Across::Positions { self.width } else { PAGE }
     }
 
+    /// Tiles of a page.
     fn tiles(&self) -> usize {
-        let rows = if self.across == Across::Positions { self.capacity } else { self.width };
+        let rows = if self.across == Across::Positions { PAGE } else { self.width };
         rows.div_ceil(TILE)
     }
 
@@ -57,20 +67,41 @@ impl Tiling {
         self.columns() * TILE * self.dtype.block_bytes()
     }
 
+    /// Bytes of a page of one head.
+    fn page_bytes(&self) -> usize {
+        self.tiles() * self.tile_bytes()
+    }
+
     /// Bytes of all heads; `None` when they overflow.
     pub fn bytes(&self) -> Option<usize> {
         let tile = self.columns().checked_mul(TILE * self.dtype.block_bytes())?;
-        tile.checked_mul(self.tiles())?.checked_mul(self.heads)
+        let page = tile.checked_mul(self.tiles())?;
+        page.checked_mul(self.pages)?.checked_mul(self.heads)
     }
 
-    /// First byte of an element, and bytes from one channel to the next of the same tile row.
+    /// First byte of a page of a head.
+    fn page_start(&self, head: usize, page: usize) -> usize {
+        (head * self.pages + page) * self.page_bytes()
+    }
+
+    /// First byte of an element.
     fn start(&self, head: usize, position: usize, channel: usize) -> usize {
+        let (page, position) = (position / PAGE, position % PAGE);
         let (row, column) = match self.across {
             Across::Positions => (position, channel),
             Across::Channels => (channel, position),
         };
-        let tile = head * self.tiles() + row / TILE;
-        tile * self.tile_bytes() + (column * TILE + row % TILE) * self.dtype.block_bytes()
+        let in_page = row / TILE * self.tile_bytes()
+            + (column * TILE + row % TILE) * self.dtype.block_bytes();
+        self.page_start(head, page) + in_page
+    }
+
+    /// Copies a page of all heads.
+    pub fn copy_page(&self, bytes: &mut [u8], from: usize, to: usize) {
+        for head in 0..self.heads {
+            let start = self.page_start(head, from);
+            bytes.copy_within(start..start + self.page_bytes(), self.page_start(head, to));
+        }
     }
 
     /// Stores the row `x[width]` of a head and position.
@@ -123,15 +154,32 @@ impl Tiling {
 }
 
 impl<'a> Tiles<'a> {
-    /// Tile `i` of a head, or `None` beyond the last.
-    pub(crate) fn tile(&self, head: usize, i: usize) -> Option<FloatTile<'a>> {
-        let (tiles, len) = (self.tiling.tiles(), self.tiling.tile_bytes());
-        let dtype = self.tiling.dtype;
-        (i < tiles).then(|| FloatTile {
-            dtype,
-            bytes: &self.bytes[(head * tiles + i) * len..][..len],
-            step: TILE * dtype.block_bytes(),
+    /// Which page of the memory is page `page` of a sequence.
+    fn physical(&self, sequence: usize, page: usize) -> usize {
+        self.tables.map_or(page, |tables| tables[sequence][page] as usize)
+    }
+
+    /// Tile `i` of a page of a sequence and head, or `None` beyond the last.
+    pub(crate) fn tile(
+        &self,
+        sequence: usize,
+        head: usize,
+        page: usize,
+        i: usize,
+    ) -> Option<FloatTile<'a>> {
+        let (tiling, len) = (&self.tiling, self.tiling.tile_bytes());
+        let start = tiling.page_start(head, self.physical(sequence, page)) + i * len;
+        (i < tiling.tiles()).then(|| FloatTile {
+            dtype: tiling.dtype,
+            bytes: &self.bytes[start..][..len],
+            step: TILE * tiling.dtype.block_bytes(),
         })
+    }
+
+    /// Reads the row of a sequence, head and position.
+    pub fn read(&self, sequence: usize, head: usize, position: usize, out: &mut [f32]) {
+        let page = self.physical(sequence, position / PAGE);
+        self.tiling.read(self.bytes, head, page * PAGE + position % PAGE, out);
     }
 }
 
@@ -143,16 +191,29 @@ mod tests {
     fn what_is_written_is_read_and_nothing_else_changes() {
         for across in [Across::Positions, Across::Channels] {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
-                let tiling = Tiling { across, dtype, heads: 2, capacity: 19, width: 21 };
+                let tiling = Tiling { across, dtype, heads: 2, pages: 2, width: 21 };
                 let mut bytes = vec![0; tiling.bytes().unwrap()];
                 let row = |n: usize| (0..21).map(|i| (n + i) as f32 * 0.5).collect::<Vec<_>>();
+                // Positions on both sides of the border of two pages.
+                let place = |n: usize| (n / 19, PAGE - 9 + n % 19);
                 for n in 0..2 * 19 {
-                    tiling.write(&mut bytes, n / 19, n % 19, &row(n));
+                    let (head, position) = place(n);
+                    tiling.write(&mut bytes, head, position, &row(n));
                 }
                 for n in 0..2 * 19 {
+                    let (head, position) = place(n);
                     let mut back = vec![0.0; 21];
-                    tiling.read(&bytes, n / 19, n % 19, &mut back);
+                    tiling.read(&bytes, head, position, &mut back);
                     assert_eq!(back, row(n), "{across:?} {dtype} row {n}");
+                }
+                // A table of pages in another order, and a copied page.
+                tiling.copy_page(&mut bytes, 0, 1);
+                let tables = [vec![], vec![1, 0]];
+                let tiles = Tiles { tiling, bytes: &bytes, tables: Some(&tables) };
+                for page in [0, 1] {
+                    let mut back = vec![0.0; 21];
+                    tiles.read(1, 1, page * PAGE + PAGE - 9, &mut back);
+                    assert_eq!(back, row(19), "{across:?} {dtype} page {page}");
                 }
             }
         }

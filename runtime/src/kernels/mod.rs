@@ -1,7 +1,7 @@
 //! Kernels: packed matrix products and attention per instruction set, everything else portable.
 //!
 //! Contract: the value of one result element is a fixed expression of its inputs. It does not depend
-//! on how many tokens share a step, on tiles, batches or threads. So a prompt fed whole or token by
+//! on how many tokens or sequences share a step, on tiles, batches or threads. So a prompt fed whole or token by
 //! token, on any number of threads, gives the same bits on one instruction set. Sums over the inner
 //! extent of a matrix product run column by column in one accumulator; sums of norms and softmax run
 //! in 16 lanes that are added in a fixed tree.
@@ -24,6 +24,7 @@ pub mod pack;
 mod panel;
 mod portable;
 pub mod rope;
+pub mod rows;
 pub mod view;
 
 use std::fmt;

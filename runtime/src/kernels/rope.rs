@@ -10,12 +10,12 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Works out the table for one row per position; `seq_len` = C + T. The angle is the f32
-    /// product of position and frequency, as in the reference implementation.
-    pub fn fill(&mut self, rope: &Rope, positions: impl Iterator<Item = f32>, seq_len: usize) {
+    /// Works out the table for rows of (position, length of its sequence after the step). The angle
+    /// is the f32 product of position and frequency, as in the reference implementation.
+    pub fn fill(&mut self, rope: &Rope, rows: impl Iterator<Item = (f32, usize)>) {
         self.cos.clear();
         self.sin.clear();
-        for position in positions {
+        for (position, seq_len) in rows {
             for (pair, &frequency) in rope.inverse_frequencies.iter().enumerate() {
                 let frequency = match rope.dynamic {
                     Some(_) => dynamic_frequency(rope, pair, seq_len),

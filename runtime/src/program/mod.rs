@@ -10,6 +10,7 @@
 
 mod check;
 mod codec;
+mod rows;
 mod size;
 
 pub use check::{INTEGER_LIMIT, ProgramError};

@@ -102,7 +102,7 @@ fn columns(of: usize, first: usize, width: usize) -> Op {
 const QKV: usize = (HEADS + 2 * GROUPS) * HEAD;
 
 /// Norm gain and projections of each layer; the layers differ in dtype.
-fn layer_weights(w: &mut Weights) -> Vec<Vec<u32>> {
+fn layer_weights(w: &mut Weights, layers: [DType; 2]) -> Vec<Vec<u32>> {
     let layer = |dtype: DType| {
         vec![
             w.add(Layout::Plain, DType::F32, &[WIDTH]),
@@ -110,7 +110,7 @@ fn layer_weights(w: &mut Weights) -> Vec<Vec<u32>> {
             w.add(Layout::Packed, DType::F16, &[WIDTH, HEADS * HEAD]),
         ]
     };
-    [DType::BF16, DType::Q8].map(layer).to_vec()
+    layers.map(layer).to_vec()
 }
 
 /// Attention with a residual, from `x` to `x`.
@@ -155,9 +155,14 @@ fn layer_calls(b: &mut Buffers, x: u32, positions: u32) -> Vec<Call> {
 
 /// The program and its weights.
 pub(crate) fn parts() -> (Program, Vec<u8>) {
+    parts_of([DType::BF16, DType::Q8])
+}
+
+/// [`parts`] with projections of these dtypes.
+pub(crate) fn parts_of(layers: [DType; 2]) -> (Program, Vec<u8>) {
     let mut w = Weights { table: Vec::new(), bytes: Vec::new(), rng: Rng::new(11) };
     let table = w.add(Layout::Packed, DType::BF16, &[VOCAB, WIDTH]);
-    let weights = layer_weights(&mut w);
+    let weights = layer_weights(&mut w, layers);
     let mut b = Buffers::default();
     let ids = b.add(vec![tokens(1)], tokens(1));
     let positions = b.add(vec![tokens(1)], tokens(1));
