@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use ir::{Module, WeightSource};
-use runtime::program::{Program, encode};
+use runtime::program::{Activations, Program, encode};
 use runtime::{Assets, Payload, PayloadHead, WEIGHT_ALIGN, write_tail};
 
 use crate::error::CpuError;
@@ -56,19 +56,21 @@ pub fn stub_bytes() -> &'static [u8] {
     STUB
 }
 
-/// Compiles a verified module to an executable file at `path`.
+/// Compiles a verified module to an executable file at `path`, whose products see this of
+/// activations.
 ///
 /// # Errors
 /// When the module cannot be lowered, a weight is missing, or the file cannot be written; then there
 /// is no file.
 pub fn compile(
     module: &Module,
+    activations: Activations,
     weights: &dyn WeightSource,
     assets: Assets,
     path: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Summary, CpuError> {
-    let lowered = lower(module)?;
+    let lowered = lower(module, activations)?;
     let (assets, tables, without_tables) = with_tables(assets);
     let write = |source: io::Error| CpuError::Write { path: path.to_path_buf(), source };
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -105,10 +107,11 @@ fn with_tables(mut assets: Assets) -> (Assets, Vec<u8>, Option<String>) {
 /// As [`compile`], without the file.
 pub fn compile_in_memory(
     module: &Module,
+    activations: Activations,
     weights: &dyn WeightSource,
     assets: Assets,
 ) -> Result<Payload, CpuError> {
-    let lowered = lower(module)?;
+    let lowered = lower(module, activations)?;
     let mut bytes = Vec::with_capacity(lowered.weight_bytes as usize);
     match write_weights(module, &lowered, weights, &mut bytes, &mut |_, _| {}) {
         Ok(()) => {}

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ir::{Builder, Dim, Module, Op, ParamKind, Symbol, TensorType, WeightMap};
+use runtime::program::Activations;
 use runtime::{Assets, GenerationDefaults};
 use sparkc_backend_cpu::compile;
 use tensor::{DType, Tensor};
@@ -78,7 +79,7 @@ fn build(directory: &Path) -> PathBuf {
         ..Assets::default()
     };
     let path = directory.join("model");
-    compile(&module, &weights, assets, &path, &mut |_| {}).expect("compiles");
+    compile(&module, Activations::Full, &weights, assets, &path, &mut |_| {}).expect("compiles");
     path
 }
 

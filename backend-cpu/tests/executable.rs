@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ir::eval::{EvalOptions, Session as Eval};
 use ir::random::{self, RandomOptions};
 use ir::{Module, WeightMap};
+use runtime::program::Activations;
 use runtime::{Assets, GenerationDefaults};
 use sparkc_backend_cpu::{compile, stub_bytes};
 use tensor::compare::relative_to_max;
@@ -31,7 +32,7 @@ fn build(directory: &Path, name: &str) -> PathBuf {
     let (module, weights) = model();
     let path = directory.join(name);
     let mut last = None;
-    let summary = compile(&module, &weights, assets(), &path, &mut |p| {
+    let summary = compile(&module, Activations::Full, &weights, assets(), &path, &mut |p| {
         assert!(last.is_none_or(|l| l <= p.done) && p.done <= p.total);
         last = Some(p.done);
     });
@@ -179,7 +180,10 @@ fn a_failed_compilation_leaves_nothing() {
     let (module, mut weights) = model();
     weights.0.pop_last();
     let path = directory.path().join("model");
-    assert!(compile(&module, &weights, assets(), &path, &mut |_| {}).is_err());
-    assert!(compile(&module, &weights, assets(), &path.join("x/y"), &mut |_| {}).is_err());
+    assert!(compile(&module, Activations::Full, &weights, assets(), &path, &mut |_| {}).is_err());
+    assert!(
+        compile(&module, Activations::Full, &weights, assets(), &path.join("x/y"), &mut |_| {})
+            .is_err()
+    );
     assert_eq!(std::fs::read_dir(directory.path()).expect("lists").count(), 0);
 }

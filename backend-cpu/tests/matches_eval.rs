@@ -7,13 +7,16 @@ use ir::eval::{EvalOptions, Session as Eval};
 use ir::random::{self, RandomOptions};
 use ir::{Module, WeightMap};
 use runtime::kernels::Kernels;
+use runtime::program::Activations;
 use runtime::{Assets, Isa, Payload, Session, SessionOptions, Wanted};
 use sparkc_backend_cpu::compile_in_memory;
 use tensor::Rng;
 use tensor::compare::relative_to_max;
 
 fn payload(module: &Module, weights: &WeightMap) -> Arc<Payload> {
-    Arc::new(compile_in_memory(module, weights, Assets::default()).expect("compiles"))
+    Arc::new(
+        compile_in_memory(module, Activations::Full, weights, Assets::default()).expect("compiles"),
+    )
 }
 
 /// Logits of every token, fed in steps of `step`.

@@ -29,7 +29,7 @@ pub const FOOTER_BYTES: usize = 64;
 pub const WEIGHT_ALIGN: u64 = 2 << 20;
 
 const MAGIC: [u8; 8] = *b"sparkCPU";
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 
 /// Why a file is no executable of ours, or a broken one.
 #[derive(Debug, thiserror::Error)]

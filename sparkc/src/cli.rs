@@ -171,7 +171,8 @@ pub struct BuildArgs {
     /// Longest sequence in tokens, prompt included [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// What rewrites may do to the numbers
+    /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
+    /// q8 and q4 weights, but for groups with outliers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
     /// Processor of the executable: native takes the best where it runs; x86-64-v4, x86-64-v3,
@@ -617,7 +618,8 @@ pub struct OptArgs {
     /// Write the certificate of the rewrites, for `sparkc verify-proof`
     #[arg(long, value_name = "FILE")]
     pub proof: Option<PathBuf>,
-    /// What rewrites may do to the numbers
+    /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
+    /// q8 and q4 weights, but for groups with outliers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
     /// Weights, for passes that read them
@@ -643,7 +645,8 @@ pub struct ReduceArgs {
     /// Keep what makes this shell command exit with 0 instead; {} is the file
     #[arg(long, value_name = "CMD")]
     pub command: Option<String>,
-    /// What rewrites may do to the numbers
+    /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
+    /// q8 and q4 weights, but for groups with outliers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
     /// Weights [default: random ones]

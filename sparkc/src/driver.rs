@@ -18,6 +18,7 @@ use frontend::{Model, OpenOptions};
 use ir::{Module, WeightSource};
 use passes::{CostModel, Report, Tier};
 use plan::Target;
+use runtime::program::Activations;
 use tensor::DType;
 
 use crate::cli::{BuildArgs, KvCache, ModelArgs, Numerics, Quant};
@@ -160,6 +161,11 @@ pub fn tier(numerics: Numerics) -> Tier {
         Numerics::Reround => Tier::Reround,
         Numerics::Lossy => Tier::Lossy,
     }
+}
+
+/// What products of the executable see of activations: rounding them to few bits is lossy.
+pub fn activations(numerics: Numerics) -> Activations {
+    if numerics == Numerics::Lossy { Activations::Short } else { Activations::Full }
 }
 
 /// `--quant` in the words of `passes`.

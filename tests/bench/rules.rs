@@ -14,6 +14,7 @@ use frontend::OpenOptions;
 use ir::{Module, WeightSource};
 use passes::{CostModel, RunOptions, pipeline};
 use plan::Target;
+use runtime::program::Activations;
 use simulator::timing::{Level, time};
 use tensor::Tensor;
 
@@ -104,8 +105,8 @@ fn measure(
         of_variant.push(known.unwrap_or(built.len()));
         if known.is_none() {
             let path = folder.path().join(format!("model{}", built.len()));
-            let assets = runtime::Assets::default();
-            let done = backend_cpu::compile(&module, weights, assets, &path, &mut |_| {});
+            let (full, assets) = (Activations::Full, runtime::Assets::default());
+            let done = backend_cpu::compile(&module, full, weights, assets, &path, &mut |_| {});
             built.push((module, done.is_ok().then_some(path), [0.0; 2]));
         }
     }

@@ -17,6 +17,7 @@ use ir::eval::{EvalOptions, eval_module};
 use ir::{Module, WeightMap};
 use libtest_mimic::{Arguments, Trial};
 use passes::{CostModel, NeutralCost, RunOptions};
+use runtime::program::Activations;
 use runtime::{Assets, Session, SessionOptions, Wanted};
 use tensor::{Tensor, Tolerance, compare};
 
@@ -116,7 +117,12 @@ fn treat(
         }
         Treatment::Cpu => {
             let module = optimise(module, passes::Level::O2, &backend_cpu::CpuCost)?;
-            let payload = backend_cpu::compile_in_memory(&module, weights, Assets::default())?;
+            let payload = backend_cpu::compile_in_memory(
+                &module,
+                Activations::Full,
+                weights,
+                Assets::default(),
+            )?;
             let mut session = Session::new(Arc::new(payload), SessionOptions::default())?;
             let mut logits = Vec::new();
             let mut sink = |rows: &[f32]| logits.extend_from_slice(rows);

@@ -11,7 +11,7 @@ mod memory;
 mod ops;
 
 use ir::{Module, ParamKind, Type};
-use runtime::program::{Buffer, Program, Rope};
+use runtime::program::{Activations, Buffer, Program, Rope};
 
 use crate::error::CpuError;
 use constants::Constants;
@@ -47,12 +47,12 @@ struct PlannedBuffer {
     dims: Vec<ir::Dim>,
 }
 
-/// Lowers a verified module.
+/// Lowers a verified module to a program whose products see this of activations.
 ///
 /// # Errors
 /// When `main` is not a language model's entry, an op is used in a way that no kernel covers, or
 /// the context is too large to count.
-pub fn lower(module: &Module) -> Result<Lowered, CpuError> {
+pub fn lower(module: &Module, activations: Activations) -> Result<Lowered, CpuError> {
     let entry = |why: String| CpuError::Entry { why };
     let vocab = vocab(module).map_err(entry)?;
     let limit = runtime::program::INTEGER_LIMIT;
@@ -90,6 +90,7 @@ pub fn lower(module: &Module) -> Result<Lowered, CpuError> {
         steps,
         tokens: token_buffer,
         logits,
+        activations,
     };
     program.check(weight_bytes).map_err(|e| CpuError::Internal { why: e.to_string() })?;
     Ok(Lowered { program, recipes, weight_bytes })
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn a_module_without_logits_is_refused() {
         let module = Module::new("empty", 8, ir::Graph::new("main"));
-        let error = lower(&module).unwrap_err();
+        let error = lower(&module, Activations::Full).unwrap_err();
         assert_eq!(error.code(), "SPK4002");
     }
 }

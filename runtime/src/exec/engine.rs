@@ -113,6 +113,7 @@ impl Engine {
     ) -> Result<Self, SessionError> {
         let isa = options.isa.unwrap_or_else(Isa::best);
         let kernels = Kernels::new(isa).ok_or(SessionError::Isa(isa))?;
+        let kernels = kernels.with(payload.program().activations);
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,

@@ -101,7 +101,7 @@ fn integer_linears<const N: usize>(
         let blocks = words.chunks_mut(block_words);
         for (x, words) in x.chunks(TOKENS * cols).zip(blocks) {
             let m = words.len() / (groups * TOKEN_WORDS);
-            (kernels.quantize)(m, cols, x, words);
+            (kernels.quantize)(kernels.activations, m, cols, x, words);
         }
     });
     let words = &*words;
@@ -256,6 +256,7 @@ mod tests {
     use super::*;
     use crate::kernels::Isa;
     use crate::kernels::pack::pack_rows;
+    use crate::program::Activations;
     use tensor::{DType, Rng, Tensor, compare};
 
     const DTYPES: [DType; 6] =
@@ -272,22 +273,35 @@ mod tests {
         (bytes, w.to_f32())
     }
 
-    /// What products with quantised weights see of x: 16 bits of every group (`activation`).
-    fn as_seen(dtype: DType, x: &[f32]) -> Vec<f32> {
+    /// What products with quantised weights see of x: 16 bits of a group, or 8 where no element is
+    /// far beyond the others (`activation`).
+    fn as_seen(dtype: DType, bits: Activations, x: &[f32]) -> Vec<f32> {
         let mut x = x.to_vec();
-        for group in x.chunks_mut(if dtype.is_quantized() { 32 } else { 0x7fff_ffff }) {
+        if !dtype.is_quantized() {
+            return x;
+        }
+        for group in x.chunks_mut(32) {
             let largest = group.iter().fold(0f32, |a, v| a.max(v.abs()));
-            if dtype.is_quantized() {
-                for v in group {
-                    *v = (*v * (32639.0 / largest)).round_ties_even() * (largest / 32639.0);
-                }
-            }
+            let round = |v: f32, code: f32| (v * (code / largest)).round_ties_even();
+            let sum: f32 = group.iter().map(|&v| round(v, 127.0).abs()).sum();
+            let short = bits == Activations::Short && sum >= 127.0 * 32.0 / 8.0;
+            let code = if short { 127.0 } else { 32639.0 };
+            group.iter_mut().for_each(|v| *v = round(*v, code) * (largest / code));
         }
         x
     }
 
+    /// Every instruction set with both kinds of activations.
     fn isas() -> impl Iterator<Item = Kernels> {
-        Isa::ALL.into_iter().filter_map(Kernels::new)
+        let kinds = |k: Kernels| [Activations::Full, Activations::Short].map(|a| k.with(a));
+        Isa::ALL.into_iter().filter_map(Kernels::new).flat_map(kinds)
+    }
+
+    /// Values of which every seventh group has an outlier.
+    fn uneven(rng: &mut Rng, n: usize) -> Vec<f32> {
+        let mut x = values(rng, n);
+        x.iter_mut().step_by(7 * 32).for_each(|v| *v *= 100.0);
+        x
     }
 
     #[test]
@@ -311,16 +325,16 @@ mod tests {
                 }
                 let (bytes, w) = packed(dtype, rows, cols, &mut rng);
                 let weight = Packed::new(dtype, rows, cols, &bytes).unwrap();
-                let x = values(&mut rng, tokens * cols);
-                let seen = as_seen(dtype, &x);
-                let expected: Vec<f32> = (0..tokens * rows)
-                    .map(|i| {
-                        let (x, w) =
-                            (&seen[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
-                        x.iter().zip(w).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
-                    })
-                    .collect();
+                let x = uneven(&mut rng, tokens * cols);
                 for kernels in isas() {
+                    let seen = as_seen(dtype, kernels.activations, &x);
+                    let expected: Vec<f32> = (0..tokens * rows)
+                        .map(|i| {
+                            let (x, w) =
+                                (&seen[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
+                            x.iter().zip(w).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
+                        })
+                        .collect();
                     let mut out = vec![f32::NAN; tokens * rows];
                     linear(&kernels, &pool, &weight, &x, &mut out);
                     let error = compare::relative_to_max(&out, &expected);
@@ -339,7 +353,7 @@ mod tests {
             let (rows, cols, tokens) = (37 * 16 + 3, 320, 29);
             let (bytes, _) = packed(dtype, rows, cols, &mut rng);
             let weight = Packed::new(dtype, rows, cols, &bytes).unwrap();
-            let x = values(&mut rng, tokens * cols);
+            let x = uneven(&mut rng, tokens * cols);
             for kernels in isas() {
                 let mut whole = vec![0.0; tokens * rows];
                 linear(&kernels, &Pool::new(1).unwrap(), &weight, &x, &mut whole);

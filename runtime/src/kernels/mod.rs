@@ -36,7 +36,7 @@ use activation::Block;
 use pack::{Chunk, FloatTile, Packed};
 use panel::Panel;
 
-use crate::program::Unary;
+use crate::program::{Activations, Unary};
 
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,9 @@ impl FromStr for Cpu {
 /// `(w, tile, x, out)`: rows `16 * tile..` of quantised weights times one token.
 type IntegerGemv = fn(&Packed<'_>, usize, &Block<'_>, &mut [f32]);
 
+/// `(activations, tokens, columns, x, words)`: see [`activation::quantize`].
+type Quantize = fn(Activations, usize, usize, &[f32], &mut [u32]);
+
 /// `(scores, visible, scale, state)`: see [`attention::soften`].
 type Soften = fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32;
 
@@ -151,9 +154,10 @@ pub struct Kernels {
     micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
     /// Fetches bytes that are wanted soon.
     prefetch: fn(&[u8]),
-    /// See [`activation::quantize`]; in the order that
-    /// `integer_micro` wants.
-    quantize: fn(m: usize, cols: usize, x: &[f32], words: &mut [u32]),
+    /// What products see of activations.
+    activations: Activations,
+    /// See [`activation::quantize`]; in the order that `integer_micro` wants.
+    quantize: Quantize,
     /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
     integer_gemv: Option<IntegerGemv>,
     /// See [`panel::unpack`].
@@ -185,5 +189,10 @@ impl Kernels {
             Isa::Portable => Some(portable::KERNELS),
             _ => arch::kernels(isa),
         }
+    }
+
+    /// These kernels for a program that wants this of activations.
+    pub fn with(self, activations: Activations) -> Kernels {
+        Kernels { activations, ..self }
     }
 }

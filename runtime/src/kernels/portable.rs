@@ -6,6 +6,7 @@ use super::activation::{self, Block, CODE_WORDS, PARAMETERS, QUADS};
 use super::pack::{GROUP_CODES, GROUP_COLUMNS, PAIR, Packed, QUAD, TILE, offset, widen};
 use super::panel::{self, HEAD, Panel};
 use super::{Isa, Kernels, elementwise, norm};
+use crate::program::Activations;
 use tensor::DType;
 
 pub(super) const KERNELS: Kernels = Kernels {
@@ -14,7 +15,8 @@ pub(super) const KERNELS: Kernels = Kernels {
     widen,
     micro,
     prefetch: |_| {},
-    quantize: |m, cols, x, words| activation::quantize(m, cols, x, words),
+    activations: Activations::Full,
+    quantize: |bits, m, cols, x, words| activation::quantize(bits, m, cols, x, words),
     integer_gemv: None,
     unpack: panel::unpack,
     integer_micro,
@@ -64,9 +66,9 @@ fn integer_micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]
                 let acc = &mut acc[(2 * t + tile) * TILE..][..TILE];
                 let at = (first + g) * PARAMETERS * x.tokens + t;
                 let [scale, sum] = [0, 1].map(|i| f32::from_bits(parameters[at + i * x.tokens]));
-                let excess = offset(panel.dtype) * parameters[at + 2 * x.tokens] as i32;
+                let start = offset(panel.dtype) * parameters[at + 2 * x.tokens] as i32;
                 for i in 0..TILE {
-                    acc[i] += (dots[i] - excess) as f32 * (head[i] * scale);
+                    acc[i] += (dots[i] + start) as f32 * (head[i] * scale);
                     if panel.dtype == DType::Q4M {
                         acc[i] += head[TILE + i] * sum;
                     }

@@ -51,6 +51,19 @@ pub struct Program {
     pub tokens: BufferId,
     /// Where logits leave: `[R, vocab]`.
     pub logits: BufferId,
+    /// What products with weights see of activations.
+    pub activations: Activations,
+}
+
+/// How much of their activations products with weights see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activations {
+    /// 16 bits of each group of 32 beside quantised weights, f32 beside floats.
+    #[default]
+    Full,
+    /// 8 bits of each group of 32 without outliers beside quantised weights, 16 of the others: what
+    /// `--numerics lossy` allows.
+    Short,
 }
 
 /// A row-major view of (part of) a slot.

@@ -3,8 +3,8 @@
 
 use sparkc_runtime::kernels::pack::pack_rows;
 use sparkc_runtime::program::{
-    Binary, Buffer, CacheSpec, Call, Index, Layout, Op, Operand, Program, Repeat, Rope, Size, Step,
-    StridedCopy, Weight,
+    Activations, Binary, Buffer, CacheSpec, Call, Index, Layout, Op, Operand, Program, Repeat,
+    Rope, Size, Step, StridedCopy, Weight,
 };
 use sparkc_runtime::{Assets, Payload};
 use tensor::{DType, Rng, Tensor};
@@ -202,6 +202,7 @@ pub(crate) fn parts_of(layers: [DType; 2]) -> (Program, Vec<u8>) {
         ],
         tokens: ids,
         logits,
+        activations: Activations::default(),
     };
     (program, w.bytes)
 }

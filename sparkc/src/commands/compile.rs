@@ -9,12 +9,14 @@ use backend_cpu::CpuError;
 use frontend::Model;
 use indicatif::ProgressBar;
 use plan::Target;
+use runtime::program::Activations;
 use serde_json::{Value, json};
 use tensor::DType;
 
 use super::sweep;
 use crate::cli::{BuildArgs, CompileArgs, Emit, Quant};
 use crate::driver::cpu::{self, Executable};
+use crate::driver::heldout::Difference;
 use crate::driver::wafer::{self, Planned};
 use crate::driver::{self, Ask, heldout, plan_file};
 use crate::exit::Fault;
@@ -92,15 +94,16 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     } else {
         None
     };
-    let heldout_loss =
-        progress.stage("measure", |_| heldout_loss(&model, &args.build, executable.as_ref()))?;
+    let (quantisation, short) =
+        progress.stage("measure", |_| heldout_costs(&model, &args.build, executable.as_ref()))?;
     let mut built = Built {
         name: destination.display().to_string(),
         model: model_json(&model),
         options: options_json(args, &emit),
         executable,
         planned: None,
-        heldout_loss,
+        quantisation,
+        short,
         files: Vec::new(),
     };
     if let Some(planned) = planned {
@@ -197,19 +200,26 @@ fn under_final_name(error: anyhow::Error, destination: &Path) -> anyhow::Error {
     }
 }
 
-/// Held-out loss without and with quantisation, when there is any and a text to measure on.
-fn heldout_loss(
+/// What quantisation of weights costs, and what short activations cost on top, as far as either was
+/// asked for and there is a text to measure on.
+fn heldout_costs(
     model: &Model,
     build: &BuildArgs,
     executable: Option<&Executable>,
-) -> Result<Option<(f64, f64)>> {
-    let Some(executable) = executable.filter(|_| driver::quant(build.quant).is_some()) else {
-        return Ok(None);
+) -> Result<(Option<Difference>, Option<Difference>)> {
+    let quantized = driver::quant(build.quant).is_some();
+    let short = driver::activations(build.numerics) == Activations::Short;
+    let Some(executable) = executable.filter(|_| quantized || short) else {
+        return Ok((None, None));
     };
-    let Some(text) = heldout::beside(model)? else { return Ok(None) };
-    let before = text.loss(model, &model.module, build)?;
-    let after = text.loss(model, &executable.module, build)?;
-    Ok(Some((before, after)))
+    let Some(text) = heldout::beside(model)? else { return Ok((None, None)) };
+    let full = (&executable.module, Activations::Full);
+    let cost =
+        |wanted: bool, before, after| wanted.then(|| text.cost(model, before, after)).transpose();
+    Ok((
+        cost(quantized, (&model.module, Activations::Full), full)?,
+        cost(short, full, (&executable.module, Activations::Short))?,
+    ))
 }
 
 fn plan_bytes(args: &CompileArgs, model: &Model, planned: &Planned) -> Result<Vec<u8>> {

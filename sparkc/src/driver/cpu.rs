@@ -8,7 +8,7 @@ use frontend::Model;
 use ir::Module;
 use passes::Report;
 use runtime::Cpu;
-use runtime::program::CacheSpec;
+use runtime::program::{Activations, CacheSpec};
 
 use super::{Ask, assets, optimise, weights};
 use crate::cli::BuildArgs;
@@ -26,6 +26,8 @@ pub struct Executable {
     pub file_bytes: Option<u64>,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
+    /// What its products see of activations.
+    pub activations: Activations,
     /// KV caches, of all layers.
     pub caches: Vec<CacheSpec>,
 }
@@ -51,20 +53,24 @@ pub fn compile(
             .into());
     }
     let (module, passes) = optimise(model, build, &CpuCost, ask)?;
-    let source = weights(model)?;
+    let (source, activations) = (weights(model)?, super::activations(build.numerics));
     let mut assets = assets::assets(model, build.quant);
     assets.cpu = (build.cpu != Cpu::Native).then(|| build.cpu.to_string());
+    if activations == Activations::Short {
+        assets.facts.push(("activations".to_string(), "8 bits".to_string()));
+    }
     let Some(path) = path else {
-        let payload = backend_cpu::compile_in_memory(&module, source, assets)?;
+        let payload = backend_cpu::compile_in_memory(&module, activations, source, assets)?;
         return Ok(Executable {
             passes,
             file_bytes: None,
             weight_bytes: payload.weight_bytes() as u64,
+            activations,
             caches: payload.program().caches.clone(),
             module,
         });
     };
-    let summary = backend_cpu::compile(&module, source, assets, path, progress)?;
+    let summary = backend_cpu::compile(&module, activations, source, assets, path, progress)?;
     if let Some(why) = &summary.without_tables {
         let message = format!("{why}: the executable reads tokenizer.json at every start");
         diag::warn("SPK4801", &message);
@@ -74,6 +80,7 @@ pub fn compile(
         passes,
         file_bytes: Some(summary.file_bytes),
         weight_bytes: summary.weight_bytes,
+        activations,
         caches: summary.program.caches,
     })
 }

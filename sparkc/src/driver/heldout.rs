@@ -1,7 +1,8 @@
-//! What quantisation costs: the held-out loss of a model, computed by the CPU runtime.
+//! What quantisation costs: held-out loss and logits of a model, computed by the CPU runtime.
 //!
 //! The text is `heldout.safetensors` beside the weights: i32 "tokens" `[N, L]`, N pieces of L tokens.
-//! Loss: mean over all pieces and positions of -ln p(next token), in nats.
+//! Loss: mean over all pieces and positions of -ln p(next token), in nats. Error of logits: mean over
+//! positions of the largest difference, as a share of the largest logit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use frontend::Model;
 use ir::{Module, WeightSource};
-use runtime::{Session, SessionOptions, Wanted};
+use runtime::program::Activations;
+use runtime::{Assets, Session, SessionOptions, Wanted};
 
-use super::{assets, weights};
-use crate::cli::BuildArgs;
+use super::weights;
 
 /// Pieces evaluated at most: enough for two digits of a difference, a second or two of time.
 const PIECES_MAX: usize = 32;
@@ -49,30 +50,62 @@ pub fn beside(model: &Model) -> Result<Option<HeldOut>> {
     Ok(Some(HeldOut { pieces: pieces.map(|p| p.iter().map(id).collect()).collect() }))
 }
 
+/// One model beside another on held-out text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// Mean loss of the first, in nats per token.
+    pub before: f64,
+    /// Mean loss of the second.
+    pub after: f64,
+    /// Mean error of the second's logits against the first's.
+    pub logit_error: f64,
+}
+
+/// A module and what its products see of activations.
+pub type Variant<'a> = (&'a Module, Activations);
+
 impl HeldOut {
-    /// Mean loss in nats per token of a module.
+    /// What the second variant of a model costs against the first.
     ///
     /// # Errors
     /// A module without executable, tokens outside of the vocabulary.
-    pub fn loss(&self, model: &Model, module: &Module, build: &BuildArgs) -> Result<f64> {
-        let assets = assets::assets(model, build.quant);
-        let payload = backend_cpu::compile_in_memory(module, weights(model)?, assets)?;
-        let mut session = Session::new(Arc::new(payload), SessionOptions::default())?;
-        let mut sum = 0.0;
-        let mut count = 0usize;
+    pub fn cost(
+        &self,
+        model: &Model,
+        before: Variant<'_>,
+        after: Variant<'_>,
+    ) -> Result<Difference> {
+        let (mut first, mut second) = (session(model, before)?, session(model, after)?);
+        let (mut sums, mut errors, mut count) = ([0.0; 2], 0.0, 0usize);
         for piece in &self.pieces {
-            session.truncate(0);
             let (fed, next) = (&piece[..piece.len() - 1], &piece[1..]);
-            let mut logits = Vec::new();
-            session.feed(fed, Wanted::All, &mut |rows| logits.extend_from_slice(rows))?;
-            let vocab = logits.len() / fed.len();
-            for (row, &token) in logits.chunks_exact(vocab).zip(next) {
-                sum += negative_log_probability(row, token as usize);
+            let logits = [logits(&mut first, fed)?, logits(&mut second, fed)?];
+            let vocab = logits[0].len() / fed.len();
+            let rows = logits[0].chunks_exact(vocab).zip(logits[1].chunks_exact(vocab));
+            for ((a, b), &token) in rows.zip(next) {
+                sums[0] += negative_log_probability(a, token as usize);
+                sums[1] += negative_log_probability(b, token as usize);
+                errors += f64::from(tensor::compare::relative_to_max(b, a));
                 count += 1;
             }
         }
-        Ok(sum / count.max(1) as f64)
+        let mean = |sum: f64| sum / count.max(1) as f64;
+        Ok(Difference { before: mean(sums[0]), after: mean(sums[1]), logit_error: mean(errors) })
     }
+}
+
+fn session(model: &Model, (module, activations): Variant<'_>) -> Result<Session> {
+    let assets = Assets::default();
+    let payload = backend_cpu::compile_in_memory(module, activations, weights(model)?, assets)?;
+    Ok(Session::new(Arc::new(payload), SessionOptions::default())?)
+}
+
+/// Logits of all positions of a text.
+fn logits(session: &mut Session, fed: &[u32]) -> Result<Vec<f32>> {
+    session.truncate(0);
+    let mut logits = Vec::new();
+    session.feed(fed, Wanted::All, &mut |rows| logits.extend_from_slice(rows))?;
+    Ok(logits)
 }
 
 /// -ln softmax(logits)\[token\], in f64, with the maximum taken out.

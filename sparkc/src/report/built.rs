@@ -5,12 +5,14 @@
 
 use passes::{Cost, Report};
 use plan::{BufferRole, Plan};
+use runtime::program::Activations;
 use serde_json::{Value, json};
 use tensor::DType;
 
 use super::table::Table;
 use super::{Style, bytes, count, grouped};
 use crate::driver::cpu::Executable;
+use crate::driver::heldout::Difference;
 use crate::driver::wafer::Planned;
 
 /// What was compiled, and what came out.
@@ -26,8 +28,10 @@ pub struct Built {
     pub executable: Option<Executable>,
     /// The plan, when it was asked for, and the bytes of its file.
     pub planned: Option<(Planned, u64)>,
-    /// Held-out loss without and with quantisation, in nats per token.
-    pub heldout_loss: Option<(f64, f64)>,
+    /// What quantisation of weights costs on held-out text.
+    pub quantisation: Option<Difference>,
+    /// What short activations cost on top.
+    pub short: Option<Difference>,
     /// Files written, with their bytes.
     pub files: Vec<(String, u64)>,
 }
@@ -56,6 +60,7 @@ impl Built {
             "wafer": self.planned.as_ref().map(|(planned, n)| wafer_json(&planned.plan, *n)),
             "optimiser": passes,
             "quantisation": self.quantisation_json(),
+            "activations": self.activations_json(),
             "files": files,
         })
     }
@@ -75,10 +80,13 @@ impl Built {
                 })
             })
             .collect();
-        let loss = self.heldout_loss.map(|(before, after)| {
-            json!({ "before": before, "after": after, "change": after - before, "unit": "nats per token" })
-        });
-        Some(json!({ "tensors": tensors, "heldout_loss": loss }))
+        Some(json!({ "tensors": tensors, "heldout_loss": self.quantisation.map(cost_json) }))
+    }
+
+    /// What products of the executable see of activations, where that is not all.
+    fn activations_json(&self) -> Option<Value> {
+        let short = self.executable.as_ref()?.activations == Activations::Short;
+        short.then(|| json!({ "bits": 8, "heldout_loss": self.short.map(cost_json) }))
     }
 
     /// The summary for people.
@@ -128,11 +136,35 @@ impl Built {
             let text = format!("{} tensors, {left} left as they are; {error}", done.count());
             facts.row(["quantised".to_string(), text]);
         }
-        if let Some((before, after)) = self.heldout_loss {
-            let text = format!("{before:.4} -> {after:.4} nats per token ({:+.4})", after - before);
-            facts.row(["held-out loss".to_string(), text]);
+        if let Some(cost) = self.quantisation {
+            facts.row(["held-out loss".to_string(), cost_text(cost)]);
+        }
+        if self.executable.as_ref().is_some_and(|e| e.activations == Activations::Short) {
+            let text = "8 bits of groups without outliers (--numerics lossy)";
+            facts.row(["activations".to_string(), text.to_string()]);
+        }
+        if let Some(cost) = self.short {
+            facts.row(["their loss".to_string(), cost_text(cost)]);
         }
     }
+}
+
+fn cost_json(cost: Difference) -> Value {
+    let Difference { before, after, logit_error } = cost;
+    json!({
+        "before": before,
+        "after": after,
+        "change": after - before,
+        "unit": "nats per token",
+        "mean_logit_error": logit_error,
+    })
+}
+
+fn cost_text(cost: Difference) -> String {
+    let Difference { before, after, logit_error } = cost;
+    let change = after - before;
+    let error = 100.0 * logit_error;
+    format!("{before:.4} -> {after:.4} nats per token ({change:+.4}), logits off by {error:.2} %")
 }
 
 /// What the optimiser gained by its own estimate, and whether anything cheaper exists.

@@ -6,6 +6,8 @@ use std::arch::x86_64::*;
 
 use tensor::DType;
 
+use crate::program::Activations;
+
 use super::super::activation::{self, Block, CODE_WORDS, PARAMETERS, QUADS};
 use super::super::pack::{Chunk, FloatTile, GROUP_CODES, PAIR, Packed, TILE, offset};
 use super::super::panel::{self, HEAD, Panel};
@@ -26,6 +28,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
+        activations: Activations::Full,
         quantize,
         integer_gemv: None,
         unpack,
@@ -239,14 +242,14 @@ unsafe fn micro_some<const M: usize>(
     M
 }
 
-fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+fn quantize(bits: Activations, m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
     // SAFETY: the features were detected before `quantize` was handed out.
-    unsafe { quantize_all(m, cols, x, words) }
+    unsafe { quantize_all(bits, m, cols, x, words) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_all(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
-    activation::quantize(m, cols, x, words);
+fn quantize_all(bits: Activations, m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+    activation::quantize(bits, m, cols, x, words);
 }
 
 fn unpack(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]) {
@@ -308,9 +311,9 @@ unsafe fn integer_some<const M: usize>(
             for m in 0..M {
                 let word = |i: usize| parameters[((first + g) * PARAMETERS + i) * x.tokens + t + m];
                 let parameter = |i: usize| _mm256_set1_ps(f32::from_bits(word(i)));
-                let excess = _mm256_set1_epi32(word(2) as i32 * offset(panel.dtype));
+                let start = _mm256_set1_epi32(word(2) as i32 * offset(panel.dtype));
                 for h in 0..2 {
-                    let dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[m][h], excess));
+                    let dot = _mm256_cvtepi32_ps(_mm256_add_epi32(dots[m][h], start));
                     let by = _mm256_mul_ps(scale[h], parameter(0));
                     sums[m][h] = _mm256_fmadd_ps(dot, by, sums[m][h]);
                 }

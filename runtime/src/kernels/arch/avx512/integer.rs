@@ -2,21 +2,23 @@
 //!
 //! The instruction multiplies unsigned by signed bytes: a weight's code u, which has an offset, and the
 //! bytes h and l of an activation's code c = 256 h + l. For weights w = u - offset,
-//! `sum c w = 256 sum h u + sum l u - offset sum c`, exact in 32 bits. Each group's integer is then
-//! scaled and added to an f32, groups in order.
+//! `sum c w = 256 sum h u + sum l u - offset sum c`, exact in 32 bits. Where every h of a block's
+//! group is zero, its plane is skipped. Each group's integer is then scaled and added to an f32,
+//! groups in order.
 
 use std::arch::x86_64::*;
 
 use tensor::DType;
 use tensor::quant::GROUP;
 
-use super::super::super::activation::{self, BLOCK, Block, CODE_WORDS, PARAMETERS, QUADS};
+use super::super::super::activation::{self, BLOCK, Block, CODE_WORDS, Group, PARAMETERS, QUADS};
 use super::super::super::pack::{
     Chunk, GROUP_CODES, Packed, TILE, UNIT, code_bytes, head_bytes, heads_bytes, offset, unit_bytes,
 };
 use super::super::super::panel::{HEAD, Panel};
 use super::super::{AHEAD, check_panel, check_unpack};
 use super::store;
+use crate::program::Activations;
 
 /// 64 bytes: one quad of columns of 16 rows.
 const LINE: usize = 64;
@@ -35,36 +37,45 @@ const fn dtype(code: u8) -> DType {
 }
 
 /// See `activation::quantize`.
-pub(super) fn quantize(m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
+pub(super) fn quantize(bits: Activations, m: usize, cols: usize, x: &[f32], words: &mut [u32]) {
     let groups = cols / GROUP;
     assert!(x.len() >= m * cols && words.len() >= m * groups * (CODE_WORDS + PARAMETERS));
     let (codes, parameters) = words.split_at_mut(m * groups * CODE_WORDS);
     for (token, x) in x.chunks_exact(cols).take(m).enumerate() {
         for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
             // SAFETY: the features were detected before `quantize` was handed out.
-            let (words, scale, sum) = unsafe { quantize_group(x) };
+            let (words, group) = unsafe { quantize_group(bits, x) };
             let codes = &mut codes[g * m * CODE_WORDS..][..m * CODE_WORDS];
             for (code, word) in codes[token..].iter_mut().step_by(m).zip(words) {
                 *code = word;
             }
-            activation::put_parameters(m, token, scale, sum, &mut parameters[g * PARAMETERS * m..]);
+            activation::put_parameters(m, token, group, &mut parameters[g * PARAMETERS * m..]);
         }
     }
 }
 
-/// The words of a group, its scale and the sum of its codes.
+/// A group, and its words.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-fn quantize_group(x: &[f32; GROUP]) -> ([u32; CODE_WORDS], f32, i32) {
+fn quantize_group(bits: Activations, x: &[f32; GROUP]) -> ([u32; CODE_WORDS], Group) {
     // SAFETY: a group is two registers.
     let x = [0, TILE].map(|i| unsafe { _mm512_loadu_ps(x.as_ptr().add(i)) });
-    let bits = x.map(|x| _mm512_castps_si512(_mm512_abs_ps(x)));
+    let magnitudes = x.map(|x| _mm512_castps_si512(_mm512_abs_ps(x)));
     // Bits without sign order like magnitudes, and put NaN on top: then the scale is NaN.
-    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(bits[0], bits[1]));
-    let (scale, inverse) = activation::scale(f32::from_bits(largest as u32));
-    let by = _mm512_set1_ps(inverse);
-    let codes = x.map(|x| _mm512_cvtps_epi32(_mm512_mul_ps(x, by)));
-    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(codes[0], codes[1]));
+    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(magnitudes[0], magnitudes[1]));
+    let largest = f32::from_bits(largest as u32);
+    let round = |by: f32| x.map(|x| _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(by))));
+    let total = |v: [__m512i; 2]| _mm512_reduce_add_epi32(_mm512_add_epi32(v[0], v[1]));
+    let (mut scale, inverse) = activation::short_scale(largest);
+    let mut codes = round(inverse);
+    let long = bits == Activations::Full
+        || !activation::short_is_enough(total(codes.map(|c| _mm512_abs_epi32(c))));
+    if long {
+        let inverse;
+        (scale, inverse) = activation::scale(largest);
+        codes = round(inverse);
+    }
+    let sum = total(codes);
     let mut words = [0; CODE_WORDS];
     for (half, codes) in codes.into_iter().enumerate() {
         let high = _mm512_srai_epi32::<8>(_mm512_add_epi32(codes, _mm512_set1_epi32(128)));
@@ -76,7 +87,7 @@ fn quantize_group(x: &[f32; GROUP]) -> ([u32; CODE_WORDS], f32, i32) {
             }
         }
     }
-    (words, scale, sum)
+    (words, Group { scale, sum, long })
 }
 
 pub(super) fn gemv(w: &Packed<'_>, tile: usize, x: &Block<'_>, out: &mut [f32]) {
@@ -122,8 +133,12 @@ unsafe fn one_tile<const D: u8>(mut tile: *const u8, x: &Block<'_>) -> __m512 {
             _mm_prefetch::<_MM_HINT_T0>(head.wrapping_add(AHEAD).cast());
             let mut at = tile.add(heads_bytes(dtype, n));
             for _ in 0..n {
-                let excess = _mm512_set1_epi32(*x_parameters.add(2) as i32 * offset(dtype));
-                let dots = _mm512_sub_epi32(dots::<D>(at, x_codes), excess);
+                let start = _mm512_set1_epi32(*x_parameters.add(2) as i32 * offset(dtype));
+                let dots = if *x_parameters.add(3) == 0 {
+                    dots::<D, 1>(at, x_codes, start)
+                } else {
+                    dots::<D, 2>(at, x_codes, start)
+                };
                 let by = _mm512_mul_ps(halves(head), _mm512_set1_ps(*x_parameters.cast()));
                 acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), by, acc);
                 if D == Q4M {
@@ -152,14 +167,19 @@ unsafe fn halves(at: *const u8) -> __m512 {
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
-/// The integers of one group of a tile and one token, without what the offset takes off.
+/// The integers of one group of a tile and one token, from `start` on; with one plane the first is
+/// known to be zero.
 ///
 /// # Safety
 /// A group's codes are readable, and `CODE_WORDS` words of x.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn dots<const D: u8>(codes: *const u8, x: *const u32) -> __m512i {
-    let (mut high, mut low) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+unsafe fn dots<const D: u8, const PLANES: usize>(
+    codes: *const u8,
+    x: *const u32,
+    start: __m512i,
+) -> __m512i {
+    let (mut high, mut low) = (_mm512_setzero_si512(), start);
     let step = if D == Q8 { 1 } else { 2 };
     for q in (0..QUADS).step_by(step) {
         // SAFETY: the caller vouches for codes and words; a prefetch reads nothing it may not.
@@ -172,11 +192,13 @@ unsafe fn dots<const D: u8>(codes: *const u8, x: *const u32) -> __m512i {
         for (i, &w) in quads.iter().enumerate().take(step) {
             // SAFETY: as above.
             let [h, l] = [i, QUADS + i].map(|i| unsafe { _mm512_set1_epi32(*x.add(i) as i32) });
-            high = _mm512_dpbusd_epi32(high, w, h);
+            if PLANES == 2 {
+                high = _mm512_dpbusd_epi32(high, w, h);
+            }
             low = _mm512_dpbusd_epi32(low, w, l);
         }
     }
-    _mm512_add_epi32(_mm512_slli_epi32(high, 8), low)
+    if PLANES == 2 { _mm512_add_epi32(_mm512_slli_epi32(high, 8), low) } else { low }
 }
 
 /// Low nibbles.
@@ -263,7 +285,8 @@ unsafe fn micro_some<const M: usize>(
     acc: &mut [f32],
 ) {
     let (codes, parameters) = x.split();
-    let offset = offset(panel.dtype);
+    // An offset is a power of two or zero, and shifting by 32 gives zero.
+    let offset = _mm_cvtsi32_si128(offset(panel.dtype).trailing_zeros() as i32);
     // A bound that the compiler does not know keeps it from unrolling the loops over quads, which
     // would spill the sums.
     let quads = std::hint::black_box(QUADS);
@@ -274,19 +297,29 @@ unsafe fn micro_some<const M: usize>(
             let w = panel.codes.map(|c| c.as_ptr().add(g * GROUP_CODES));
             let codes = codes.as_ptr().add((first + g) * CODE_WORDS * M);
             let parameters = parameters.as_ptr().add((first + g) * PARAMETERS * M);
+            let start = |t: usize| {
+                let sum = _mm512_set1_epi32(*parameters.add(2 * M + t) as i32);
+                _mm512_sll_epi32(sum, offset)
+            };
             let mut dots = [[_mm512_setzero_si512(); 2]; M];
-            plane(w, codes, quads, &mut dots);
-            for dot in &mut dots {
-                *dot = dot.map(|d| _mm512_slli_epi32(d, 8));
+            if *parameters.add(3 * M) == 0 {
+                for (t, dots) in dots.iter_mut().enumerate() {
+                    *dots = [start(t); 2];
+                }
+            } else {
+                plane(w, codes, quads, &mut dots);
+                for (t, dots) in dots.iter_mut().enumerate() {
+                    let start = start(t);
+                    *dots = dots.map(|d| _mm512_add_epi32(_mm512_slli_epi32(d, 8), start));
+                }
             }
             plane(w, codes.add(QUADS * M), quads, &mut dots);
             let scale = [0, 1].map(|i| _mm512_loadu_ps(head.add(i * HEAD)));
             for (t, dots) in dots.into_iter().enumerate() {
                 let by = _mm512_set1_ps(*parameters.add(t).cast());
-                let excess = _mm512_set1_epi32(*parameters.add(2 * M + t) as i32 * offset);
                 for i in 0..2 {
                     let sum = acc.as_mut_ptr().add((2 * t + i) * TILE);
-                    let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(dots[i], excess));
+                    let dot = _mm512_cvtepi32_ps(dots[i]);
                     let new =
                         _mm512_fmadd_ps(dot, _mm512_mul_ps(scale[i], by), _mm512_loadu_ps(sum));
                     _mm512_storeu_ps(sum, new);

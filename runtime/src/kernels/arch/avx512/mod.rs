@@ -7,6 +7,8 @@ use std::arch::x86_64::*;
 
 use tensor::DType;
 
+use crate::program::Activations;
+
 use super::super::pack::{FloatTile, PAIR, Packed, TILE};
 use super::super::{Isa, Kernels};
 use super::{AHEAD, check_gemv, check_micro, check_widen, prefetch};
@@ -26,6 +28,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         micro,
         prefetch,
+        activations: Activations::Full,
         quantize: integer::quantize,
         integer_gemv: Some(integer::gemv),
         unpack: integer::unpack,
