@@ -22,6 +22,7 @@ use crate::generate::StopReason;
 use crate::kernels::kv::PAGE;
 use crate::kernels::rows::Span;
 use crate::payload::Payload;
+use crate::program::Program;
 use crate::sample::{Sampler, Sampling};
 use pages::Pages;
 
@@ -133,6 +134,12 @@ struct Running {
     first: Option<Instant>,
 }
 
+/// Bytes of a page of all caches.
+fn page_bytes(program: &Program) -> u64 {
+    let token_bytes: u64 = program.caches.iter().map(|c| c.bytes_per_token()).sum();
+    (token_bytes * PAGE as u64).max(1)
+}
+
 impl Running {
     /// Tokens to compute before the next can be chosen.
     fn pending(&self) -> usize {
@@ -177,8 +184,7 @@ impl Batch {
         let program = payload.program();
         let parallel = options.parallel.max(1);
         let context = program.context as usize;
-        let token_bytes: u64 = program.caches.iter().map(|c| c.bytes_per_token()).sum();
-        let page_bytes = (token_bytes * PAGE as u64).max(1);
+        let page_bytes = page_bytes(program);
         let most = parallel * Engine::pages_of(context);
         let budget = match options.kv_bytes {
             0 => most,
@@ -207,6 +213,11 @@ impl Batch {
             parallel,
             page_bytes,
         })
+    }
+
+    /// Bytes of KV cache that one whole context takes.
+    pub fn kv_bytes_of(program: &Program) -> u64 {
+        Engine::pages_of(program.context as usize) as u64 * page_bytes(program)
     }
 
     /// The model.

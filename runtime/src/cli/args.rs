@@ -32,6 +32,10 @@ pub struct Args {
     pub cpu: Option<Cpu>,
     pub speculate: Option<usize>,
     pub chat: bool,
+    pub batch: Option<PathBuf>,
+    pub parallel: Option<usize>,
+    /// In MiB.
+    pub kv_budget: Option<u64>,
     pub logits: Option<PathBuf>,
     pub bench: bool,
     pub info: bool,
@@ -44,6 +48,12 @@ pub struct Args {
 const MAX_GUESSES: usize = 64;
 /// Most threads that can be asked for.
 const MAX_THREADS: usize = 1024;
+/// Most sequences at once that can be asked for.
+const MAX_PARALLEL: usize = 256;
+/// Largest budget of KV caches that can be asked for, in MiB: 1 PiB.
+const MAX_KV_BUDGET: u64 = 1 << 30;
+/// Tokens of a text when neither the user nor the model says.
+const DEFAULT_TOKENS: usize = 128;
 
 impl Args {
     /// The arguments behind the program's name.
@@ -88,12 +98,8 @@ impl Args {
         if self.bench && self.logits.is_some() {
             return clash("--bench", "--logits");
         }
-        let range = |name: &str, value: Option<f32>, ok: fn(f32) -> bool, what: &str| match value {
-            Some(v) if !ok(v) => Err(UsageError(format!("{name} {v}: expected {what}"))),
-            _ => Ok(()),
-        };
-        range("--temp", self.temperature, |t| t >= 0.0 && t.is_finite(), "a number from 0 up")?;
-        range("--top-p", self.top_p, |p| p > 0.0 && p <= 1.0, "a number above 0, at most 1")?;
+        self.check_batch()?;
+        self.check_sampling()?;
         if let Some(n) = self.speculate.filter(|&n| n > MAX_GUESSES) {
             return Err(UsageError(format!("--speculate {n}: expected 0 to {MAX_GUESSES}")));
         }
@@ -103,6 +109,51 @@ impl Args {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the numbers of sampling are possible.
+    pub(super) fn check_sampling(&self) -> Result<(), UsageError> {
+        let range = |name: &str, value: Option<f32>, ok: fn(f32) -> bool, what: &str| match value {
+            Some(v) if !ok(v) => Err(UsageError(format!("{name} {v}: expected {what}"))),
+            _ => Ok(()),
+        };
+        range("--temp", self.temperature, |t| t >= 0.0 && t.is_finite(), "a number from 0 up")?;
+        range("--top-p", self.top_p, |p| p > 0.0 && p <= 1.0, "a number above 0, at most 1")
+    }
+
+    fn check_batch(&self) -> Result<(), UsageError> {
+        let error = |why: String| Err(UsageError(why));
+        let given = [
+            (self.prompt.is_some(), "a prompt"),
+            (self.tokens.is_some(), "--tokens"),
+            (self.bench, "--bench"),
+            (self.logits.is_some(), "--logits"),
+            (self.speculate.is_some(), "--speculate"),
+        ];
+        match given.iter().find(|(is_given, _)| *is_given) {
+            Some((_, name)) if self.batch.is_some() => {
+                return error(format!("{name} and --batch exclude each other"));
+            }
+            _ => {}
+        }
+        if self.batch.is_none() && (self.parallel.is_some() || self.kv_budget.is_some()) {
+            return error("--parallel and --kv-budget are for --batch".to_string());
+        }
+        match (self.parallel, self.kv_budget) {
+            (Some(n), _) if n == 0 || n > MAX_PARALLEL => {
+                error(format!("--parallel {n}: expected 1 to {MAX_PARALLEL}"))
+            }
+            (_, Some(n)) if n == 0 || n > MAX_KV_BUDGET => {
+                error(format!("--kv-budget {n}: expected 1 to {MAX_KV_BUDGET}, in MiB"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Most tokens of a text: what is given, else what the model's authors want.
+    pub(super) fn limit(&self, defaults: &GenerationDefaults) -> usize {
+        let model = defaults.max_new_tokens.map_or(DEFAULT_TOKENS, |n| n as usize);
+        self.n.unwrap_or(model)
     }
 
     /// Most tokens to guess ahead.
@@ -157,6 +208,9 @@ impl Args {
             "--speculate" => self.speculate = Some(parser.value()?.parse()?),
             "--cpu" => self.cpu = Some(parser.value()?.parse()?),
             "--chat" => self.chat = true,
+            "--batch" => self.batch = Some(parser.value()?.into()),
+            "--parallel" => self.parallel = Some(parser.value()?.parse()?),
+            "--kv-budget" => self.kv_budget = Some(parser.value()?.parse()?),
             "--tokens" => self.tokens = Some(token_list(&parser.value()?.string()?)?),
             "--logits" => self.logits = Some(parser.value()?.into()),
             "--bench" => self.bench = true,
@@ -197,6 +251,14 @@ What to write:
   --top-p P         choose among the most likely tokens that make up P of the probability
   --seed S          other random choices; the same seed gives the same text [default: 0]
   --chat            put the prompt into the model's chat template; without a prompt, converse
+
+Many texts at once:
+  --batch FILE      a request a line (JSON; - for standard input), a JSON object a line as texts
+                    end. Fields: prompt or tokens; id, chat, max_tokens, greedy, temperature,
+                    top_k, top_p, seed, stop. What a line does not say, the flags above say
+  --parallel N      at most N at once; the others wait [default: 8]. Never changes a text
+  --kv-budget MIB   memory for KV caches; texts that begin alike share theirs
+                    [default: 2048, or what one whole context takes]
 
 What to read and report:
   --tokens 1,2,3    prompt as token ids
@@ -242,6 +304,8 @@ mod tests {
         assert!(args.greedy && args.json);
         assert_eq!(parse("--bench 32 128 2").unwrap().protocol, Some([32, 128, 2]));
         assert!(parse("--bench hello").unwrap().prompt.is_some());
+        let args = parse("--batch - --parallel 16 --kv-budget 64 --chat -n 5").unwrap();
+        assert_eq!((args.parallel, args.kv_budget), (Some(16), Some(64)));
         let flags =
             ["--chat", "--bench", "--info", "--cpu x86-64-v3", "--cpu native", "--help", "-V"];
         assert!(flags.iter().all(|f| parse(f).is_ok()));
@@ -261,6 +325,11 @@ mod tests {
             ("--cpu mmx", "mmx"),
             ("hello --tokens 1", "exclude"),
             ("--greedy --temp 1", "exclude"),
+            ("--batch a.jsonl hello", "exclude"),
+            ("--batch a.jsonl --bench", "exclude"),
+            ("--parallel 4", "for --batch"),
+            ("--batch - --parallel 0", "1 to 256"),
+            ("--batch - --kv-budget 0", "in MiB"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(part), "{line}: {error}");

@@ -8,9 +8,6 @@ use super::{Args, CliError, Streams, UsageError, stream};
 use crate::generate::{Generation, GenerationOptions, Generator, LogitsSink, StopReason};
 use crate::text::{ChatMessage, Text, TextError};
 
-/// Tokens of a text when neither the user nor the model says.
-const DEFAULT_TOKENS: usize = 128;
-
 pub(super) fn complete(
     args: &Args,
     generator: &mut Generator,
@@ -25,10 +22,9 @@ pub(super) fn complete(
     };
     let prompt = prompt(args, text.as_ref())?;
     let defaults = &payload.assets().generation;
-    let model_limit = defaults.max_new_tokens.map_or(DEFAULT_TOKENS, |n| n as usize);
     let asked_for_logits = args.logits.is_some();
     let options = GenerationOptions {
-        limit: args.n.unwrap_or(if asked_for_logits { 0 } else { model_limit }),
+        limit: if asked_for_logits && args.n.is_none() { 0 } else { args.limit(defaults) },
         sampling: args.sampling(defaults),
         stop_tokens: &defaults.stop_tokens,
         guesses: args.guesses(),
@@ -118,19 +114,8 @@ fn print_json(
     text: Option<&Text>,
     streams: &mut Streams<'_>,
 ) -> Result<(), CliError> {
-    let text = match text {
-        Some(text) => {
-            let mut stream = text.stream(prompt);
-            let stopped = usize::from(generation.stop == StopReason::StopToken);
-            let mut all = String::new();
-            for &token in &generation.tokens[..generation.tokens.len() - stopped] {
-                all.push_str(&stream.push(token)?);
-            }
-            all.push_str(&stream.finish()?);
-            Some(all)
-        }
-        None => None,
-    };
+    let whole = |text: &Text| text.continuation(prompt, &generation.tokens, generation.stop);
+    let text = text.map(whole).transpose()?;
     let timings = &generation.timings;
     let object = serde_json::json!({
         "text": text,

@@ -5,6 +5,7 @@
 //! is the reader's way to say "enough" and ends with 0.
 
 mod args;
+mod batch;
 mod bench;
 mod chat;
 mod complete;
@@ -58,6 +59,10 @@ enum CliError {
     File { path: PathBuf, source: io::Error },
     #[error("cannot read the prompt from standard input: {0}")]
     Prompt(io::Error),
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{refused} of {asked} requests failed: their lines of output say why")]
+    Refused { refused: usize, asked: usize },
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
     #[error("internal error: guessing ahead changed the text")]
@@ -158,6 +163,9 @@ fn execute(
         Cpu::Level(isa) => Some(isa),
     };
     let options = SessionOptions { threads: args.threads.unwrap_or(0), isa, chunk: 0, pin: true };
+    if let Some(path) = &args.batch {
+        return batch::batch(&args, &payload, options, path, streams);
+    }
     let session = Session::new(Arc::clone(&payload), options)?;
     let mut generator = Generator::new(session);
     if args.bench {

@@ -87,8 +87,9 @@ pub fn attention(
             *queries = q.split_off(..span.rows * q_row).expect("a query for each row");
         }
         let bands: [(&mut [f32], usize); BANDS] = std::array::from_fn(|i| {
-            let rows = spans.get(i).map_or(0, |span| span.rows);
-            (out.split_off_mut(..rows * out_row).expect("a result for each row"), out_row)
+            // A band without a span has no columns to share out either.
+            let Some(span) = spans.get(i) else { return (Default::default(), 0) };
+            (out.split_off_mut(..span.rows * out_row).expect("a result for each row"), out_row)
         });
         pool.split_matrices(bands, grain * value_width, work, &|i, start, mut out, scratch| {
             let Some(&span) = spans.get(i) else { return };

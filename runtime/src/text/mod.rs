@@ -12,6 +12,7 @@ mod tables;
 
 use tokenizers::{NormalizedString, Normalizer as _, Tokenizer};
 
+use crate::generate::StopReason;
 use crate::payload::{Assets, Payload};
 pub use chat::ChatMessage;
 pub use stream::TextStream;
@@ -116,6 +117,26 @@ impl Text {
             Engine::Tables(tables) => Ok(tables.decode(tokens)),
             Engine::Library(library) => library.decode(tokens, true).map_err(refused),
         }
+    }
+
+    /// What `tokens` say behind `prompt`, but for a token that stopped them.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a token.
+    pub fn continuation(
+        &self,
+        prompt: &[u32],
+        tokens: &[u32],
+        stop: StopReason,
+    ) -> Result<String, TextError> {
+        let mut stream = self.stream(prompt);
+        let stopped = usize::from(stop == StopReason::StopToken);
+        let mut all = String::new();
+        for &token in &tokens[..tokens.len() - stopped] {
+            all.push_str(&stream.push(token)?);
+        }
+        all.push_str(&stream.finish()?);
+        Ok(all)
     }
 
     /// The tokens of a conversation, up to where the model answers.
