@@ -101,6 +101,9 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));
             format!("join{}", named.collect::<String>())
         }
+        Instr::CopyPiece { dst, src, piece, pieces } => {
+            format!("copy-piece {} = {} at {} of {pieces}", s(dst), s(src), affine(&piece))
+        }
         Instr::Keep { dst, src, .. } => format!("keep {} = {} {}", s(dst), s(src), turn(instr)),
         Instr::Repeat { times, body } => format!("repeat {} times the next {body}", affine(&times)),
     }
@@ -166,6 +169,9 @@ fn write_template(out: &mut String, t: &Template) -> std::fmt::Result {
             "  kv rows {}+{} slots {} requests {}{window}",
             kv.first_row, kv.rows, kv.slots, kv.requests
         )?;
+        if kv.columns > 1 {
+            writeln!(out, "  kv columns {}", kv.columns)?;
+        }
     }
     for b in &t.buffers {
         let (storage, role) = (format!("{:?}", b.storage).to_lowercase(), b.role);

@@ -23,8 +23,8 @@ use crate::route::Color;
 
 /// A number of elements: `constant + per_kv_token * T`.
 ///
-/// T is the number of cached tokens of this PE's row that the current token attends to, the
-/// current one included (see [`crate::KvLayout::tokens`]); it varies by row and position.
+/// T is the number of tokens cached on this PE that the current token attends to, the
+/// current one included (see [`crate::KvLayout::tokens`]); it varies by PE and position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Len {
     /// Elements whatever the position.
@@ -39,7 +39,7 @@ impl Len {
         Len { constant: n, per_kv_token: 0 }
     }
 
-    /// `n` elements per cached token of the row.
+    /// `n` elements per cached token of the PE.
     pub fn kv(n: u32) -> Self {
         Len { constant: 0, per_kv_token: n }
     }
@@ -230,7 +230,7 @@ pub struct DynamicRope {
     pub first_pair: Affine,
 }
 
-/// One instruction. `slot(t)`, T and the tokens of a row are those of [`crate::KvLayout`].
+/// One instruction. `slot(t)`, T and the tokens of a PE are those of [`crate::KvLayout`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Instr {
     /// dst\[i\] = value
@@ -246,6 +246,20 @@ pub enum Instr {
         dst: Slice,
         /// Source.
         src: Slice,
+    },
+    /// Copies a whole slice from or to one piece of a longer one, which is cut into `pieces` pieces as long
+    /// as the shorter slice (m elements; the last ones shorter or empty); number p = `piece mod pieces`.
+    /// `dst` longer: dst\[p*m + i\] = src\[i\], the rest of dst keeps its value, what would lie beyond
+    /// its end is dropped. `src` as long or longer: dst\[i\] = src\[p*m + i\], zeros beyond its end. Constant lengths.
+    CopyPiece {
+        /// Destination.
+        dst: Slice,
+        /// Source.
+        src: Slice,
+        /// Number of this PE's piece, before the modulo.
+        piece: Affine,
+        /// Pieces, at least 1; with m they cover the longer slice.
+        pieces: u32,
     },
     /// dst\[i\] = op(src\[i\]); in place allowed
     Unary {
@@ -341,7 +355,7 @@ pub enum Instr {
         /// Tokens in the vocabulary.
         limit: u32,
     },
-    /// Where this PE's row owns token `pos`: cache\[slot(pos)\] = src. Else nothing (same time).
+    /// Where this PE's lane owns token `pos`: cache\[slot(pos)\] = src. Else nothing (same time).
     KvAppend {
         /// A buffer of role `KvCache`: `slots` rows of `src.len` elements.
         cache: BufferId,
@@ -349,7 +363,7 @@ pub enum Instr {
         src: Slice,
     },
     /// dst\[h*T + i\] = sum over d ascending of q\[h*dim + d\] * k\[slot(t_i)\]\[g*dim + d\], t_i the i-th
-    /// attended token of this row, ascending. Partial scores when the head is spread over PEs.
+    /// attended token of this PE, ascending. Partial scores when the head is spread over PEs.
     Scores {
         /// Heads.
         shape: AttentionShape,

@@ -35,12 +35,14 @@ pub struct Template {
     pub phases: Vec<Phase>,
 }
 
-/// How cached tokens are spread over the rows of a region.
+/// How cached tokens are spread over the PEs of a region.
 ///
-/// Token t belongs to row `first_row + t % rows` and lies in slot `(t / rows) % slots` there. The
-/// token at `pos` attends to tokens `pos+1-window ..= pos` (all from 0 without a window).
-/// Without a window `rows * slots >= context`; with one `rows * slots >= min(window, context)`:
-/// older tokens are overwritten.
+/// Lane n of `columns * rows` lanes is column `n / rows` of every cell (template column mod cw), or every
+/// column when `columns` is 1, in row `first_row + n % rows`. Token t belongs to lane `t % lanes` and lies in
+/// slot `(t / lanes) % slots` there. With one column a row's PEs share its tokens and each holds
+/// some elements of a head; with several each PE has tokens of its own. The token at `pos` attends to tokens `pos+1-window ..= pos`
+/// (all from 0 without a window). Without a window `lanes * slots >= context`; with one
+/// `lanes * slots >= min(window, context)`: older tokens are overwritten.
 ///
 /// A cache buffer has `slots * requests` rows, a pool: a control register of the PEs, like the position,
 /// gives the first row of the request that a token belongs to, so that tokens of different requests
@@ -52,7 +54,9 @@ pub struct KvLayout {
     pub first_row: u32,
     /// Rows that cache tokens.
     pub rows: u32,
-    /// Tokens each row can hold.
+    /// Columns of a cell that cache different tokens; 1 when all columns cache those of their row.
+    pub columns: u32,
+    /// Tokens each lane can hold.
     pub slots: u32,
     /// Sliding window: how many tokens, the current one included, are attended.
     pub window: Option<u32>,
@@ -61,31 +65,45 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// The attended tokens of row `y` at position `pos`: (first token, count T); the i-th is
-    /// `first + i * rows`. (0, 0) on rows without a cache.
-    pub fn tokens(&self, y: u32, pos: u32) -> (u32, u32) {
-        let Some(row) = y.checked_sub(self.first_row).filter(|&r| r < self.rows) else {
-            return (0, 0);
-        };
+    /// Lanes that tokens are dealt to.
+    pub fn lanes(&self) -> u32 {
+        self.rows * self.columns
+    }
+
+    /// The lane at `at`: column of the cell (template column mod cw) and row of the region.
+    fn lane(&self, (column, row): (u32, u32)) -> Option<u32> {
+        let row = row.checked_sub(self.first_row).filter(|&r| r < self.rows)?;
+        match self.columns {
+            1 => Some(row),
+            n if column < n => Some(column * self.rows + row),
+            _ => None,
+        }
+    }
+
+    /// The attended tokens of the PE at `at` (column of the cell, row of the region) at position `pos`:
+    /// (first token, count T); the i-th is `first + i * lanes`. (0, 0) on PEs without a cache.
+    pub fn tokens(&self, at: (u32, u32), pos: u32) -> (u32, u32) {
+        let Some(lane) = self.lane(at) else { return (0, 0) };
+        let lanes = self.lanes();
         let oldest = self.window.map_or(0, |w| (pos + 1).saturating_sub(w));
-        // Smallest t >= oldest with t % rows == row.
-        let first = oldest + (row + self.rows - oldest % self.rows) % self.rows;
-        if first > pos { (0, 0) } else { (first, (pos - first) / self.rows + 1) }
+        // Smallest t >= oldest with t % lanes == lane.
+        let first = oldest + (lane + lanes - oldest % lanes) % lanes;
+        if first > pos { (0, 0) } else { (first, (pos - first) / lanes + 1) }
     }
 
-    /// Whether row `y` owns token `pos`.
-    pub fn owns(&self, y: u32, pos: u32) -> bool {
-        y.checked_sub(self.first_row).is_some_and(|r| r < self.rows && pos % self.rows == r)
+    /// Whether the PE at `at` (as for [`KvLayout::tokens`]) owns token `pos`.
+    pub fn owns(&self, at: (u32, u32), pos: u32) -> bool {
+        self.lane(at).is_some_and(|lane| pos % self.lanes() == lane)
     }
 
-    /// The slot of token `t` on its row.
+    /// The slot of token `t` in its lane.
     pub fn slot(&self, t: u32) -> u32 {
-        t / self.rows % self.slots
+        t / self.lanes() % self.slots
     }
 
     /// The slots that a request of `tokens` tokens takes.
     pub fn slots_for(&self, tokens: u32) -> u32 {
-        tokens.div_ceil(self.rows.max(1)).clamp(1, self.slots.max(1))
+        tokens.div_ceil(self.lanes().max(1)).clamp(1, self.slots.max(1))
     }
 
     /// How many requests of `tokens` tokens are resident at once.
@@ -95,13 +113,21 @@ impl KvLayout {
 
     /// Tokens that the caches hold, all requests together.
     pub fn capacity(&self) -> u64 {
-        u64::from(self.rows) * u64::from(self.slots) * u64::from(self.requests)
+        u64::from(self.lanes()) * u64::from(self.slots) * u64::from(self.requests)
     }
 
-    /// The largest T any row can see at position `pos`.
+    /// The largest T any PE can see at position `pos`.
     pub fn max_tokens(&self, pos: u32) -> u32 {
         let attended = self.window.map_or(pos + 1, |w| w.min(pos + 1));
-        attended.div_ceil(self.rows.max(1))
+        attended.div_ceil(self.lanes().max(1))
+    }
+}
+
+impl Template {
+    /// The attended tokens of a position of this template at sequence position `pos`: (first token,
+    /// count T), (0, 0) without a cache. See [`KvLayout::tokens`].
+    pub fn kv_tokens(&self, (x, y): (u32, u32), pos: u32) -> (u32, u32) {
+        self.kv.map_or((0, 0), |kv| kv.tokens((x % self.cell.0.max(1), y), pos))
     }
 }
 
@@ -160,29 +186,44 @@ pub struct Role {
 mod tests {
     use super::*;
 
-    #[test]
-    fn short_requests_take_fewer_slots() {
-        let kv = KvLayout { first_row: 0, rows: 4, slots: 8, window: None, requests: 3 };
-        assert_eq!([1, 4, 5, 32, 99].map(|n| kv.slots_for(n)), [1, 1, 2, 8, 8]);
-        assert_eq!([4, 8, 32].map(|n| kv.resident(n)), [24, 12, 3]);
+    fn layout(first_row: u32, columns: u32, window: Option<u32>) -> KvLayout {
+        KvLayout { first_row, rows: 4, columns, slots: 16, window, requests: 3 }
     }
 
     #[test]
-    fn kv_rows_partition_the_attended_tokens() {
-        for window in [None, Some(1), Some(5), Some(7), Some(40)] {
-            let kv = KvLayout { first_row: 2, rows: 4, slots: 16, window, requests: 1 };
+    fn short_requests_take_fewer_slots() {
+        let kv = KvLayout { slots: 8, ..layout(0, 1, None) };
+        assert_eq!([1, 4, 5, 32, 99].map(|n| kv.slots_for(n)), [1, 1, 2, 8, 8]);
+        assert_eq!([4, 8, 32].map(|n| kv.resident(n)), [24, 12, 3]);
+        let kv = KvLayout { slots: 8, ..layout(0, 3, None) };
+        assert_eq!([1, 12, 13, 96, 99].map(|n| kv.slots_for(n)), [1, 1, 2, 8, 8]);
+        assert_eq!(kv.capacity(), 3 * 4 * 3 * 8);
+    }
+
+    #[test]
+    fn lanes_partition_the_attended_tokens() {
+        let windows = [None, Some(1), Some(5), Some(7), Some(40)];
+        for (columns, window) in [1, 2, 3].into_iter().flat_map(|c| windows.map(|w| (c, w))) {
+            let kv = layout(2, columns, window);
             for pos in 0..40 {
                 let mut seen = Vec::new();
-                for y in 0..8 {
-                    let (first, n) = kv.tokens(y, pos);
+                let mut counts = Vec::new();
+                for at in (0..8).flat_map(|y| (0..columns).map(move |x| (x, y))) {
+                    let (first, n) = kv.tokens(at, pos);
                     assert!(n <= kv.max_tokens(pos));
-                    seen.extend((0..n).map(|i| first + i * kv.rows));
-                    assert!((0..n).all(|i| kv.owns(y, first + i * kv.rows)));
+                    seen.extend((0..n).map(|i| first + i * kv.lanes()));
+                    assert!((0..n).all(|i| kv.owns(at, first + i * kv.lanes())));
+                    counts.extend((2..6).contains(&at.1).then_some(n));
                 }
+                let spread = counts.iter().max().zip(counts.iter().min()).map(|(a, b)| a - b);
+                assert!(spread <= Some(1), "balanced to one token");
                 seen.sort_unstable();
                 let oldest = window.map_or(0, |w| (pos + 1).saturating_sub(w));
-                assert_eq!(seen, (oldest..=pos).collect::<Vec<_>>(), "pos {pos} window {window:?}");
+                let all = (oldest..=pos).collect::<Vec<_>>();
+                assert_eq!(seen, all, "pos {pos} window {window:?} columns {columns}");
             }
+            // Columns beyond those that cache hold nothing, unless all hold what their row does.
+            assert_eq!(kv.tokens((3, 2), 39).1 > 0, columns == 1);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use plan::{BufferRole, Color, Plan, PlanMap, Region};
 
 use crate::error::SimError;
-use crate::kernels::{Frame, Registers, Scratch};
+use crate::kernels::{Attended, Frame, Registers, Scratch};
 use crate::memory::{self, Array, Layout, WeightSource};
 use crate::schedule::Schedule;
 use region::RegionRun;
@@ -316,8 +316,7 @@ impl<'a> Machine<'a> {
         worker.arenas.resize_with(self.templates.len(), || None);
         let mut arena = worker.arenas[id].take().unwrap_or_else(|| layout.arena());
         let pos = job.registers.pos;
-        let attended = |y| template.kv.map_or((0, 0), |kv| kv.tokens(y, pos));
-        let attended: Vec<(u32, u32)> = (0..template.height).map(attended).collect();
+        let attended = Attended::new(template, pos);
         let mut run = RegionRun {
             machine: self,
             region,

@@ -7,7 +7,7 @@
 use half::slice::HalfFloatSliceExt;
 use plan::{
     AttentionShape, BinaryOp, BufferId, Combine, DynamicRope, Instr, KvLayout, Matrix, Operand,
-    PartOp, ReduceOp, Slice, Storage, TableAxis, UnaryOp,
+    PartOp, ReduceOp, Slice, Storage, TableAxis, Template, UnaryOp,
 };
 
 use crate::memory::{Array, Layout, round};
@@ -39,10 +39,42 @@ pub struct Frame<'a> {
     pub cell: (u32, u32),
     /// The template's cache distribution.
     pub kv: Option<KvLayout>,
-    /// Per row: the attended tokens, first and count T.
-    pub attended: &'a [(u32, u32)],
+    /// The attended tokens of every tile.
+    pub attended: &'a Attended,
     /// Control registers.
     pub registers: Registers,
+}
+
+/// The attended tokens of every tile at one position in the sequence.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// Columns of a cell that differ.
+    columns: u32,
+    /// Per row and such column: first token and count T.
+    tokens: Vec<(u32, u32)>,
+}
+
+impl Attended {
+    /// Those of `template` at sequence position `pos`.
+    pub fn new(template: &Template, pos: u32) -> Self {
+        let columns = match template.kv {
+            Some(kv) if kv.columns > 1 => template.cell.0,
+            _ => 1,
+        };
+        let at = (0..template.height).flat_map(|y| (0..columns).map(move |x| (x, y)));
+        Attended { columns, tokens: at.map(|at| template.kv_tokens(at, pos)).collect() }
+    }
+
+    /// First token and count T at a template position.
+    pub fn of(&self, (x, y): (u32, u32)) -> (u32, u32) {
+        let at = y as usize * self.columns as usize + (x % self.columns) as usize;
+        self.tokens.get(at).copied().unwrap_or((0, 0))
+    }
+
+    /// The largest T of any tile.
+    pub fn most(&self) -> u32 {
+        self.tokens.iter().map(|t| t.1).max().unwrap_or(0)
+    }
 }
 
 /// Space for operands and results of one instruction.
@@ -66,9 +98,9 @@ impl Frame<'_> {
         (tile % self.width, tile / self.width)
     }
 
-    /// The attended tokens of a tile's row: first and count.
+    /// The attended tokens of a tile: first and count T.
     pub fn tokens(&self, tile: u32) -> (u32, u32) {
-        self.attended.get((tile / self.width) as usize).copied().unwrap_or((0, 0))
+        self.attended.of(self.position(tile))
     }
 
     /// The values of a slice on a tile; `spare` holds them when they are stored narrower.
@@ -140,6 +172,13 @@ fn vector(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) ->
         }
         Instr::Copy { dst, src } => {
             out.extend_from_slice(frame.read(src, tile, spare));
+            dst
+        }
+        Instr::CopyPiece { dst, src, piece, pieces } => {
+            let piece = piece.at(frame.position(tile), frame.cell).unwrap_or(0);
+            let piece = piece.rem_euclid(i64::from(pieces.max(1))) as usize;
+            out.extend_from_slice(frame.read(dst, tile, spare));
+            copy_piece(frame.read(src, tile, second), piece, out);
             dst
         }
         Instr::Keep { dst, src, when, of, .. } => {
@@ -219,6 +258,7 @@ fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -
         }
         Instr::Fill { .. }
         | Instr::Copy { .. }
+        | Instr::CopyPiece { .. }
         | Instr::Keep { .. }
         | Instr::Unary { .. }
         | Instr::Binary { .. }
@@ -237,10 +277,23 @@ fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -
     })
 }
 
-/// Stores an entry of a cache on the row that owns the current position.
+/// [`Instr::CopyPiece`] with a known piece; `dst` holds the destination's values.
+fn copy_piece(src: &[f32], piece: usize, dst: &mut [f32]) {
+    if dst.len() > src.len() {
+        let from = (piece * src.len()).min(dst.len());
+        dst[from..].iter_mut().zip(src).for_each(|(d, &s)| *d = s);
+        return;
+    }
+    let from = (piece * dst.len()).min(src.len());
+    let values = src[from..].iter().copied().chain(std::iter::repeat(0.0));
+    dst.iter_mut().zip(values).for_each(|(d, s)| *d = s);
+}
+
+/// Stores an entry of a cache on the PEs that own the current position.
 fn append(frame: &mut Frame<'_>, tile: u32, cache: BufferId, src: Slice, scratch: &mut Scratch) {
-    let (pos, row) = (frame.registers.pos, frame.position(tile).1);
-    let Some(kv) = frame.kv.filter(|kv| kv.owns(row, pos)) else { return };
+    let (pos, (x, y)) = (frame.registers.pos, frame.position(tile));
+    let at = (x % frame.cell.0.max(1), y);
+    let Some(kv) = frame.kv.filter(|kv| kv.owns(at, pos)) else { return };
     scratch.out.extend_from_slice(frame.read(src, tile, &mut scratch.a));
     let elements = frame.layout.buffers[cache.0 as usize].elements;
     let at = tile as usize * elements + (kv.slot(pos) * src.len.constant) as usize;
@@ -500,7 +553,7 @@ fn entries(
     let (first, count) = frame.tokens(tile);
     let start = tile as usize * frame.layout.buffers[cache.0 as usize].elements;
     frame.kv.into_iter().flat_map(move |kv| {
-        (0..count).map(move |i| start + kv.slot(first + i * kv.rows) as usize * per_token)
+        (0..count).map(move |i| start + kv.slot(first + i * kv.lanes()) as usize * per_token)
     })
 }
 
@@ -607,7 +660,7 @@ mod tests {
                 width: 1,
                 cell: (1, 1),
                 kv: None,
-                attended: &[],
+                attended: &Attended { columns: 1, tokens: Vec::new() },
                 registers: Registers { token: 0, pos: 0, length },
             };
             frequencies(&frame, 0, &[0.25], Some(d))

@@ -317,7 +317,8 @@ pub(crate) fn check_with(
         assert_eq!(out.token, Some(ir::eval::argmax(&out.logits)), "argmax at {i}");
         found.extend(out.logits);
     }
-    let tolerance = Tolerance::F32;
+    // The sums before a rounded cache come in another order, so that a value may round the other way.
+    let tolerance = if d.cache == DType::F32 { Tolerance::F32 } else { Tolerance::HALF };
     if let Err(e) = compare::check(&found, &expected, tolerance) {
         panic!("{d:?}: {e}");
     }

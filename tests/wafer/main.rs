@@ -2,6 +2,7 @@
 //! transformers. Here because only this crate may see the compiler and the simulator together.
 
 mod calibration;
+mod context;
 mod decoder;
 mod defects;
 mod engine;

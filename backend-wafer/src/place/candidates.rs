@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use plan::{Target, Template};
 
-use super::shape::{LayerShape, TableShape};
+use super::shape::{CacheCut, LayerShape, TableShape};
 use super::{Block, Choice, Contributor, MAX_SHARED_PES, Shape, Shortage, contributors, fits};
 use crate::WaferError;
 use crate::partition::{LayerSpec, Partition};
@@ -154,6 +154,9 @@ pub(crate) fn costed_position(partition: &Partition) -> u32 {
     u32::try_from(partition.context).unwrap_or(u32::MAX).saturating_sub(1)
 }
 
+/// Cells of heads: how many, how wide, and how their caches lie.
+type Cells = (u32, u32, CacheCut);
+
 fn layer_candidates(
     (spec, layers): (&LayerSpec, u32),
     (partition, target, height): (&Partition, &Target, u32),
@@ -162,9 +165,9 @@ fn layer_candidates(
 ) -> Result<(), WaferError> {
     let kv_heads = u32::try_from(spec.kv_heads).unwrap_or(u32::MAX);
     let groups: Vec<u32> = (1..=kv_heads).filter(|g| kv_heads.is_multiple_of(*g)).collect();
-    let mut add = |width: u32, groups: u32, cell: u32| -> Result<(), WaferError> {
+    let mut add = |width: u32, (groups, cell, cut): Cells| -> Result<(), WaferError> {
         let size = (width, height);
-        let shape = LayerShape::new((spec, layers), size, (groups, cell), partition.context);
+        let shape = LayerShape::new((spec, layers), size, (groups, cell, cut), partition.context);
         let shared = layers == 1 || shape.width * height <= MAX_SHARED_PES;
         if shape.width > target.width || !shared {
             return Ok(());
@@ -174,9 +177,12 @@ fn layer_candidates(
         found.add(Shape::Layer(shape), &program.template, target, costed_position(partition));
         Ok(())
     };
-    for cell in LayerShape::cells(spec) {
-        for &groups in &groups {
-            add(groups * cell, groups, cell)?;
+    let cells = LayerShape::cells(spec);
+    for cut in [CacheCut::Elements, CacheCut::Tokens] {
+        for &cell in &cells {
+            for &groups in &groups {
+                add(groups * cell, (groups, cell, cut))?;
+            }
         }
     }
     // Shapes of which a whole number fills a strip, heads on as many of their columns as can be.
@@ -184,17 +190,20 @@ fn layer_candidates(
     let regions = u32::try_from(regions).unwrap_or(u32::MAX);
     for n in 1..=regions.div_ceil(strips) + 1 {
         let width = target.width / n;
-        let cells = LayerShape::cells(spec);
-        if let Some(cell) = cells.into_iter().rev().find(|c| kv_heads.saturating_mul(*c) <= width) {
-            add(width, kv_heads, cell)?;
+        let widest = width / kv_heads.max(1);
+        if let Some(&cell) = cells.iter().rev().find(|&&c| c <= widest) {
+            add(width, (kv_heads, cell, CacheCut::Elements))?;
+            // Tokens use any number of columns.
+            add(width, (kv_heads, widest, CacheCut::Tokens))?;
         }
     }
     // Heads cannot use more columns than this; the MLP can.
-    let widest = LayerShape::cells(spec).last().copied().unwrap_or(1);
+    let widest = cells.last().copied().unwrap_or(1);
     let mut width = kv_heads.saturating_mul(widest);
     while width < target.width {
         width = (width + width.div_ceil(8)).min(target.width);
-        add(width, kv_heads, widest)?;
+        add(width, (kv_heads, widest, CacheCut::Elements))?;
+        add(width, (kv_heads, width / kv_heads.max(1), CacheCut::Tokens))?;
     }
     Ok(())
 }

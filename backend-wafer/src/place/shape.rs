@@ -40,6 +40,17 @@ impl HeadTiling {
     }
 }
 
+/// How the caches of a head are cut over the columns of its cell; tokens lie over the rows always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheCut {
+    /// By element: a column holds its elements of all tokens of its row. Scores are summed over the
+    /// cell, so messages grow with the context.
+    Elements,
+    /// By token: a column holds whole keys and values of tokens of its own. Queries go to all columns of
+    /// the cell, so messages grow with the head, whatever the context.
+    Tokens,
+}
+
 /// Decoder layers, one after the other on the same `width` x `height` PEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerShape {
@@ -55,7 +66,9 @@ pub struct LayerShape {
     pub hidden_tile: u32,
     /// Elements of the MLP per column.
     pub ffn_tile: u32,
-    /// Cached tokens per row and request.
+    /// How caches lie.
+    pub cut: CacheCut,
+    /// Cached tokens per PE and request.
     pub slots: u32,
     /// Requests whose caches are resident.
     pub requests: u32,
@@ -63,11 +76,11 @@ pub struct LayerShape {
 
 impl LayerShape {
     /// The shape of `layers` layers of `spec` on `height` rows and at least `width` columns, with heads
-    /// in `groups` cells of `cell` columns.
+    /// in `groups` cells of `cell` columns and their caches cut as given.
     pub fn new(
         (spec, layers): (&LayerSpec, u32),
         (width, height): (u32, u32),
-        (groups, cell): (u32, u32),
+        (groups, cell, cut): (u32, u32, CacheCut),
         context: usize,
     ) -> Self {
         let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -82,6 +95,7 @@ impl LayerShape {
         };
         let width = width.max(groups * cell);
         let cached = spec.window.map_or(context, |w| w.min(context));
+        let columns = if cut == CacheCut::Tokens { cell } else { 1 };
         LayerShape {
             layers,
             width,
@@ -89,7 +103,8 @@ impl LayerShape {
             heads,
             hidden_tile: size(spec.hidden).div_ceil(height),
             ffn_tile: size(spec.ffn).div_ceil(width),
-            slots: size(cached).div_ceil(height).max(1),
+            cut,
+            slots: size(cached).div_ceil(height.saturating_mul(columns)).max(1),
             requests: 1,
         }
     }

@@ -257,6 +257,7 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
         Instr::Fill { dst, .. } | Instr::Recv { dst, .. } => vec![dst.buffer],
         Instr::Software { .. } => Vec::new(),
         Instr::Copy { dst, src }
+        | Instr::CopyPiece { dst, src, .. }
         | Instr::Keep { dst, src, .. }
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }

@@ -158,6 +158,12 @@ impl Tree {
         Tree { line, group, offset, root_group, colors, wire: WireFormat::F32 }
     }
 
+    /// One chain from the end of the line to its begin: more relays than one from both ends, but the root
+    /// takes a message once.
+    pub fn one_sided(line: Line, colors: TreeColors) -> Self {
+        Tree { offset: 0, root_group: 0, ..Tree::with_group(line, line.len, colors) }
+    }
+
     /// Every tree over `line`: one group, and groups of each size that leaves all roots in place.
     pub fn candidates(line: Line, colors: TreeColors) -> Vec<Self> {
         let sizes = std::iter::once(line.len).chain((2..line.len).step_by(2));
@@ -705,6 +711,7 @@ mod tests {
                 let line = Line { axis: Axis::X, len, per_cell, extent };
                 trees.push(Tree::best(line, colors, 4, &target));
                 trees.push(Tree::with_group(line, len, colors));
+                trees.push(Tree::one_sided(line, colors));
                 let odd = [3, 5, 15].map(|s| Tree::with_group(line, s, colors));
                 trees.extend(odd.into_iter().filter(|t| !per_cell && t.is_regular()));
             }

@@ -144,6 +144,7 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
     match instr {
         Instr::Fill { dst, .. } | Instr::Gather { dst, .. } => vec![dst],
         Instr::Copy { dst, src }
+        | Instr::CopyPiece { dst, src, .. }
         | Instr::Keep { dst, src, .. }
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }
@@ -208,6 +209,7 @@ fn writes(instr: &mut Instr) -> Option<&mut Slice> {
     match instr {
         Instr::Fill { dst, .. }
         | Instr::Copy { dst, .. }
+        | Instr::CopyPiece { dst, .. }
         | Instr::Keep { dst, .. }
         | Instr::Unary { dst, .. }
         | Instr::Binary { dst, .. }

@@ -74,7 +74,7 @@ pub(super) fn memory(plan: &mut Plan, kind: Kind, rng: &mut Rng) -> Option<()> {
         let kv = t.kv.as_mut()?;
         let attended = kv.window.map_or(context, |w| w.min(context));
         match rng.below(2) {
-            0 => kv.slots = (attended - 1) / kv.rows,
+            0 => kv.slots = (attended - 1) / kv.lanes(),
             _ => kv.requests += 1 + kv.requests * rng.below(3) as u32,
         }
         return Some(());

@@ -26,7 +26,7 @@ fn millis(cost: VectorCost, n: u64) -> u64 {
     fixed(cost.setup).saturating_add(fixed(cost.per_group).saturating_mul(groups))
 }
 
-/// Cycles of `instr` on a PE whose row attends to `kv_tokens` tokens; for a communicating
+/// Cycles of `instr` on a PE that attends to `kv_tokens` tokens of its own; for a communicating
 /// instruction the software start only.
 pub fn instruction_cycles(
     target: &Target,
@@ -72,6 +72,7 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
     match *instr {
         Instr::Fill { dst, .. } => millis(vector(dst), n(dst.len)),
         Instr::Copy { dst, .. } => millis(vector(dst), n(dst.len)),
+        Instr::CopyPiece { dst, src, .. } => millis(vector(dst), n(dst.len).min(n(src.len))),
         Instr::Unary { op, dst, .. } => unary_millis(core, vector(dst), op, n(dst.len)),
         Instr::Binary { op, dst, b, .. } => {
             let len = n(dst.len);

@@ -192,6 +192,8 @@ impl Flows {
 struct Places {
     same_row: bool,
     same_column: bool,
+    /// Both attend to as many cached tokens.
+    same_tokens: bool,
 }
 
 /// Whether loops with one expression for their turns turn equally often at both places.
@@ -219,8 +221,8 @@ fn agree(sent: &[Message], received: &[Message], places: Option<Places>) -> Resu
         if s.repeat != r.repeat || !turns_agree(s.repeat, places) {
             return Err(format!("message {i}: {:?} sent, {:?} received", s.repeat, r.repeat));
         }
-        if s.len.per_kv_token > 0 && places.is_none_or(|p| !p.same_row) {
-            return Err(format!("message {i} counts cached tokens, which differ between rows"));
+        if s.len.per_kv_token > 0 && places.is_none_or(|p| !p.same_tokens) {
+            return Err(format!("message {i} counts cached tokens, which differ between them"));
         }
         if places.is_some() && s.phase != r.phase {
             return Err(format!("message {i} sent in phase {}, received in {}", s.phase, r.phase));
@@ -354,8 +356,10 @@ impl TemplateFlows {
                 }
                 for &to in &reach.receivers {
                     let other = self.class_of[to as usize];
-                    let places =
-                        Places { same_row: y == to / t.width, same_column: x == to % t.width };
+                    let (same_row, same_column) = (y == to / t.width, x == to % t.width);
+                    let shared = t.kv.is_none_or(|kv| kv.columns == 1);
+                    let same_tokens = same_row && (same_column || shared);
+                    let places = Places { same_row, same_column, same_tokens };
                     let key = (class as u32, other, color, places);
                     let result = agreed.entry(key).or_insert_with(|| {
                         let empty = Vec::new();

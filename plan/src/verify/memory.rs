@@ -109,11 +109,19 @@ fn check_kv(plan: &Plan, t: &Template, found: &mut Vec<Violation>) {
         bad(format!("{slots} slots, window {:?}, {requests} requests", kv.window));
         return;
     }
+    if kv.columns == 0 || kv.columns > t.cell.0 || kv.rows.checked_mul(kv.columns).is_none() {
+        bad(format!("{} columns of cells of {}", kv.columns, t.cell.0));
+        return;
+    }
     let context = plan.model.context;
     let attended = kv.window.map_or(context, |w| w.min(context));
-    let capacity = u64::from(kv.rows) * u64::from(kv.slots);
+    let capacity = u64::from(kv.lanes()) * u64::from(kv.slots);
     if capacity < u64::from(attended) {
-        bad(format!("{} rows of {} slots hold {capacity} tokens of {attended}", kv.rows, kv.slots));
+        bad(format!(
+            "{} lanes of {} slots hold {capacity} tokens of {attended}",
+            kv.lanes(),
+            kv.slots
+        ));
     }
     let needed = u64::from(kv.slots) * u64::from(kv.requests);
     let short = |b: &&Buffer| b.role == Role::KvCache && u64::from(b.rows) < needed;

@@ -30,6 +30,7 @@ impl Operands {
             Instr::Software { .. } => {}
             Instr::Copy { dst, src }
             | Instr::Keep { dst, src, .. }
+            | Instr::CopyPiece { dst, src, .. }
             | Instr::Reduce { dst, src, .. }
             | Instr::ArgMax { dst, src, .. } => (o.write, o.reads) = (Some(dst), vec![src]),
             Instr::Unary { dst, src, .. } => (o.write, o.in_place) = (Some(dst), vec![src]),
@@ -70,10 +71,10 @@ impl Operands {
     }
 }
 
-/// The largest T of any row and position.
+/// The largest T of any PE and position.
 pub(super) fn max_tokens(plan: &Plan, t: &Template) -> u32 {
     match t.kv {
-        Some(kv) if kv.rows > 0 => kv.max_tokens(plan.model.context - 1),
+        Some(kv) if kv.lanes() > 0 => kv.max_tokens(plan.model.context - 1),
         _ => 0,
     }
 }
@@ -199,6 +200,7 @@ impl Checker<'_> {
             Instr::Software { cycles: 0..=1_000_000 } => Ok(()),
             Instr::Software { cycles } => Err(format!("{cycles} cycles of software")),
             Instr::Copy { dst, src } | Instr::Unary { dst, src, .. } => same(dst.len, src.len),
+            Instr::CopyPiece { dst, src, pieces, .. } => pieces_cover(dst.len, src.len, pieces),
             Instr::Keep { of: 0, .. } => Err("keeps by a modulus of 0".to_owned()),
             Instr::Keep { dst, src, .. } => same(dst.len, src.len),
             Instr::Part { parts: 0, .. } => Err("cut into no pieces".to_owned()),
@@ -289,6 +291,17 @@ fn exactly(len: Len, n: u64) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("length {len:?} where {n} elements are needed"))
+    }
+}
+
+/// `pieces` pieces as long as the shorter of two constant lengths cover the longer.
+fn pieces_cover(dst: Len, src: Len, pieces: u32) -> Result<(), String> {
+    let (a, b) = (u64::from(dst.constant), u64::from(src.constant));
+    let constant = dst.per_kv_token == 0 && src.per_kv_token == 0;
+    if constant && a.min(b).saturating_mul(u64::from(pieces)) >= a.max(b) && pieces > 0 {
+        Ok(())
+    } else {
+        Err(format!("{pieces} pieces of {dst:?} and {src:?}"))
     }
 }
 

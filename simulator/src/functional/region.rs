@@ -53,7 +53,7 @@ impl RegionRun<'_, '_> {
 
     fn group(&mut self, phase: usize, group: &Group) -> Result<(), SimError> {
         // A slot takes the longest message of any lane.
-        let most = self.frame.attended.iter().map(|a| a.1).max().unwrap_or(0);
+        let most = self.frame.attended.most();
         let mut size = 0;
         let mut slots = Vec::with_capacity(group.slots.len());
         for len in &group.slots {

@@ -394,7 +394,7 @@ impl<'a> Builder<'a> {
         color: impl Fn(plan::Color) -> plan::Color,
         table: &mut Vec<Rc<Program>>,
     ) -> u32 {
-        let tokens = self.template.kv.map_or(0, |kv| kv.tokens(position.1, self.pos).1);
+        let tokens = self.template.kv_tokens(position, self.pos).1;
         let parts = roles.iter().zip(&self.template.phases).map(|(&r, p)| &p.roles[r].program);
         let turns = |program: &[Instr]| -> Vec<u32> {
             let turns = program.iter().filter_map(|i| match i {

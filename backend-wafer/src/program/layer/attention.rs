@@ -1,7 +1,12 @@
 //! Attention of a layer: q, k and v, their norms and rotation, scores, softmax, values, output projection.
 //!
 //! Heads live in cells of columns, cached tokens over the rows: scores reduce inside a cell, softmax
-//! and values along columns. Leaves x complete but for what the next phase does first.
+//! and values along columns. Where tokens lie over columns too, [`tokens`] does what stands between
+//! rotation and output projection. Leaves x complete but for what the next phase does first.
+
+mod tokens;
+
+pub(super) use tokens::cell_messages;
 
 use plan::{
     Affine, AttentionShape, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope, Instr,
@@ -14,6 +19,7 @@ use crate::WaferError;
 use crate::partition::{Norm, WeightRef};
 use crate::program::builder::{TemplateBuilder, Vector};
 use crate::program::linear::{multiply, normed_mat_vec, scale, scale_by, whole};
+use crate::place::shape::{CacheCut, LayerShape};
 use crate::program::pins::{only_piece, vector_buffer};
 use crate::route::tree::{Message, Reach};
 
@@ -175,22 +181,13 @@ impl Layer<'_> {
         k: Slice,
         v: Slice,
     ) -> Result<Vec<Instr>, WaferError> {
+        if self.shape.cut == CacheCut::Tokens {
+            return self.attend_tokens(program, (q, k, v));
+        }
         let heads = self.shape.heads;
-        let (slots, requests) = (self.shape.slots, self.shape.requests);
+        let slots = self.shape.slots;
         let q_heads = heads.q_heads();
-        let storage = Storage::from_dtype(self.spec.cache).unwrap_or(Storage::F32);
-        let cache = |b: &mut TemplateBuilder, name: &str| {
-            let size = (slots * requests, heads.kv_heads * heads.dim());
-            b.buffer(name, BufferRole::KvCache, storage, size)
-        };
-        let (k_cache, v_cache) = (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"));
-        self.b.kv(KvLayout {
-            first_row: 0,
-            rows: self.shape.height,
-            slots,
-            window: self.spec.window.map(|w| w as u32),
-            requests,
-        });
+        let (k_cache, v_cache) = self.caches(heads.dim());
         let shape =
             AttentionShape { kv_heads: heads.kv_heads, q_per_kv: heads.q_per_kv, dim: heads.dim() };
         let buffer = self.b.vector("scores", q_heads * slots).buffer;
@@ -223,6 +220,24 @@ impl Layer<'_> {
         let divide =
             vec![Instr::Unary { op: UnaryOp::Recip, dst: sums, src: sums }, scale_by(o, sums)];
         self.output_projection(divide, o)
+    }
+
+    /// The caches of keys and values, `dim` elements of each head on a PE.
+    fn caches(&mut self, dim: u32) -> (BufferId, BufferId) {
+        let LayerShape { heads, slots, requests, .. } = self.shape;
+        let storage = Storage::from_dtype(self.spec.cache).unwrap_or(Storage::F32);
+        let cache = |b: &mut TemplateBuilder, name: &str| {
+            b.buffer(name, BufferRole::KvCache, storage, (slots * requests, heads.kv_heads * dim))
+        };
+        self.b.kv(KvLayout {
+            first_row: 0,
+            rows: self.shape.height,
+            columns: if self.shape.cut == CacheCut::Tokens { heads.width } else { 1 },
+            slots,
+            window: self.spec.window.map(|w| w as u32),
+            requests,
+        });
+        (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"))
     }
 
     /// exp(scores - max), the same on all columns of a cell: shared by them in a phase of its own

@@ -4,7 +4,8 @@
 //! it lies and reduces along the other axis, so axes alternate and nothing is ever re-laid out:
 //! q/k/v and gate/up reduce along columns, their norms with them; the output and down projections
 //! along rows. Heads live in cells of columns, so rotation is local and scores reduce inside a cell;
-//! cached tokens are dealt over the rows, so softmax and values reduce along columns.
+//! cached tokens are dealt over the rows, so softmax and values reduce along columns; or over the columns
+//! of a cell too, where the context is long (`CacheCut`).
 //! What a line of PEs would all compute alike (exponentials, activations) is shared: each PE does a
 //! piece and a short sum puts the pieces together, where that is cheaper than doing all of it.
 //! Seven reductions, eight with q/k norms, and up to two shares; each is a phase, and local work
@@ -23,7 +24,7 @@ use super::cost::comm_cycles;
 use super::pins::Tiling;
 use crate::WaferError;
 use crate::partition::LayerSpec;
-use crate::place::shape::LayerShape;
+use crate::place::shape::{CacheCut, LayerShape};
 use crate::route::palette;
 use crate::route::stream::{Entry, Exit, enter};
 use crate::route::tree::{Line, Reach, Tree};
@@ -64,14 +65,26 @@ impl Trees {
         Trees {
             columns: candidates.into_iter().min_by_key(cost).expect("one group is always possible"),
             rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
-            groups: Tree::best(
-                groups,
-                palette::group_tree(),
-                heads.q_heads() * shape.slots,
-                target,
-            ),
+            groups: match shape.cut {
+                CacheCut::Elements => {
+                    Tree::best(groups, palette::group_tree(), heads.q_heads() * shape.slots, target)
+                }
+                CacheCut::Tokens => cell_tree(groups, shape, target),
+            },
         }
     }
+}
+
+/// The tree over a cell whose columns hold tokens: long messages want a root that takes them once.
+fn cell_tree(line: Line, shape: LayerShape, target: &Target) -> Tree {
+    let colors = palette::group_tree();
+    let cost = |tree: &Tree| -> u64 {
+        let comm = |n: u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
+        attention::cell_messages(shape.heads).into_iter().map(comm).sum()
+    };
+    let one_sided = Tree::one_sided(line, colors);
+    let candidates = Tree::candidates(line, colors).into_iter().chain([one_sided]);
+    candidates.min_by_key(cost).unwrap_or(one_sided)
 }
 
 /// What the phases of a layer spend on a tree along columns: its four reductions, and the activation

@@ -166,7 +166,7 @@ fn template(plan: &Plan, index: usize, t: &Template) -> Value {
         json!([r.color.0, tables.predicate(&r.predicate), port(r.input), ports(r.outputs)])
     });
     let kv = t.kv.map(
-        |k| json!({"first": k.first_row, "rows": k.rows, "slots": k.slots, "requests": k.requests, "window": k.window}),
+        |k| json!({"first": k.first_row, "rows": k.rows, "columns": k.columns, "slots": k.slots, "requests": k.requests, "window": k.window}),
     );
     json!({
         "name": t.name, "w": t.width, "h": t.height, "cell": [t.cell.0, t.cell.1],

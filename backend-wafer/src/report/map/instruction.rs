@@ -15,6 +15,9 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
         Instr::Fill { dst, value } => format!("{} = {value}", of(dst)),
         Instr::Software { cycles } => format!("{cycles} cycles of software"),
         Instr::Keep { dst, src, .. } => format!("{} = {} in its turn", of(dst), of(src)),
+        Instr::CopyPiece { dst, src, pieces, .. } => {
+            format!("{} = {}, one of {pieces} pieces", of(dst), of(src))
+        }
         Instr::Copy { dst, src } => format!("{} = {}", of(dst), of(src)),
         Instr::Unary { op, dst, src } => format!("{} = {}({})", of(dst), unary(*op), of(src)),
         Instr::Binary { op, dst, a, b } => {

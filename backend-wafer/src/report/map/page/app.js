@@ -80,7 +80,7 @@ function legend() {
   else if (S.mode === "sram") parts = [h("b", {}, "SRAM used per tile"), ...gradient(amountStops(), "0", `${bytes(amountMax)} (${Math.round(100 * amountMax / USABLE)} % of the usable ${bytes(USABLE)})`)];
   else if (S.mode === "kv") {
     const kv = P.templates.map(t => t.kv).find(Boolean);
-    parts = [h("b", {}, "KV cache per tile"), ...gradient(amountStops(), "0", `${bytes(USABLE)}, all there is`), ...(kv ? [h("span", {}, `here ${bytes(kvMax)}; token t lies on row t mod ${number(kv.rows)}${kv.requests > 1 ? `, ${number(kv.requests)} requests` : ""}`), chip("var(--accent)", `row of token ${number(P.claims.pos)}`)] : ["this plan caches nothing"])];
+    parts = [h("b", {}, "KV cache per tile"), ...gradient(amountStops(), "0", `${bytes(USABLE)}, all there is`), ...(kv ? [h("span", {}, `here ${bytes(kvMax)}; token t lies on row t mod ${number(kv.rows)}${kv.columns > 1 ? `, column t / ${number(kv.rows)} mod ${number(kv.columns)} of each cell` : ""}${kv.requests > 1 ? `, ${number(kv.requests)} requests` : ""}`), chip("var(--accent)", `${kv.columns > 1 ? "place" : "row"} of token ${number(P.claims.pos)}`)] : ["this plan caches nothing"])];
   } else if (S.mode === "links") parts = [h("b", {}, "Colors routed through a tile"), ...gradient(amountStops(), "0", `${COLORS}, all there are`)];
   else if (S.mode === "role") {
     const step = STEPS[stepAt(S.cycle)], phase = step && templateOf(P.regions[step.region]).phases[step.phase];

@@ -42,12 +42,20 @@ function sramPicture(t) {
     return (x, y, i) => amount(used[i] / amountMax);
   });
 }
+// Which of the lanes that tokens are dealt to a tile is; null for none.
+function laneOf(t, x, y) {
+  if (!t.kv) return null;
+  const {first, rows, columns} = t.kv, k = y - first, c = columns > 1 ? x % t.cell[0] : 0;
+  return k < 0 || k >= rows || c >= columns ? null : c * rows + k;
+}
 function kvPicture(t) {
   return picture(`kv ${P.templates.indexOf(t)} ${dark()}`, t, () => {
     const none = dark() ? [52, 58, 64] : [216, 212, 204], size = sramOf(t, "kv-cache");
-    const holdsKv = y => t.kv && y >= t.kv.first && y < t.kv.first + t.kv.rows;
-    const now = t.kv && t.kv.first + P.claims.pos % t.kv.rows, accent = hex(css("accent"));
-    return (x, y) => !size || !holdsKv(y) ? none : y === now ? accent : amount(0.1 + 0.9 * size / USABLE);
+    const now = t.kv && P.claims.pos % (t.kv.rows * t.kv.columns), accent = hex(css("accent"));
+    return (x, y) => {
+      const lane = size ? laneOf(t, x, y) : null;
+      return lane === null ? none : lane === now ? accent : amount(0.1 + 0.9 * size / USABLE);
+    };
   });
 }
 function linkPicture(t) {

@@ -83,7 +83,7 @@ function tilePanel() {
   const cell = t.cell[0] > 1 ? `, column group ${Math.floor(x / t.cell[0])}` : "";
   return [h("h2", {}, `Tile ${place(p.x, p.y)}`),
     h("p", {}, h("span", {class: "chip"}, dot(rgb(regionColor(r))), `${r.name}`), h("span", {class: "soft"}, `  position ${x}, ${y} of ${r.w} × ${r.h}${cell}${r.mx || r.my ? ", mirrored" : ""}`)),
-    ...liesAt(p), ...sramBars(t), ...programNow(r, t, x, y), ...pinsOf(r, t, x, y), ...cacheOf(t, y), ...outputOf(r, t, x, y), ...phasesOf(r, t, x, y), ...memoryOf(t, r), ...routerOf(r, t, x, y)];
+    ...liesAt(p), ...sramBars(t), ...programNow(r, t, x, y), ...pinsOf(r, t, x, y), ...cacheOf(t, x, y), ...outputOf(r, t, x, y), ...phasesOf(r, t, x, y), ...memoryOf(t, r), ...routerOf(r, t, x, y)];
 }
 // On a repaired wafer: the tile that stands for this one of the grid, and the links that are longer.
 function liesAt(p) {
@@ -148,13 +148,13 @@ function pinsOf(r, t, x, y) {
   const pins = pinsAt(t, x, y);
   return [heading("Pinned weights", pins.length ? bytes(pins.reduce((sum, p) => sum + p.bytes, 0)) : "none on this tile"), h("table", {}, weightRows(r, t, pins))];
 }
-function cacheOf(t, y) {
+function cacheOf(t, x, y) {
   if (!t.kv) return [];
-  const {first, rows, slots, window, requests} = t.kv, k = y - first, each = requests > 1 ? `, of each of ${number(requests)} requests` : "";
+  const {rows, columns, slots, window, requests} = t.kv, k = laneOf(t, x, y), lanes = rows * columns, each = requests > 1 ? `, of each of ${number(requests)} requests` : "";
   const size = bytes(sramOf(t, "kv-cache"));
-  if (k < 0 || k >= rows) return [heading("KV cache", size), h("p", {class: "soft"}, "This row caches no tokens.")];
-  const last = window ? null : Math.min(P.model.context - 1, k + (slots - 1) * rows);
-  return [heading("KV cache", size), h("p", {}, `Tokens ${k}, ${k + rows}, ${k + 2 * rows}, … ${last === null ? `in a ring of ${slots} (window ${number(window)})` : `up to ${number(last)}: at most ${slots}`}${each}.`)];
+  if (k === null) return [heading("KV cache", size), h("p", {class: "soft"}, "This tile caches no tokens.")];
+  const last = window ? null : Math.min(P.model.context - 1, k + (slots - 1) * lanes);
+  return [heading("KV cache", size), h("p", {}, `Tokens ${k}, ${k + lanes}, ${k + 2 * lanes}, … ${last === null ? `in a ring of ${slots} (window ${number(window)})` : `up to ${number(last)}: at most ${slots}`}${each}.`)];
 }
 function outputOf(r, t, x, y) {
   const out = [];
