@@ -223,7 +223,8 @@ mod tests {
                 assert_eq!(seen, all, "pos {pos} window {window:?} columns {columns}");
             }
             // Columns beyond those that cache hold nothing, unless all hold what their row does.
-            assert_eq!(kv.tokens((3, 2), 39).1 > 0, columns == 1);
+            let holds = (2..6).any(|y| kv.tokens((3, y), 39).1 > 0);
+            assert_eq!(holds, columns == 1);
         }
     }
 }

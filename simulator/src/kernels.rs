@@ -642,6 +642,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_copied_both_ways_and_end_where_the_longer_does() {
+        let mut whole = [9.0; 7];
+        copy_piece(&[1.0, 2.0, 3.0], 1, &mut whole);
+        assert_eq!(whole, [9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 9.0]);
+        copy_piece(&[4.0, 5.0, 6.0], 2, &mut whole);
+        assert_eq!(whole, [9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0]);
+        let mut piece = [0.0; 3];
+        copy_piece(&whole, 2, &mut piece);
+        assert_eq!(piece, [4.0, 0.0, 0.0]);
+        copy_piece(&whole, 5, &mut piece);
+        assert_eq!(piece, [0.0; 3]);
+    }
+
+    #[test]
     fn dynamic_rope_stretches_the_base_beyond_the_original_length() {
         let layout = Layout { buffers: Vec::new(), begins: Vec::new(), tiles: 1 };
         let d = DynamicRope {

@@ -238,8 +238,14 @@ fn head_template(m: LanguageModel) -> Template {
     let mut d = Draft::new("head", m.width, m.height);
     let slots = m.window.map_or(m.context, |w| w.min(m.context)).div_ceil(m.height);
     let b = head_buffers(&mut d, m, slots);
-    d.template.kv =
-        Some(KvLayout { first_row: 0, rows: m.height, columns: 1, slots, window: m.window, requests: 1 });
+    d.template.kv = Some(KvLayout {
+        first_row: 0,
+        rows: m.height,
+        columns: 1,
+        slots,
+        window: m.window,
+        requests: 1,
+    });
     pins(&mut d, m, &b);
     routes(&mut d, m);
     receive(&mut d, m, &b);

@@ -17,9 +17,9 @@ use super::Layer;
 use super::residual::stay;
 use crate::WaferError;
 use crate::partition::{Norm, WeightRef};
+use crate::place::shape::{CacheCut, LayerShape};
 use crate::program::builder::{TemplateBuilder, Vector};
 use crate::program::linear::{multiply, normed_mat_vec, scale, scale_by, whole};
-use crate::place::shape::{CacheCut, LayerShape};
 use crate::program::pins::{only_piece, vector_buffer};
 use crate::route::tree::{Message, Reach};
 

@@ -78,12 +78,14 @@ impl Layer<'_> {
         let o_len = q_heads * heads.dim();
         let values = self.b.vector("values", o_len + q_heads);
         let (o, sums) = (values.part(0, o_len), values.part(o_len, q_heads));
-        let own = self.pieces(sum.part(0, q_len), o, q_heads).map(|(src, dst)| {
-            Instr::CopyPiece { dst, src, piece: self.column(), pieces: heads.width }
+        let own = self.pieces(sum.part(0, q_len), o, q_heads).map(|(src, dst)| Instr::CopyPiece {
+            dst,
+            src,
+            piece: self.column(),
+            pieces: heads.width,
         });
-        let program: Vec<Instr> = own
-            .chain([Instr::Copy { dst: sums, src: sum.part(q_len, q_heads) }])
-            .collect();
+        let program: Vec<Instr> =
+            own.chain([Instr::Copy { dst: sums, src: sum.part(q_len, q_heads) }]).collect();
         let tree = self.trees.columns;
         self.b.reduce_phase("values", &program, (&tree, add(values.all()), Reach::All), columns);
         let divide =
