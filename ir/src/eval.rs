@@ -10,6 +10,7 @@
 //! Not here: speed beyond the cheap (weights are decoded once), sampling, tokenizers.
 
 mod array;
+pub mod ball;
 mod constant;
 mod error;
 mod frame;

@@ -49,10 +49,12 @@ pub fn module(seed: u64, options: &RandomOptions) -> Module {
     generate(&mut rng, options).unwrap_or_else(|error| panic!("seed {seed}: {error}"))
 }
 
-/// Normally distributed weights for everything `module` reads, scaled by the root of the last axis.
+/// Normally distributed weights for everything `module` reads, scaled by the root of the last axis. Each is
+/// a function of its name, its type and the seed, so leaving one out does not change the others.
 pub fn weights(module: &Module, seed: u64) -> WeightMap {
-    let mut rng = Rng::new(seed);
     let tensors = module.weights().into_iter().map(|w| {
+        let mix = |h: u64, b: u8| h.wrapping_mul(31).wrapping_add(u64::from(b));
+        let mut rng = Rng::new(w.name.bytes().fold(seed, mix));
         let scale = (w.shape.last().copied().unwrap_or(1).max(1) as f32).sqrt().recip();
         let count: usize = w.shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| rng.normal() * scale).collect();

@@ -7,37 +7,51 @@ use crate::{Activation, BinaryOp, UnaryOp};
 
 /// `op(x)`, rounded once.
 pub fn unary(op: UnaryOp, x: f32) -> f32 {
-    let wide = f64::from(x);
-    match op {
-        UnaryOp::Neg => -x,
-        UnaryOp::Exp => wide.exp() as f32,
-        UnaryOp::Sqrt => x.sqrt(),
-        UnaryOp::Rsqrt => (1.0 / wide.sqrt()) as f32,
-        UnaryOp::Recip => 1.0 / x,
-        UnaryOp::Square => x * x,
-        UnaryOp::Tanh => wide.tanh() as f32,
-        UnaryOp::Sigmoid => sigmoid(wide) as f32,
-        UnaryOp::Act(act) => activation(act, x),
-    }
+    // f64 holds more than twice the digits of f32, so rounding a root or a quotient twice is rounding it once.
+    unary_wide(op, f64::from(x)) as f32
 }
 
 /// `act(x)`, rounded once. At -inf every activation is 0, its limit.
 pub fn activation(act: Activation, x: f32) -> f32 {
-    if x == f32::NEG_INFINITY {
+    activation_wide(act, f64::from(x)) as f32
+}
+
+/// `op(x)` in f64.
+pub(super) fn unary_wide(op: UnaryOp, x: f64) -> f64 {
+    match op {
+        UnaryOp::Neg => -x,
+        UnaryOp::Exp => x.exp(),
+        UnaryOp::Sqrt => x.sqrt(),
+        UnaryOp::Rsqrt => 1.0 / x.sqrt(),
+        UnaryOp::Recip => 1.0 / x,
+        UnaryOp::Square => x * x,
+        UnaryOp::Tanh => x.tanh(),
+        UnaryOp::Sigmoid => sigmoid(x),
+        UnaryOp::Act(act) => activation_wide(act, x),
+    }
+}
+
+/// `act(x)` in f64.
+pub(super) fn activation_wide(act: Activation, x: f64) -> f64 {
+    if x == f64::NEG_INFINITY {
         return 0.0;
     }
-    let wide = f64::from(x);
-    let wide = match act {
-        Activation::Silu => wide * sigmoid(wide),
-        Activation::Gelu => 0.5 * wide * (1.0 + erf(wide * std::f64::consts::FRAC_1_SQRT_2)),
+    match act {
+        Activation::Silu => x * sigmoid(x),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044715 * wide.powi(3));
-            0.5 * wide * (1.0 + inner.tanh())
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
         }
-        // `f32::max` would turn NaN into 0.
-        Activation::Relu => return if x <= 0.0 { 0.0 } else { x },
-    };
-    wide as f32
+        // `f64::max` would turn NaN into 0.
+        Activation::Relu => {
+            if x <= 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+    }
 }
 
 /// `op(a, b)`: one IEEE operation, or the number when one of `max` and `min` is NaN.

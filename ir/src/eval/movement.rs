@@ -144,7 +144,7 @@ fn moved(
 }
 
 /// Row-major strides.
-fn strides(shape: &[usize]) -> Vec<usize> {
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i] * shape[i];
@@ -153,7 +153,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Runs of an array read through `strides`, joined along the last axis where that is contiguous.
-fn strided(extents: &[usize], strides: &[usize], emit: &mut dyn FnMut(Run)) {
+pub(super) fn strided(extents: &[usize], strides: &[usize], emit: &mut dyn FnMut(Run)) {
     let total: usize = extents.iter().product();
     if total == 0 {
         return;
