@@ -12,6 +12,7 @@ mod cost;
 mod cse;
 mod dce;
 mod describe;
+mod distance;
 mod egraph;
 mod emit;
 mod error;
@@ -32,6 +33,7 @@ mod tier;
 pub use cost::{
     Call, Cost, CostModel, NeutralCost, Operand, graph_cost, is_movement, module_cost, type_bytes,
 };
+pub use distance::{Moved, distance};
 pub use egraph::{ProofStep, RuleInfo, RuleVerdict, rewrite_rules, statement, verify_rules};
 pub use error::PassError;
 pub use manager::{Changed, OptionInfo, Pass, PassCx, PassInfo, PassOptions, RunOptions, run};

@@ -683,6 +683,26 @@ pub enum PassesCommand {
     VerifyRules(VerifyRulesArgs),
     /// Optimise random models and compare with the interpreter
     Fuzz(FuzzArgs),
+    /// Bound how far optimising may move the logits of a prompt, and say how far it does
+    #[command(after_help = help::BOUND)]
+    Bound(BoundArgs),
+}
+
+/// `sparkc passes bound`.
+#[derive(Args, Debug)]
+pub struct BoundArgs {
+    /// Model; its weights are random ones where it has none.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompt as token ids [default: five of them]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
+    pub tokens: Vec<u32>,
+    /// Target whose costs decide what the optimiser picks for the wafer: wse3, wse2 or a TOML file
+    #[arg(long, default_value = "wse3", value_name = "NAME|FILE")]
+    pub target: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `sparkc passes verify-rules`.

@@ -156,7 +156,18 @@ Examples:
   sparkc passes --json
   sparkc passes extract egraph.json --json
   sparkc passes verify-rules
+  sparkc passes bound models/tinypy
   sparkc passes fuzz --count 100000";
+
+/// `passes bound`.
+pub const BOUND: &str = "\
+Examples:
+  sparkc passes bound models/tinypy
+  sparkc passes bound models/tinypy --tokens 315,221,17 --json
+
+Tier reassoc keeps the function of real numbers and may change what f32 makes of it. Both modules are
+evaluated in f64 with a bound on every rounding (running error analysis), which shows that they compute one
+function and how far the f32 logits of each are from it; the sum is the bound. It is a bound for this prompt.";
 
 /// `targets`.
 pub const TARGETS: &str = "\

@@ -52,7 +52,10 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
 fn meaning(tier: passes::Tier) -> &'static str {
     match tier {
         passes::Tier::Exact => "the same bits, given each op's order of accumulation",
-        passes::Tier::Reassoc => "the same real value; the order of accumulation may change",
+        passes::Tier::Reassoc => {
+            "the same real value in another order of operations; how far apart f32 may be, \
+             for a model and a prompt: `sparkc passes bound MODEL`"
+        }
         passes::Tier::Reround => "a stored value may be rounded differently",
         passes::Tier::Lossy => "information is dropped",
     }

@@ -1,6 +1,7 @@
 //! `sparkc passes`: every pass with its options, the pipelines of the optimisation levels, and every
 //! rewrite rule.
 
+mod bound;
 mod extract;
 mod fuzz;
 mod verify_rules;
@@ -23,6 +24,7 @@ pub fn run(args: &PassesArgs) -> Result<()> {
         Some(PassesCommand::Extract(args)) => return extract::run(args),
         Some(PassesCommand::VerifyRules(args)) => return verify_rules::run(args),
         Some(PassesCommand::Fuzz(args)) => return fuzz::run(args),
+        Some(PassesCommand::Bound(args)) => return bound::run(args),
         None => {}
     }
     if args.json {

@@ -38,6 +38,12 @@ impl Balls {
         Balls::exact(tensor.shape(), mid)
     }
 
+    /// The values rounded to f32, which is what they mean.
+    pub(super) fn as_f32(&self) -> Self {
+        let mid = self.mid.iter().map(|&x| f64::from(x as f32)).collect();
+        Balls::exact(&self.shape, mid)
+    }
+
     pub(super) fn radius(&self, i: usize) -> f64 {
         self.rad.as_ref().map_or(0.0, |r| r[i])
     }

@@ -6,13 +6,22 @@ use super::{Balls, Rounding, movement, ops};
 use crate::eval::frame::{Place, named};
 use crate::eval::ops::Step;
 use crate::eval::{Accumulate, EvalError};
-use crate::{Bindings, Module, Node, Op, ParamKind, Type, WeightSource, verify};
+use crate::{Bindings, Graph, Module, Node, Op, ParamKind, Type, WeightSource, verify};
 
 /// A tensor, or the rows of each layer's cache; `None` before the first.
 #[derive(Clone)]
 enum Value {
     Tensor(Balls),
     Cache(Vec<Option<Balls>>),
+}
+
+impl Value {
+    fn as_f32(self) -> Self {
+        match self {
+            Value::Tensor(balls) => Value::Tensor(balls.as_f32()),
+            cache => cache,
+        }
+    }
 }
 
 struct Machine<'a> {
@@ -59,11 +68,27 @@ pub(super) fn run(
     logits.ok_or_else(|| place.malformed("main returns no logits"))
 }
 
+/// Values that are arithmetic on constants and nothing else. Their f32 values are what the module means,
+/// not approximations of it: constant folding may write them down at any tier.
+fn scalars(graph: &Graph) -> Vec<bool> {
+    let mut found = vec![false; graph.value_count()];
+    for (_, node) in graph.nodes() {
+        let arithmetic = match node.op {
+            Op::Const(_) => true,
+            Op::Unary(_) | Op::Binary(_) => node.operands.iter().all(|v| found[v.index()]),
+            _ => false,
+        };
+        node.results.iter().for_each(|v| found[v.index()] = arithmetic);
+    }
+    found
+}
+
 impl Machine<'_> {
     fn graph(&mut self, place: Place<'_>, inputs: Vec<Value>) -> Result<Vec<Value>, EvalError> {
         let graph = place.graph;
         let mut values: Vec<Option<Value>> = vec![None; graph.value_count()];
         let mut uses = graph.use_counts();
+        let scalars = scalars(graph);
         for (param, input) in graph.params().iter().zip(inputs) {
             values[param.value.index()] = Some(input);
         }
@@ -71,11 +96,18 @@ impl Machine<'_> {
             let undefined = || place.malformed("a value is used before it is defined");
             let operands =
                 node.operands.iter().map(|&v| values[v.index()].clone().ok_or_else(undefined));
-            let operands = operands.collect::<Result<Vec<_>, _>>()?;
-            let results = match node.op {
+            let mut operands = operands.collect::<Result<Vec<_>, _>>()?;
+            let folds = !matches!(node.op, Op::Const(_)) && scalars[node.results[0].index()];
+            if folds {
+                operands = operands.into_iter().map(Value::as_f32).collect();
+            }
+            let mut results = match node.op {
                 Op::Repeat { .. } => self.repeat(place, node, operands)?,
                 _ => vec![self.apply(place, node, &operands)?],
             };
+            if folds {
+                results = results.into_iter().map(Value::as_f32).collect();
+            }
             for (&id, value) in node.results.iter().zip(results) {
                 values[id.index()] = Some(value);
             }

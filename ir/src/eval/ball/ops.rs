@@ -5,19 +5,22 @@
 
 use super::array::error;
 use super::sums::{self, product, times};
-use super::{Balls, Rounding, SINGLE, movement};
+use super::{Balls, Rounding, movement};
 use crate::eval::ops::Step;
 use crate::eval::{EvalError, math, reduce};
 use crate::{Activation, BinaryOp, Bindings, Op, RopeSpec, UnaryOp};
 
-/// A constant. What is no short binary fraction may stand for a number that f32 does not hold (1/n,
-/// a root), spelled another way elsewhere, so it is known to half a unit of f32.
+/// A constant. Rules take a number for 1/n, or for a constant of gelu, when f32 does not tell the two
+/// apart; such a number is known as far as it is from that.
 pub(super) fn constant(value: f64, rounding: Rounding) -> (f64, f64) {
+    let meant = [(1.0 / value).round().recip(), (2.0 / std::f64::consts::PI).sqrt(), 0.044_715];
+    let taken_for = meant.into_iter().find(|m| *m as f32 == value as f32).unwrap_or(value);
+    let apart = if taken_for.is_finite() { (taken_for - value).abs() } else { 0.0 };
     let short = value * 2f64.powi(16);
     if !value.is_finite() || (short.fract() == 0.0 && short.abs() < 2f64.powi(24)) {
         return (value, 0.0);
     }
-    (rounding.round(value), value.abs() * SINGLE)
+    (rounding.round(value), apart + error(rounding, value))
 }
 
 /// As `ops::apply`, with its preconditions.
