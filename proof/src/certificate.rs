@@ -188,10 +188,24 @@ impl Section {
     }
 }
 
+/// Whether this is how a value of the skeleton is called: `pN`, a parameter, or `sK.J`, a result of the
+/// K-th reader.
+fn is_skeleton(name: &str) -> bool {
+    let number = |n: &str| n.parse::<u32>().is_ok_and(|v| v.to_string() == n);
+    match (name.strip_prefix('p'), name.strip_prefix('s').and_then(|s| s.split_once('.'))) {
+        (Some(n), _) => number(n),
+        (_, Some((k, j))) => number(k) && number(j),
+        _ => false,
+    }
+}
+
 /// `given NAME : TYPE` or `weight NAME : TYPE`.
 fn leaf(line: usize, head: &str, text: &str, rest: &str) -> Result<Term, ProofError> {
-    let (_, ty) =
+    let (name, ty) =
         rest.split_once(" : ").ok_or_else(|| syntax(line, "expected a name and a type"))?;
+    if head == "given" && !is_skeleton(name) {
+        return Err(syntax(line, &format!("{name:?} is no value of the skeleton")));
+    }
     let ty = Type::parse(ty).ok_or_else(|| syntax(line, &format!("{ty:?} is no type")))?;
     let sized = ty.dims().is_some_and(|d| d.iter().all(|p| p.value().is_some()));
     Ok(Term {

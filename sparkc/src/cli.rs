@@ -585,6 +585,15 @@ pub struct VerifyProofArgs {
     /// A certificate: cpu.proof or wafer.proof of `sparkc compile --emit proof`, or of `sparkc opt --proof`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Check too that it is about this model, not about another with other weights or shapes
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// --quant of the compile
+    #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND", requires = "model")]
+    pub quant: Quant,
+    /// --context of the compile
+    #[arg(long, value_name = "N", requires = "model")]
+    pub context: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -645,6 +654,9 @@ pub struct ReduceArgs {
     /// Keep what makes this shell command exit with 0 instead; {} is the file
     #[arg(long, value_name = "CMD")]
     pub command: Option<String>,
+    /// Seconds that the command may take each time; beyond, it counts as failed
+    #[arg(long, default_value_t = 60, value_name = "S", requires = "command", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
     /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
     /// q8 and q4 weights, but for groups with outliers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]

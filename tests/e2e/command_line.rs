@@ -300,10 +300,55 @@ fn a_module_is_reduced_to_what_shows() {
     let kept = sparkc(&["reduce", case, "--command", "grep -q softmax {}"]);
     assert_eq!(kept.code, Some(0), "{kept}");
     assert!(kept.stdout.contains("softmax") && !kept.stdout.contains("rope"), "{kept}");
+    // One that does not end is ended, with what it started.
+    let begin = std::time::Instant::now();
+    let slow = sparkc(&["reduce", case, "--command", "sleep 300 & wait", "--timeout", "1"]);
+    assert_eq!(slow.code, Some(1), "{slow}");
+    assert!(slow.stderr.contains("within 1 s") && begin.elapsed().as_secs() < 60, "{slow}");
     // Nothing wrong, nothing to reduce.
     let fine = sparkc(&["reduce", case]);
     assert_eq!(fine.code, Some(1), "{fine}");
     assert!(fine.stderr.contains("nothing to reduce"), "{fine}");
+}
+
+#[test]
+fn a_certificate_is_about_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = |name: &str| harness::root().join("tests/fixtures/hf").join(name);
+    let (this, other) = (model("llama2"), model("llama_gelu"));
+    let (this, other) = (this.to_str().unwrap(), other.to_str().unwrap());
+    let out = folder.path().join("out");
+    let out = out.to_str().unwrap();
+    let compiled = sparkc(&["compile", this, "-o", out, "--emit", "proof"]);
+    assert_eq!(compiled.code, Some(0), "{compiled}");
+    for name in ["cpu.proof", "wafer.proof"] {
+        let file = format!("{out}/{name}");
+        for line in [&["verify-proof", &file][..], &["verify-proof", &file, "--model", this]] {
+            let found = sparkc(line);
+            assert_eq!(found.code, Some(0), "{found}");
+        }
+        let found = sparkc(&["verify-proof", &file, "--model", other]);
+        assert_eq!(found.code, Some(1), "{found}");
+        assert!(found.stderr.contains("SPK3308"), "{found}");
+        // Renaming a weight makes it a certificate about a model of that weight.
+        let text = std::fs::read_to_string(&file).unwrap();
+        let renamed = text.replacen("q_proj", "r_proj", 1);
+        assert_ne!(renamed, text);
+        std::fs::write(&file, renamed).unwrap();
+        assert_eq!(sparkc(&["verify-proof", &file, "--model", this]).code, Some(1));
+    }
+}
+
+#[test]
+fn the_bound_of_a_model_is_printed() {
+    let model = harness::root().join("tests/fixtures/hf/llama_bf16");
+    let found = sparkc(&["passes", "bound", model.to_str().unwrap(), "--json"]);
+    let object = found.json().unwrap();
+    for target in object["targets"].as_array().unwrap() {
+        assert_eq!(target["exact_same_bits"], true, "{object}");
+        let of = |key: &str| target["reassoc"][key].as_f64().unwrap();
+        assert!(of("found") <= of("bound") && of("bound") < 1e-3 && of("bound") > 0.0, "{object}");
+    }
 }
 
 #[test]

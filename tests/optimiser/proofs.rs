@@ -182,3 +182,59 @@ fn a_thousand_corrupted_certificates_are_refused() {
         refused += 1;
     }
 }
+
+/// Every word of a certificate replaced by others of its kind, one at a time. What the checker accepts then
+/// is a true statement about another model: another weight, another shape of a leaf, other parameters
+/// of an op that both sides have. Nothing is accepted that says of this model what was not proven.
+#[test]
+fn whatever_word_is_changed_nothing_else_is_proven_of_this_model() {
+    let folder = harness::root().join("tests/configs/qwen3-0.6b/config.json");
+    let proven = prove(models::module(&folder), &CpuCost, Tier::Reassoc);
+    let lines: Vec<&str> = proven.text.lines().collect();
+    let (mut tried, mut of_another) = (0, BTreeMap::new());
+    // Another tier is as true, where no step is above it.
+    for (at, line) in lines.iter().enumerate().filter(|(_, l)| !l.starts_with("tier")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        for place in 0..words.len() {
+            for other in others(words[place]).into_iter().filter(|o| o != words[place]) {
+                let mut words: Vec<&str> = words.clone();
+                words[place] = &other;
+                let changed = words.join(" ");
+                let mut lines = lines.clone();
+                lines[at] = &changed;
+                let text = lines.join("\n") + "\n";
+                tried += 1;
+                assert!(refusal(&text, &proven.graphs).is_some(), "{line} -> {changed}");
+                if proof::check(&text).is_ok() {
+                    let kind = if line.contains(" = ") { words[2] } else { words[0] };
+                    *of_another.entry(kind.to_string()).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 3000, "{tried}");
+    // Leaves may be called anything, and what both sides share may be another op; what is claimed of them,
+    // and why, may not change.
+    assert!(
+        ["step", "before", "after"].iter().all(|k| !of_another.contains_key(*k)),
+        "{of_another:?}"
+    );
+    let renamed = proven.text.replacen("given s1.0 ", "given t5 ", 1);
+    assert_ne!(renamed, proven.text);
+    let refused = proof::check(&renamed).map_err(|e| e.code());
+    assert_eq!(refused.err(), Some("SPK3301"), "a value that the skeleton has not");
+}
+
+/// Words that might stand in the place of one.
+fn others(word: &str) -> Vec<String> {
+    let mut others: Vec<String> =
+        ["", "t0", "t1", "t5", "p0", "s0.0", "return", "exact", "lossy", "0", "perm:0,1", "axis:0"]
+            .map(str::to_string)
+            .to_vec();
+    let digit = |by: u8| -> String {
+        let turn = |b: u8| if b.is_ascii_digit() { b'0' + (b - b'0' + by) % 10 } else { b };
+        String::from_utf8(word.bytes().map(turn).collect()).unwrap_or_default()
+    };
+    others.extend([digit(1), digit(7), format!("{word}x"), word.chars().skip(1).collect()]);
+    others
+}

@@ -4,8 +4,11 @@
 //! floats; the search works on integers, so they are scaled by a power of two to 60 bits in all, which is
 //! exact unless costs of one file differ by more than 10^12. Untrusted input: errors, never panics.
 
+use std::fmt;
+
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{Limits, Node, Problem, Solution};
 
@@ -25,8 +28,13 @@ pub enum GymError {
         /// The name.
         name: String,
     },
-    /// A cost below 0, or costs whose sum is not finite.
-    #[error("node {node:?} costs {cost}: expected a number of at least 0 with finite sums")]
+    /// A node that stands twice: JSON does not say which of the two is meant.
+    #[error("node {0:?} stands twice")]
+    Twice(String),
+    /// A cost below 0, or costs whose sum is beyond [`MOST`].
+    #[error(
+        "node {node:?} costs {cost:e}: expected a number of at least 0, and at most {MOST:e} in all"
+    )]
     Cost {
         /// The node.
         node: String,
@@ -50,13 +58,18 @@ impl GymError {
             GymError::Cost { .. } => "SPK3203",
             GymError::NoRoots => "SPK3204",
             GymError::Infeasible => "SPK3205",
+            GymError::Twice(_) => "SPK3206",
         }
     }
 }
 
+/// Costs beyond this in all are no costs: no sum of real ones is near.
+pub const MOST: f64 = 1e30;
+
 #[derive(Deserialize)]
 struct File {
-    nodes: IndexMap<String, FileNode>,
+    #[serde(deserialize_with = "entries")]
+    nodes: Vec<(String, FileNode)>,
     #[serde(default)]
     root_eclasses: Vec<String>,
 }
@@ -68,6 +81,27 @@ struct FileNode {
     eclass: String,
     #[serde(default = "one")]
     cost: f64,
+}
+
+/// The entries of an object as they stand, so that a name may be found twice.
+fn entries<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, FileNode)>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<(String, FileNode)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of nodes")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                found.push(entry);
+            }
+            Ok(found)
+        }
+    }
+    from.deserialize_map(Entries)
 }
 
 fn one() -> f64 {
@@ -109,16 +143,20 @@ impl Gym {
             return Err(GymError::NoRoots);
         }
         let mut index: IndexMap<&str, usize> = IndexMap::new();
-        for node in file.nodes.values() {
+        let mut by_name: IndexMap<&str, &FileNode> = IndexMap::new();
+        for (name, node) in &file.nodes {
             let next = index.len();
             index.entry(&node.eclass).or_insert(next);
+            if by_name.insert(name, node).is_some() {
+                return Err(GymError::Twice(name.clone()));
+            }
         }
         let scale = scale_of(&file)?;
         let mut classes = vec![Vec::new(); index.len()];
         let mut nodes = vec![Vec::new(); index.len()];
         for (name, node) in &file.nodes {
             let operand = |child: &String| {
-                let found = file.nodes.get(child).and_then(|n| index.get(n.eclass.as_str()));
+                let found = by_name.get(child.as_str()).and_then(|n| index.get(n.eclass.as_str()));
                 found.copied().ok_or_else(|| unknown(format!("node {name:?}"), "node", child))
             };
             let operands = node.children.iter().map(operand).collect::<Result<_, _>>()?;
@@ -185,7 +223,7 @@ fn scale_of(file: &File) -> Result<f64, GymError> {
     let mut sum = 0.0f64;
     for (name, node) in &file.nodes {
         sum += node.cost;
-        if !(node.cost >= 0.0 && sum.is_finite()) {
+        if !(node.cost >= 0.0 && sum <= MOST) {
             return Err(GymError::Cost { node: name.clone(), cost: node.cost });
         }
     }
@@ -236,11 +274,14 @@ mod tests {
         assert_eq!(code(&node(r#"{"eclass": "A", "children": ["a"]}"#)), "SPK3205");
         let huge = r#"{"eclass": "A", "cost": 1e308}, "b": {"eclass": "A", "cost": 1e308}"#;
         assert_eq!(code(&node(huge)), "SPK3203");
+        assert_eq!(code(&node(r#"{"eclass": "A", "cost": 1e31}"#)), "SPK3203");
+        let twice = r#"{"eclass": "A", "cost": 1}, "a": {"eclass": "A", "cost": 3}"#;
+        assert_eq!(code(&node(twice)), "SPK3206");
     }
 
     #[test]
     fn costs_of_any_size_are_exact() {
-        for unit in [1e-12, 0.1, 1e15, 1e300] {
+        for unit in [1e-12, 0.1, 1e15, 1e27] {
             let text = format!(
                 r#"{{"nodes": {{"a": {{"eclass": "A", "cost": {}}}, "b": {{"eclass": "A", "cost": {}}}}},
                     "root_eclasses": ["A"]}}"#,

@@ -121,10 +121,12 @@ pub const VERIFY_PROOF: &str = "\
 A certificate lists the rewrites that lead from the model's graphs to the optimised ones. The checker
 knows the rules but nothing of the optimiser: it types every term, matches every step against its rule
 and follows the equations. Exit code 0: proven. 1: refused, with the line.
+A certificate names its weights and shapes; --model checks that they are those of a model.
 
 Examples:
   sparkc compile models/tinypy --emit cpu,proof
-  sparkc verify-proof tinypy.sparkc/cpu.proof --json";
+  sparkc verify-proof tinypy.sparkc/cpu.proof --json
+  sparkc verify-proof tinypy.sparkc/cpu.proof --model models/tinypy";
 
 /// `explain`.
 pub const EXPLAIN: &str = "\

@@ -5,9 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use backend_cpu::CpuError;
+use backend_cpu::{CpuCost, CpuError};
+use backend_wafer::WaferCost;
 use frontend::Model;
 use indicatif::ProgressBar;
+use passes::CostModel;
 use plan::Target;
 use runtime::program::Activations;
 use serde_json::{Value, json};
@@ -252,10 +254,8 @@ fn finish(
         staging.write(names::IR, ir_text(args, built, model)?.as_bytes())?;
     }
     if emit.contains(&Emit::Proof) {
-        let cpu = built.executable.as_ref().map(|e| (names::CPU_PROOF, &e.passes.proof));
-        let wafer = built.planned.as_ref().map(|(p, _)| (names::WAFER_PROOF, &p.passes.proof));
-        for (name, proof) in cpu.into_iter().chain(wafer) {
-            staging.write(name, proof.text.as_bytes())?;
+        for (name, text) in proofs(args, built, model)? {
+            staging.write(name, text.as_bytes())?;
         }
     }
     let artefacts = [names::EXECUTABLE, names::PLAN, names::MAP, names::IR];
@@ -285,9 +285,7 @@ fn ir_text(args: &CompileArgs, built: &Built, model: &Model) -> Result<String> {
     let module = match (&built.executable, &built.planned) {
         (Some(executable), _) => executable.module.clone(),
         (None, Some((planned, _))) => planned.module.clone(),
-        (None, None) => {
-            driver::optimise(model, &args.build, &backend_cpu::CpuCost, Ask::default())?.0
-        }
+        (None, None) => driver::optimise(model, &args.build, &CpuCost, Ask::default())?.0,
     };
     Ok(module.compact().to_string())
 }
@@ -302,6 +300,24 @@ fn model_json(model: &Model) -> Value {
         "context": model.module.context,
         "digest": model.info.digest.to_string(),
     })
+}
+
+/// The certificates of what was compiled; of both targets when neither was.
+fn proofs(args: &CompileArgs, built: &Built, model: &Model) -> Result<Vec<(&'static str, String)>> {
+    let cpu = built.executable.as_ref().map(|e| (names::CPU_PROOF, e.passes.proof.text.clone()));
+    let wafer = built.planned.as_ref();
+    let wafer = wafer.map(|(p, _)| (names::WAFER_PROOF, p.passes.proof.text.clone()));
+    let compiled: Vec<_> = cpu.into_iter().chain(wafer).collect();
+    if !compiled.is_empty() {
+        return Ok(compiled);
+    }
+    let ask = Ask { proof: true, ..Ask::default() };
+    let target = driver::target_of(&args.build)?;
+    let of = |cost: &dyn CostModel| -> Result<String> {
+        Ok(driver::optimise(model, &args.build, cost, ask)?.1.proof.text)
+    };
+    let wafer = of(&WaferCost::new(&target))?;
+    Ok(vec![(names::CPU_PROOF, of(&CpuCost)?), (names::WAFER_PROOF, wafer)])
 }
 
 fn options_json(args: &CompileArgs, emit: &[Emit]) -> Value {

@@ -2,7 +2,7 @@
 //! `reduce`.
 //!
 //! Tier `exact` is compared bit by bit, `reassoc` by what running error analysis allows these two modules on
-//! this prompt (`passes::distance`), higher tiers by their tolerance. Weights are random where none are
+//! this prompt (`passes::distance`), higher tiers by the tolerance of `reround`. Weights are random where none are
 //! given. Prints nothing.
 
 use std::fmt;
@@ -89,7 +89,8 @@ pub(super) fn outcome(
     if tier == Tier::Reassoc {
         return reassociated(module, &after, source);
     }
-    match tensor::compare::check(&found, &expected, tier.tolerance()) {
+    // What quantisation does is a difference too: that is what one reduces by.
+    match tensor::compare::check(&found, &expected, tier.min(Tier::Reround).tolerance()) {
         Ok(_) => Outcome::Same(None),
         Err(mismatch) => Outcome::Differs(mismatch.to_string()),
     }

@@ -1,6 +1,8 @@
 //! `sparkc reduce`: the smallest module in which passes still do what they do to this one.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use frontend::OpenOptions;
@@ -33,10 +35,12 @@ pub fn run(args: &ReduceArgs) -> Result<()> {
     let progress = Progress::new();
     let size = |m: &Module| m.graphs().map(|g| g.order().len()).sum::<usize>();
     let reduced = match &args.command {
-        Some(command) => Asker::new(command).and_then(|mut asker| {
+        Some(command) => Asker::new(command, args.timeout).and_then(|mut asker| {
             if !asker.ask(&module)? {
                 let message = format!("`{command}` fails on the whole module");
-                return Err(Fault::bad_input(message).advise("it must exit with 0 there").into());
+                let advice =
+                    format!("it must exit with 0 there, within {} s (--timeout)", args.timeout);
+                return Err(Fault::bad_input(message).advise(advice).into());
             }
             let mut shows = |m: &Module| asker.ask(m).unwrap_or(false);
             Ok(passes::reduce(module.clone(), args.limit, &mut shows)?)
@@ -79,16 +83,18 @@ pub fn run(args: &ReduceArgs) -> Result<()> {
 /// Asks a command about modules, through a file.
 struct Asker<'a> {
     command: &'a str,
+    /// The most that one answer takes.
+    limit: Duration,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Asker<'a> {
-    fn new(command: &'a str) -> Result<Self> {
+    fn new(command: &'a str, seconds: u64) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        Ok(Asker { command, folder })
+        Ok(Asker { command, limit: Duration::from_secs(seconds), folder })
     }
 
-    /// Whether the command exits with 0.
+    /// Whether the command exits with 0 in time.
     fn ask(&mut self, module: &Module) -> Result<bool> {
         let file = self.folder.path().join("case.spark");
         std::fs::write(&file, module.compact().to_string())
@@ -97,7 +103,25 @@ impl<'a> Asker<'a> {
         let command = self.command.replace("{}", &quoted);
         let mut shell = Command::new("sh");
         shell.args(["-c", &command]).stdin(Stdio::null());
-        let status = shell.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        Ok(status.with_context(|| format!("cannot run `{command}`"))?.success())
+        // A group of its own, so that what the shell starts ends with it.
+        shell.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = shell.spawn().with_context(|| format!("cannot run `{command}`"))?;
+        let (end, mut pause) = (Instant::now() + self.limit, Duration::from_micros(200));
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.success());
+            }
+            if Instant::now() >= end {
+                let group = format!("-{}", child.id());
+                let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+                if !killed.is_ok_and(|s| s.success()) {
+                    child.kill()?;
+                }
+                child.wait()?;
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
     }
 }

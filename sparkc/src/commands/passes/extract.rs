@@ -37,12 +37,22 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             "choices": choices,
         }));
     }
-    let proven = if gap == 0.0 { "optimal".to_string() } else { format!("at most {gap} too dear") };
+    let proven = if gap == 0.0 {
+        "optimal".to_string()
+    } else {
+        format!("at most {} too dear", number(gap))
+    };
     output::print(&format!(
         "{} e-nodes in {} e-classes: cost {}, {proven}; {} classes picked\n",
         report::grouped(nodes as u64),
         report::grouped(classes as u64),
-        found.cost,
+        number(found.cost),
         report::grouped(found.choices.len() as u64)
     ))
+}
+
+/// A cost for people: with an exponent where it would be a long row of digits.
+fn number(cost: f64) -> String {
+    let short = cost == 0.0 || (1e-4..1e15).contains(&cost);
+    if short { format!("{cost}") } else { format!("{cost:e}") }
 }
