@@ -96,6 +96,11 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let sign = if accumulate { "+=" } else { "=" };
             format!("gemm {} {sign} {} x {} ({m} x {k} x {n})", s(c), s(a), s(b))
         }
+        Instr::Broadcast { axis, up, down, src, dst, root, per_turn, wire: w } => {
+            let (src, dst, w) = (s(src), s(dst), wire(w));
+            let from = format!("{axis:?} = {root} + {per_turn} per turn");
+            format!("broadcast {} up {} down, {dst} = {src} of {from} {w}", up.0, down.0)
+        }
         Instr::Start { thread } => format!("start {thread}:"),
         Instr::Join { threads } => {
             let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));

@@ -93,7 +93,7 @@ impl<'a> TemplateMap<'a> {
             .map(move |(i, _)| &template.routes[*i])
     }
 
-    /// The route of `color` at (x, y).
+    /// The route of `color` at (x, y), the first of those that merge.
     pub fn route(&self, color: Color, x: u32, y: u32) -> Option<&'a Route> {
         self.routes_at(color, x, y).next()
     }
@@ -115,16 +115,19 @@ impl<'a> TemplateMap<'a> {
         self.routes.keys().next_back().map_or(0, |c| usize::from(c.0) + 1)
     }
 
-    /// Input port bit and output port bits of every position (row by row) and color below
-    /// [`Self::color_count`], in template ports; zeros where a color is not routed.
+    /// Input port bits (one, but for a broadcast's colors) and output port bits of every position (row by
+    /// row) and color below [`Self::color_count`], in template ports; zeros where a color is not routed.
     pub fn route_table(&self) -> Vec<(u8, u8)> {
         let colors = self.color_count();
         let mut table = vec![(0, 0); self.tiles() * colors];
         for (color, rules) in &self.routes {
-            for (i, mask) in rules.iter().rev() {
+            for (i, mask) in rules {
                 let route = &self.template.routes[*i];
                 let bits = (1 << route.input as u8, route.outputs.0);
-                self.visit(mask, |tile| table[tile * colors + usize::from(color.0)] = bits);
+                self.visit(mask, |tile| {
+                    let slot = &mut table[tile * colors + usize::from(color.0)];
+                    *slot = (slot.0 | bits.0, slot.1 | bits.1);
+                });
             }
         }
         table
@@ -244,10 +247,9 @@ impl<'a> PlanMap<'a> {
         let mut open = vec![(start, Port::Ramp, 0u32)];
         while let Some((p, from, hops)) = open.pop() {
             flow.routers += 1;
-            let outputs = match self.route(p, color) {
-                Some((input, outputs)) if input == from && u64::from(flow.routers) <= limit => {
-                    outputs
-                }
+            let here = self.routes(p, color).into_iter().find(|(input, _)| *input == from);
+            let outputs = match here {
+                Some((_, outputs)) if u64::from(flow.routers) <= limit => outputs,
                 _ => {
                     flow.lost.push(p);
                     continue;
@@ -291,10 +293,9 @@ impl<'a> PlanMap<'a> {
                 transposed: pin.transposed,
             })
         });
-        let routes = map.colors().filter_map(|c| {
-            let r = map.route(c, x, y)?;
+        let routes = map.colors().flat_map(|c| map.routes_at(c, x, y)).map(|r| {
             let o = region.orientation;
-            Some((region.color(c), o.port(r.input), o.ports(r.outputs)))
+            (region.color(r.color), o.port(r.input), o.ports(r.outputs))
         });
         Some(Tile {
             point: p,

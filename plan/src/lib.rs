@@ -70,7 +70,7 @@ pub use plan::{
 };
 pub use program::{
     AttentionShape, BinaryOp, Combine, DynamicRope, Instr, Len, MICROTHREADS, Matrix, Operand,
-    PartOp, ReduceOp, Slice, TableAxis, UnaryOp, WireFormat, in_loops, keeps,
+    PartOp, ReduceOp, Slice, TableAxis, UnaryOp, WireFormat, broadcast_colors, in_loops, keeps,
 };
 pub use repair::{Bend, Detour, Repair, RepairMap, Spares};
 pub use route::{Color, Route};

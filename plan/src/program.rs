@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::BufferId;
+use crate::geometry::Axis;
 use crate::index::Affine;
 use crate::route::Color;
 
@@ -458,7 +459,35 @@ pub enum Instr {
         /// Start from the old c.
         accumulate: bool,
     },
-    /// The next instruction, a Send, Recv or Relay, starts in a microthread and the program goes on
+    /// Everybody on a line of PEs receives the tile of one of them, the root, which moves up the line:
+    /// in turn t of the loop around it the root is at coordinate `root + per_turn * t` of `axis`. There
+    /// dst\[i\] = src\[i\], elsewhere dst\[i\] = src\[i\] of the root, rounded to `wire` in both cases.
+    ///
+    /// The root sends twice: on `down`, which PEs below it hear, and, once its own core has heard the last
+    /// of that, on `up`, which those above it hear and it too. Routers merge these colors: what comes along the
+    /// line and what their core sends goes on the same way. That is safe because roots follow one another
+    /// up the line: the next one has heard this one's `up`, which left when all of `down` had passed this
+    /// one's router, and before that all that had been sent on `up` from below. So wavelets of two
+    /// roots meet nowhere and keep their order.
+    Broadcast {
+        /// Along rows or columns, from end to end of the template.
+        axis: Axis,
+        /// Color towards higher coordinates.
+        up: Color,
+        /// Color towards lower coordinates.
+        down: Color,
+        /// What the root sends.
+        src: Slice,
+        /// Where it arrives, as long as `src`.
+        dst: Slice,
+        /// Coordinate of the first root.
+        root: u32,
+        /// Positions that the root moves in a turn.
+        per_turn: u32,
+        /// How it travels.
+        wire: WireFormat,
+    },
+    /// The next instruction, a Send, Recv, Relay or Broadcast, starts in a microthread and the program goes on
     /// behind it. Until the Join nothing may touch its operand (but reading what it only reads), use
     /// its colors in the same direction, or start the same microthread.
     Start {
@@ -520,7 +549,8 @@ pub fn in_loops(program: &[Instr]) -> impl Iterator<Item = (usize, &Instr, Optio
 }
 
 impl Instr {
-    /// The color received from and the color sent to, with the length of the message.
+    /// The color received from and the color sent to, with the length of the message; a broadcast, which may
+    /// do either, has none of its own.
     pub fn communication(&self) -> Option<Communication> {
         let (input, output, slice, wire) = match *self {
             Instr::Send { color, src, wire } => (None, Some(color), src, wire),
@@ -532,6 +562,22 @@ impl Instr {
         };
         Some(Communication { input, output, len: slice.len, wire })
     }
+
+    /// The colors `up` and `down` of a broadcast, on both of which a core may send and receive.
+    pub fn broadcast(&self) -> Option<[Color; 2]> {
+        match *self {
+            Instr::Broadcast { up, down, .. } => Some([up, down]),
+            _ => None,
+        }
+    }
+}
+
+/// The colors of all broadcasts of some instructions, ascending.
+pub fn broadcast_colors<'a>(instrs: impl Iterator<Item = &'a Instr>) -> Vec<Color> {
+    let mut colors: Vec<Color> = instrs.filter_map(Instr::broadcast).flatten().collect();
+    colors.sort_unstable();
+    colors.dedup();
+    colors
 }
 
 /// What a communicating instruction does to the fabric.

@@ -1,9 +1,13 @@
 //! Routes: the static configuration of the routers, per color.
 //!
-//! For one color a router has exactly one input port and any set of output ports (multicast is
+//! For one color a router has one input port and any set of output ports (multicast is
 //! free). Routes never change while a plan runs: no switches, no reprogramming. All flows of a
 //! color are therefore trees: one sending core at the root, receiving cores at the leaves, and
 //! wavelets of one color arrive in the order they were sent.
+//!
+//! The colors of [`crate::Instr::Broadcast`] alone may have several inputs at a router, one rule for each: the
+//! router's input set is that of all of them, its output set likewise, and nothing goes back through
+//! the port it came from. There the instruction says why wavelets keep their order.
 //!
 //! A flow may leave a region: its color continues in the neighbouring region's routes or over
 //! [`crate::Wire`]s through PEs of no region.
@@ -22,7 +26,8 @@ pub struct Color(pub u8);
 /// `input` leave through all of `outputs`.
 ///
 /// `input` is `Ramp` where the core sends; `outputs` contains `Ramp` where the core receives.
-/// At one position at most one rule of a color may hold; where none holds the color is unused.
+/// At one position at most one rule of a color may hold (of a color that broadcasts one per input); where
+/// none holds the color is unused.
 /// `outputs` never contains `input` and is never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {

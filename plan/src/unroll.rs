@@ -2,8 +2,9 @@
 //!
 //! Loops become as many copies of their body; roles whose loops turn differently from row to row or
 //! column to column are cut accordingly. A Send stays where it starts, a Recv moves to its Join, so
-//! nothing waits for what comes behind it; a Relay stays where it starts. The turn of a Keep becomes a
-//! constant. Meant for small regions: the
+//! nothing waits for what comes behind it; a Relay stays where it starts. A Broadcast
+//! stays where it starts: roots follow one another in the order of the programs. The turn of a Keep or
+//! Broadcast becomes a constant. Meant for small regions: the
 //! result grows with the turns.
 //!
 //! Invariant: of a legal plan the result computes the same, where a message waits in a queue as long as it
@@ -100,6 +101,15 @@ fn straight(program: &[Instr], position: (u32, u32), cell: (u32, u32)) -> Vec<In
                     let when = Affine { base: when.base.saturating_add(turned), ..*when };
                     let (dst, src, of) = (*dst, *src, *of);
                     out.push(Instr::Keep { dst, src, when, per_turn: 0, of });
+                }
+                Instr::Broadcast { root, per_turn, .. } => {
+                    start = None;
+                    let at = root.saturating_add(per_turn.saturating_mul(turn));
+                    let mut here = instr.clone();
+                    if let Instr::Broadcast { root, per_turn, .. } = &mut here {
+                        (*root, *per_turn) = (at, 0);
+                    }
+                    out.push(here);
                 }
                 _ => {
                     let slot = start.take().and_then(|t| waiting.get_mut(usize::from(t)));

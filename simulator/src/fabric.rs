@@ -104,12 +104,12 @@ impl<'a> Fabric<'a> {
                 let base = self.routes.len();
                 self.routes.resize(base + self.colors, (0, 0));
                 for color in map.colors() {
-                    if let Some(route) = map.route(color, x, y)
-                        && let Some(slot) =
-                            self.routes[base..].get_mut(region.color(color).0 as usize)
-                    {
+                    let slot = region.color(color).0 as usize;
+                    let Some(slot) = self.routes[base..].get_mut(slot) else { continue };
+                    for route in map.routes_at(color, x, y) {
                         let o = region.orientation;
-                        *slot = (1 << o.port(route.input) as u8, o.ports(route.outputs).0);
+                        slot.0 |= 1 << o.port(route.input) as u8;
+                        slot.1 |= o.ports(route.outputs).0;
                     }
                 }
             }

@@ -271,6 +271,7 @@ fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -
         | Instr::Send { .. }
         | Instr::Recv { .. }
         | Instr::Relay { .. }
+        | Instr::Broadcast { .. }
         | Instr::Start { .. }
         | Instr::Join { .. }
         | Instr::Repeat { .. } => return None,

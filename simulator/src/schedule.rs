@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use plan::{Instr, Len, Port, Ports, Template, TemplateMap};
+use plan::{Axis, Instr, Len, Port, Ports, Template, TemplateMap};
 
 /// No tile.
 pub const NOWHERE: u32 = u32::MAX;
@@ -367,6 +367,22 @@ impl PhaseFlows<'_> {
                 }
             }
         }
+        // Everybody on a line takes part in its broadcasts.
+        let axis = |i: &Instr| match i {
+            Instr::Broadcast { axis, .. } => Some(*axis),
+            _ => None,
+        };
+        let roles = &self.template.phases[self.phase].roles;
+        let mut axes: Vec<Axis> = roles.iter().flat_map(|r| &r.program).filter_map(axis).collect();
+        axes.sort_unstable();
+        axes.dedup();
+        for tile in 0..tiles {
+            for &axis in &axes {
+                let first = self.on_line(tile, axis, 0);
+                let (a, b) = (find(&mut parent, tile), find(&mut parent, first));
+                parent[a.max(b) as usize] = a.min(b);
+            }
+        }
         let mut sets: Vec<Vec<u32>> = Vec::new();
         let mut set_of = vec![u32::MAX; tiles as usize];
         for tile in 0..tiles {
@@ -378,6 +394,31 @@ impl PhaseFlows<'_> {
             sets[set_of[root] as usize].push(tile);
         }
         sets
+    }
+
+    /// The tile at a coordinate of the row or column of another.
+    fn on_line(&self, tile: u32, axis: Axis, coordinate: u32) -> u32 {
+        let w = self.template.width;
+        match axis {
+            Axis::X => tile / w * w + coordinate,
+            Axis::Y => coordinate * w + tile % w,
+        }
+    }
+
+    /// What an instruction without loops around it sends and receives on a tile: sender and color of what
+    /// arrives, color and length of what goes out.
+    fn exchange(&self, instr: &Instr, tile: u32) -> (Option<(u32, u8)>, Option<(u8, Len)>) {
+        if let Instr::Broadcast { axis, up, src, root, .. } = *instr {
+            // One slot for both directions, named by the color upwards.
+            let from = self.on_line(tile, axis, root);
+            return match from == tile {
+                true => (None, Some((up.0, src.len))),
+                false => (Some((from, up.0)), None),
+            };
+        }
+        let Some(c) = instr.communication() else { return (None, None) };
+        let input = c.input.map(|c| (self.flows.source(tile, c.0), c.0));
+        (input, c.output.map(|o| (o.0, c.len)))
     }
 
     /// Everything about a set that its steps depend on, relative to its first tile.
@@ -402,24 +443,24 @@ impl PhaseFlows<'_> {
             Group { lanes: vec![set[0]], steps: Vec::new(), slots: Vec::new(), stuck: Vec::new() };
         // Per sender and color: the slots of its messages, in order.
         let mut sent: BTreeMap<(u32, u8), Vec<u32>> = BTreeMap::new();
-        let mut received: BTreeMap<(u32, u8), usize> = BTreeMap::new();
+        // Per receiver, color and sender.
+        let mut received: BTreeMap<(u32, u8, u32), usize> = BTreeMap::new();
         let mut waiting: BTreeMap<(u32, u8), Vec<(u32, u32)>> = BTreeMap::new();
         let mut ready: VecDeque<(u32, u32)> = set.iter().map(|&t| (t, 0)).collect();
         while let Some((tile, start)) = ready.pop_front() {
             let role = self.roles[tile as usize];
             for (i, instr) in self.program(role).iter().enumerate().skip(start as usize) {
                 let instruction = i as u32;
-                let communication = instr.communication();
+                let (receives, sends) = self.exchange(instr, tile);
                 let mut input = Input::None;
-                if let Some(color) = communication.and_then(|c| c.input) {
-                    let source = self.flows.source(tile, color.0);
+                if let Some((source, color)) = receives {
                     if source == IMPORT {
-                        input = Input::Import(color.0);
+                        input = Input::Import(color);
                     } else {
-                        let count = received.entry((tile, color.0)).or_insert(0);
-                        let slots = sent.get(&(source, color.0));
+                        let count = received.entry((tile, color, source)).or_insert(0);
+                        let slots = sent.get(&(source, color));
                         let Some(&slot) = slots.and_then(|s| s.get(*count)) else {
-                            let list = waiting.entry((source, color.0)).or_default();
+                            let list = waiting.entry((source, color)).or_default();
                             list.push((tile, instruction));
                             break;
                         };
@@ -427,14 +468,13 @@ impl PhaseFlows<'_> {
                         input = Input::Slot(slot);
                     }
                 }
-                let output =
-                    communication.and_then(|c| Some((c.output?, c.len))).map(|(c, len)| {
-                        let slot = group.slots.len() as u32;
-                        group.slots.push(len);
-                        sent.entry((tile, c.0)).or_default().push(slot);
-                        ready.extend(waiting.remove(&(tile, c.0)).into_iter().flatten());
-                        Output { slot, export: self.flows.exported(tile, c.0).then_some(c.0) }
-                    });
+                let output = sends.map(|(color, len)| {
+                    let slot = group.slots.len() as u32;
+                    group.slots.push(len);
+                    sent.entry((tile, color)).or_default().push(slot);
+                    ready.extend(waiting.remove(&(tile, color)).into_iter().flatten());
+                    Output { slot, export: self.flows.exported(tile, color).then_some(color) }
+                });
                 let tile = tile - set[0];
                 group.steps.push(Step { tile, role, instruction, input, output });
             }

@@ -410,7 +410,7 @@ pub struct SimulateArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
 pub struct KernelArgs {
-    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, decode-layer,
+    /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, summa, decode-layer,
     /// prefill-layer, gemv, broadcast, reduce, allreduce
     #[arg(long, value_name = "NAME",
           conflicts_with_all = ["plan", "tokens", "n", "logits", "model"])]
@@ -418,7 +418,7 @@ pub struct KernelArgs {
     /// Wafer the region lies on: a preset or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
-    /// meshgemv, chain-gemv, meshgemm, decode-layer, prefill-layer: side of the square of tiles
+    /// meshgemv, chain-gemv, meshgemm, summa, decode-layer, prefill-layer: side of the square of tiles
     #[arg(long, value_name = "P", requires = "kernel")]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
@@ -446,13 +446,13 @@ pub struct KernelArgs {
     /// gemv: width and height of the region in tiles [default: 16x16]
     #[arg(long, value_name = "WxH", value_parser = extent, requires = "kernel")]
     pub region: Option<(u32, u32)>,
-    /// meshgemm: rows of the left matrix
+    /// meshgemm, summa: rows of the left matrix
     #[arg(long, value_name = "M", requires = "kernel")]
     pub m: Option<u32>,
-    /// meshgemm, gemv: inner extent [default of gemv: 256]
+    /// meshgemm, summa, gemv: inner extent [default of gemv: 256]
     #[arg(long, value_name = "K", requires = "kernel")]
     pub k: Option<u32>,
-    /// meshgemm, gemv: columns of the result [default of gemv: 256]
+    /// meshgemm, summa, gemv: columns of the result [default of gemv: 256]
     #[arg(id = "kernel_n", long = "n", value_name = "N", requires = "kernel")]
     pub kernel_n: Option<u32>,
     /// reduce, allreduce: algorithm [default: k-tree]

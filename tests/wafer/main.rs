@@ -15,4 +15,5 @@ mod prefill;
 mod refusals;
 mod scale;
 mod shared;
+mod summa;
 mod wafers;

@@ -41,6 +41,16 @@ impl Tile {
     pub(super) fn c(self) -> u32 {
         self.m * self.n
     }
+
+    /// C += A B.
+    pub(super) fn multiply(self, (a, b): (Slice, Slice), c: Slice, layout: Layout) -> Instr {
+        let Tile { m, k, n } = self;
+        match layout {
+            Layout::ByColumns => Instr::Gemm { m, k, n, c, a, b, accumulate: true },
+            // The transposed product of the transposed operands, which lie the other way round already.
+            Layout::ByRows => Instr::Gemm { m: n, k, n: m, c, a: b, b: a, accumulate: true },
+        }
+    }
 }
 
 /// How a tile of C is to lie in memory.
@@ -176,13 +186,8 @@ impl MeshGemm {
     }
 
     fn multiply(&self, from: usize, layout: Layout) -> Instr {
-        let (Tile { m, k, n }, c) = (self.tile, self.operands.c);
-        let (a, b) = (self.operands.a[from], self.operands.b[from]);
-        match layout {
-            Layout::ByColumns => Instr::Gemm { m, k, n, c, a, b, accumulate: true },
-            // The transposed product of the transposed operands, which lie the other way round already.
-            Layout::ByRows => Instr::Gemm { m: n, k, n: m, c, a: b, b: a, accumulate: true },
-        }
+        let o = &self.operands;
+        self.tile.multiply((o.a[from], o.b[from]), o.c, layout)
     }
 
     /// Sends one buffer and receives into another, in two microthreads.

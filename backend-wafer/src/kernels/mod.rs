@@ -13,6 +13,7 @@ mod gemv;
 mod meshgemm;
 mod prefill_layer;
 mod ring;
+mod summa;
 
 use plan::target::cost::instruction_cycles;
 use plan::{
@@ -89,6 +90,17 @@ pub enum Kernel {
     /// C \[m, n\] = A \[m, k\] B \[k, n\] in f16 by WaferLLM's MeshGEMM.
     MeshGemm {
         /// Side of the square of PEs, at least 2.
+        grid: u32,
+        /// Rows of A and C.
+        m: u32,
+        /// Columns of A, rows of B.
+        k: u32,
+        /// Columns of B and C.
+        n: u32,
+    },
+    /// C \[m, n\] = A \[m, k\] B \[k, n\] in f16 by SUMMA, broadcasts and products overlapped.
+    Summa {
+        /// Side of the square of PEs.
         grid: u32,
         /// Rows of A and C.
         m: u32,
@@ -188,6 +200,7 @@ impl Kernel {
             | Kernel::ChainGemv { grid, .. }
             | Kernel::DecodeLayer { grid, .. }
             | Kernel::MeshGemm { grid, .. }
+            | Kernel::Summa { grid, .. }
             | Kernel::PrefillLayer { grid, .. } => (grid, grid),
         }
     }
@@ -204,7 +217,7 @@ impl Kernel {
             Kernel::DecodeLayer { grid, d, s, f, groups } => {
                 vec![("grid", grid), ("d", d), ("s", s), ("f", f), ("groups", groups)]
             }
-            Kernel::MeshGemm { grid, m, k, n } => {
+            Kernel::MeshGemm { grid, m, k, n } | Kernel::Summa { grid, m, k, n } => {
                 vec![("grid", grid), ("m", m), ("k", k), ("n", n)]
             }
             Kernel::PrefillLayer { grid, d, s, f } => {
@@ -225,7 +238,7 @@ impl Kernel {
                 let weights = 4 * product(d, d) + 2 * product(d, s) + 3 * product(d, f);
                 2 * weights
             }
-            Kernel::MeshGemm { grid, m, k, n } => {
+            Kernel::MeshGemm { grid, m, k, n } | Kernel::Summa { grid, m, k, n } => {
                 let (m, k, n) = (m.div_ceil(grid), k.div_ceil(grid), n.div_ceil(grid));
                 6 * product(m, k) + 6 * product(k, n) + 2 * product(m, n)
             }
@@ -259,6 +272,7 @@ pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
         Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group),
         Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
         Kernel::MeshGemm { grid, m, k, n } => gemm::build(grid, (m, k, n)),
+        Kernel::Summa { grid, m, k, n } => summa::build(grid, (m, k, n)),
         Kernel::PrefillLayer { grid, d, s, f } => {
             prefill_layer::build(prefill_layer::Sizes { grid, d, s, f })
         }

@@ -272,6 +272,7 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
         Instr::Scores { dst, q, k, .. } => vec![dst.buffer, q.buffer, *k],
         Instr::AttendValues { dst, p, v, .. } => vec![dst.buffer, p.buffer, *v],
         Instr::Send { src, .. } => vec![src.buffer],
+        Instr::Broadcast { src, dst, .. } => vec![src.buffer, dst.buffer],
         Instr::Relay { local, .. } => vec![local.buffer],
         Instr::Gemm { c, a, b, .. } => vec![c.buffer, a.buffer, b.buffer],
         Instr::Start { .. } | Instr::Join { .. } | Instr::Repeat { .. } => vec![],

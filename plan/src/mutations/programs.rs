@@ -148,6 +148,7 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
         | Instr::Keep { dst, src, .. }
         | Instr::Unary { dst, src, .. }
         | Instr::Reduce { dst, src, .. }
+        | Instr::Broadcast { dst, src, .. }
         | Instr::ArgMax { dst, src, .. } => vec![dst, src],
         Instr::Binary { dst, a, b: Operand::Slice(b) | Operand::PerSegment(b), .. } => {
             vec![dst, a, b]
@@ -215,6 +216,7 @@ fn writes(instr: &mut Instr) -> Option<&mut Slice> {
         | Instr::Binary { dst, .. }
         | Instr::Reduce { dst, .. }
         | Instr::Gather { dst, .. }
+        | Instr::Broadcast { dst, .. }
         | Instr::Recv { dst, .. } => Some(dst),
         Instr::Gemv { y, .. } => Some(y),
         Instr::Gemm { c, .. } => Some(c),

@@ -39,6 +39,7 @@ pub fn instruction_cycles(
         Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => {
             return u64::from(core.message_cycles);
         }
+        Instr::Broadcast { .. } => return broadcast_cycles(core),
         Instr::Start { .. } => return u64::from(core.threads.start),
         Instr::Join { .. } => return u64::from(core.threads.join),
         Instr::Repeat { .. } => return u64::from(core.threads.repeat),
@@ -52,6 +53,18 @@ pub fn instruction_cycles(
 /// Storage of a buffer, f32 when the id is out of range (`verify` reports it).
 fn storage(template: &Template, buffer: crate::BufferId) -> Storage {
     template.buffers.get(buffer.0 as usize).map_or(Storage::F32, |b| b.storage)
+}
+
+/// Software before a broadcast: the root has moved, so its task writes the routes of both colors and binds their
+/// queues anew before the message starts, on every PE of the line.
+fn broadcast_cycles(core: &Core) -> u64 {
+    let per_color = u64::from(core.route_switch_cycles) + u64::from(core.color_bind_cycles);
+    u64::from(core.task_switch_cycles) + 2 * per_color + u64::from(core.message_cycles)
+}
+
+/// Cycles between the two messages of a broadcast's root: a task wakes and starts the second.
+pub fn broadcast_again_cycles(target: &Target) -> u64 {
+    u64::from(target.core.task_switch_cycles) + u64::from(target.core.message_cycles)
 }
 
 /// Cycles between the end of a received wavelet in a relay and its result on the ramp: what packing
@@ -126,6 +139,7 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
         | Instr::Send { .. }
         | Instr::Recv { .. }
         | Instr::Relay { .. }
+        | Instr::Broadcast { .. }
         | Instr::Start { .. }
         | Instr::Join { .. }
         | Instr::Repeat { .. } => 0,

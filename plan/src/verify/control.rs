@@ -39,7 +39,8 @@ impl<'a> Checker<'a> {
         let mut inside = None;
         for (i, instr, repeat) in in_loops(&role.program) {
             let at = |what: String| (i, what);
-            if starts.is_some() && instr.communication().is_none() {
+            let message = instr.communication().is_some() || instr.broadcast().is_some();
+            if starts.is_some() && !message {
                 return Err(at("a microthread can run a message only".into()));
             }
             if repeat != inside {
@@ -110,7 +111,9 @@ impl<'a> Checker<'a> {
             let color = ours
                 .zip(theirs)
                 .and_then(|(a, b)| shared(a.input, b.input).or(shared(a.output, b.output)));
-            if let Some(color) = color {
+            // Other instructions keep away from a broadcast's colors altogether.
+            let pair = instr.broadcast().filter(|_| instr.broadcast() == other.broadcast());
+            if let Some(color) = color.or(pair.map(|p| p[0])) {
                 return Err(format!("color {} is used by microthread {i}", color.0));
             }
             let (a, b) = (Operands::of(instr), Operands::of(other));

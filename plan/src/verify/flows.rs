@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LISTED, Violation};
 use crate::expand::{PlanMap, TemplateMap};
-use crate::geometry::{Port, Ports};
+use crate::geometry::{Axis, Port, Ports};
 use crate::index::Affine;
 use crate::parallel;
 use crate::plan::{Plan, Region};
-use crate::program::{Instr, Len, WireFormat, in_loops};
+use crate::program::{Instr, Len, WireFormat, broadcast_colors, in_loops};
 use crate::route::Color;
 
 /// A message as a sender or receiver sees it.
@@ -25,7 +25,7 @@ pub(super) struct Message {
     repeat: Option<(u32, Affine)>,
 }
 
-/// A communicating instruction: which message of which color. A Join has none.
+/// A communicating instruction: which message of which color, or which broadcast. A Join has none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event {
     pub(super) phase: u32,
@@ -39,6 +39,8 @@ pub(super) struct Event {
     pub(super) input: Option<(u8, u32)>,
     /// Color and index of the message sent.
     pub(super) output: Option<(u8, u32)>,
+    /// A broadcast: along what, and which one of the phase.
+    pub(super) broadcast: Option<(Axis, u32)>,
 }
 
 /// What all positions with the same roles do to the fabric.
@@ -236,8 +238,10 @@ fn queues(plan: &Plan, map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
     for phase in &map.template.phases {
         for role in &phase.roles {
             let comms = role.program.iter().filter_map(|i| i.communication());
-            let inputs: BTreeSet<_> = comms.clone().filter_map(|c| c.input).collect();
-            let outputs: BTreeSet<_> = comms.filter_map(|c| c.output).collect();
+            let merged = broadcast_colors(role.program.iter());
+            let inputs = comms.clone().filter_map(|c| c.input).chain(merged.iter().copied());
+            let inputs: BTreeSet<_> = inputs.collect();
+            let outputs: BTreeSet<_> = comms.filter_map(|c| c.output).chain(merged).collect();
             for (direction, used, queues) in [
                 ("input", inputs.len(), f.input_queues),
                 ("output", outputs.len(), f.output_queues),
@@ -451,13 +455,26 @@ fn class(map: &TemplateMap<'_>, key: &[u16]) -> Class {
     let mut loop_base = 0;
     for (phase, (p, &role)) in map.template.phases.iter().zip(key).enumerate() {
         let (phase, program) = (phase as u32, &p.roles[usize::from(role)].program);
-        let mut thread = None;
+        let (mut thread, mut broadcasts) = (None, 0);
         for (_, instr, inside) in in_loops(program) {
             let repeat = inside.map(|at| loop_base + at as u32);
-            let none = Event { phase, thread: None, join: 0, repeat, input: None, output: None };
+            let mut none = Event {
+                phase,
+                thread: None,
+                join: 0,
+                repeat,
+                input: None,
+                output: None,
+                broadcast: None,
+            };
             match *instr {
                 Instr::Start { thread: t } => thread = Some(t),
                 Instr::Join { threads } => class.events.push(Event { join: threads, ..none }),
+                Instr::Broadcast { axis, .. } => {
+                    none.broadcast = Some((axis, broadcasts));
+                    class.events.push(Event { thread: thread.take(), ..none });
+                    broadcasts += 1;
+                }
                 _ => {}
             }
             let Some(c) = instr.communication() else { continue };

@@ -14,8 +14,9 @@
 //!   every declared weight is pinned exactly as often as declared.
 //! * `operands` — operands lie inside buffers that are live; lengths agree; no writes to weights.
 //! * `control` — microthreads are started, joined and left alone in between; loops are whole and bounded.
-//! * `routes` — colors are within the budget; at one router a color has at most one input; wires and
-//!   regions do not use a color on the same router.
+//! * `routes` — colors are within the budget; at one router a color has at most one input, but for those that
+//!   broadcast; wires and regions do not use a color on the same router.
+//! * `broadcasts` — roots that move sweep up their line, everybody takes part, and routers merge as they need.
 //! * `flows` — every send is received, element for element, by every core its flow reaches; every receive has
 //!   its send; nothing is routed into a router that does not take it; queues suffice; streams are declared.
 //! * `waits` — there is no cyclic wait, even if no queue could hold a single wavelet.
@@ -25,6 +26,7 @@
 //! violations are returned. Nothing here panics on any plan, nor takes memory out of proportion to
 //! the largest template and the wafer's PEs.
 
+mod broadcasts;
 mod control;
 mod flows;
 mod layout;
@@ -81,6 +83,7 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
         operands::check(plan, template, &mut found);
         control::check(plan, template, &mut found);
         routes::check_template(template, &mut found);
+        broadcasts::check(template, &mut found);
         found
     };
     found.extend(parallel::map(&map.templates, of_template).into_iter().flatten());

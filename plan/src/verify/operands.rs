@@ -31,6 +31,7 @@ impl Operands {
             Instr::Copy { dst, src }
             | Instr::Keep { dst, src, .. }
             | Instr::CopyPiece { dst, src, .. }
+            | Instr::Broadcast { dst, src, .. }
             | Instr::Reduce { dst, src, .. }
             | Instr::ArgMax { dst, src, .. } => (o.write, o.reads) = (Some(dst), vec![src]),
             Instr::Unary { dst, src, .. } => (o.write, o.in_place) = (Some(dst), vec![src]),
@@ -203,6 +204,10 @@ impl Checker<'_> {
             Instr::CopyPiece { dst, src, pieces, .. } => pieces_cover(dst.len, src.len, pieces),
             Instr::Keep { of: 0, .. } => Err("keeps by a modulus of 0".to_owned()),
             Instr::Keep { dst, src, .. } => same(dst.len, src.len),
+            Instr::Broadcast { src, .. } if src.len.per_kv_token > 0 => {
+                Err("broadcasts a length that counts cached tokens".to_owned())
+            }
+            Instr::Broadcast { dst, src, .. } => same(dst.len, src.len),
             Instr::Part { parts: 0, .. } => Err("cut into no pieces".to_owned()),
             Instr::Binary { dst, a, b, .. } | Instr::Part { dst, a, b, .. } => {
                 same(dst.len, a.len)?;

@@ -1,4 +1,5 @@
-//! Colors and routes: the budget, well-formed rules, and one input per color and router.
+//! Colors and routes: the budget, well-formed rules, and one rule per color and router; one per input for
+//! colors of broadcasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,19 +7,24 @@ use super::{LISTED, Violation};
 use crate::expand::{Mask, PlanMap, TemplateMap};
 use crate::geometry::{Point, Port, Ports};
 use crate::plan::{Plan, Region, Wire};
+use crate::program::broadcast_colors;
 use crate::route::Color;
 
 pub(super) fn check_template(map: &TemplateMap<'_>, found: &mut Vec<Violation>) {
     let t = map.template;
     let masks: Vec<Mask> =
         t.routes.iter().map(|r| Mask::new(&r.predicate, t.width, t.height)).collect();
+    let programs = t.phases.iter().flat_map(|p| &p.roles).flat_map(|r| &r.program);
+    let merging = broadcast_colors(programs);
     for (i, route) in t.routes.iter().enumerate() {
         let user = || format!("template `{}`, route {i} of color {}", t.name, route.color.0);
         if let Some(what) = malformed(route.input, route.outputs) {
             found.push(Violation::Route { user: user(), what });
         }
         for (j, other) in t.routes.iter().enumerate().skip(i + 1) {
+            let merged = other.input != route.input && merging.contains(&route.color);
             if other.color == route.color
+                && !merged
                 && let Some((x, y)) = meeting(&masks[i], &masks[j], t.width, t.height)
             {
                 let color = route.color.0;

@@ -222,6 +222,14 @@ pub enum Violation {
         /// What is wrong.
         what: String,
     },
+    /// A broadcast whose wavelets could lose their order, or in which not everybody takes part.
+    #[error("PLN1504: template `{template}`: broadcast: {what}")]
+    Broadcast {
+        /// The template.
+        template: String,
+        /// What is wrong, with numbers.
+        what: String,
+    },
     /// A message that nobody, or not everybody, receives.
     #[error("PLN1601: region `{region}`: color {color} sent from position ({x}, {y}): {what}")]
     Send {

@@ -5,7 +5,8 @@
 //! instructions on each PE gives its edges. Acyclic means that the groups can happen one after
 //! another, so no plan that passes can get stuck, however small the queues. (Some plans that rely on
 //! queues are refused.) All messages of one color that enter or leave a region count as one node,
-//! which makes the check compositional: once per template, then over regions.
+//! which makes the check compositional: once per template, then over regions. A broadcast, all of whose line
+//! takes part in it (`broadcasts`), is one rendezvous.
 //!
 //! A message belongs to one phase at both of its ends, and a PE's phases follow one another: so a cycle
 //! lies within a phase, and each phase has a graph of its own. Of the border messages of a region those
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Violation;
 use super::flows::{Class, Event, Flows, IMPORT, Message, TemplateFlows};
 use crate::expand::PlanMap;
+use crate::geometry::Axis;
 use crate::parallel;
 use crate::plan::Plan;
 use crate::program::MICROTHREADS;
@@ -74,6 +76,8 @@ struct Graph {
     parent: Vec<u32>,
     /// Per position and color: what added (and wrapped) to the index of a message sent gives its node.
     base: Vec<u32>,
+    /// Per broadcast of the phase: the node of row or column 0.
+    lines: Vec<u32>,
     borders: BTreeMap<Border, u32>,
 }
 
@@ -87,7 +91,9 @@ fn of_phase(messages: &[Message], phase: u32) -> std::ops::Range<u32> {
 impl Graph {
     fn new(t: &TemplateFlows, phase: u32) -> Self {
         let base = vec![u32::MAX; t.source.len()];
-        let mut graph = Graph { phase, parent: Vec::new(), base, borders: BTreeMap::new() };
+        let (parent, lines) = (Vec::new(), Vec::new());
+        let mut graph = Graph { phase, parent, base, lines, borders: BTreeMap::new() };
+        graph.add_lines(t);
         let sends = |c: &Class| -> Vec<(usize, std::ops::Range<u32>)> {
             let of =
                 |(&color, list): (&u8, &Vec<Message>)| (usize::from(color), of_phase(list, phase));
@@ -133,6 +139,19 @@ impl Graph {
         (from, &class.events[from..to])
     }
 
+    /// A node per broadcast and line; all classes have the same ones.
+    fn add_lines(&mut self, t: &TemplateFlows) {
+        let Some(class) = t.classes.first() else { return };
+        let broadcasts = self.events(class).1.iter().filter_map(|e| e.broadcast);
+        let axes: Vec<Axis> = broadcasts.map(|b| b.0).collect();
+        let (width, height) = (t.width, t.class_of.len() as u32 / t.width.max(1));
+        for axis in axes {
+            let first = self.parent.len() as u32;
+            self.lines.push(first);
+            self.parent.extend(first..first + if axis == Axis::X { height } else { width });
+        }
+    }
+
     fn fresh(&mut self) -> u32 {
         self.parent.push(self.parent.len() as u32);
         self.parent.len() as u32 - 1
@@ -174,6 +193,12 @@ impl Graph {
 
     /// The group of an event's messages; `None` for a Join.
     fn group(&mut self, t: &TemplateFlows, tile: usize, e: &Event) -> Option<u32> {
+        if let Some((axis, k)) = e.broadcast {
+            let tile = tile as u32;
+            let line = if axis == Axis::X { tile / t.width } else { tile % t.width };
+            let first = *self.lines.get(k as usize)?;
+            return Some(self.find(first + line));
+        }
         let node = match (e.input, e.output) {
             (Some(a), _) => self.received(t, tile, a),
             (None, b) => self.sent(t, tile, b?),
@@ -247,7 +272,8 @@ impl Graph {
             let phase = &template.phases[e.phase as usize].name;
             let colors =
                 [e.input.map(|c| format!("in {}", c.0)), e.output.map(|c| format!("out {}", c.0))];
-            let colors: Vec<String> = colors.into_iter().flatten().collect();
+            let cast = e.broadcast.map(|(axis, k)| format!("broadcast {k} along {axis:?}"));
+            let colors: Vec<String> = colors.into_iter().flatten().chain(cast).collect();
             format!("({x}, {y}) in phase `{phase}`, color {}", colors.join(" "))
         };
         let edges = self.edges(t).map_err(|(tile, i)| {

@@ -86,8 +86,12 @@ impl RegionRun<'_, '_> {
         tile: u32,
         at: impl Fn(u32) -> usize,
     ) -> Result<(), SimError> {
-        let Some(communication) = instr.communication() else { return Ok(()) };
-        let n = communication.len.elements(self.frame.tokens(tile).1) as usize;
+        let (len, wire) = match (instr.communication(), instr) {
+            (Some(c), _) => (c.len, c.wire),
+            (None, Instr::Broadcast { src, wire, .. }) => (src.len, *wire),
+            _ => return Ok(()),
+        };
+        let n = len.elements(self.frame.tokens(tile).1) as usize;
         let imported = match step.input {
             Input::Import(color) => Some(self.import(phase, step, tile, color, n)?),
             _ => None,
@@ -99,7 +103,10 @@ impl RegionRun<'_, '_> {
         };
         self.buffer.clear();
         match *instr {
-            Instr::Send { src, .. } => {
+            Instr::Broadcast { dst, .. } if step.output.is_none() => {
+                self.frame.absorb(dst, tile, Combine::Store, received);
+            }
+            Instr::Send { src, .. } | Instr::Broadcast { src, .. } => {
                 let values = self.frame.read(src, tile, self.scratch.spare());
                 self.buffer.extend_from_slice(values);
             }
@@ -115,13 +122,16 @@ impl RegionRun<'_, '_> {
             _ => {}
         }
         let Some(output) = step.output else { return Ok(()) };
-        let storage = match communication.wire {
+        let storage = match wire {
             WireFormat::F32 => plan::Storage::F32,
             WireFormat::F16 => plan::Storage::F16,
             WireFormat::BF16 => plan::Storage::BF16,
         };
         if storage != plan::Storage::F32 {
             self.buffer.iter_mut().for_each(|v| *v = round(storage, *v));
+        }
+        if let Instr::Broadcast { dst, .. } = *instr {
+            self.frame.absorb(dst, tile, Combine::Store, self.buffer);
         }
         let start = at(output.slot);
         self.messages[start..start + n].copy_from_slice(self.buffer);

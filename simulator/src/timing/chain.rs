@@ -22,7 +22,10 @@ fn settled(domain: &Domain) -> u64 {
         let first = program.steps.iter().position(|s| s.kind != StepKind::Local);
         let local = program.steps.iter().take(first.unwrap_or(program.steps.len()));
         match first.map(|i| program.steps[i]) {
-            Some(Step { kind: StepKind::Send(_) | StepKind::Turn { .. }, .. })
+            Some(Step {
+                kind: StepKind::Send(_) | StepKind::Turn { .. } | StepKind::Broadcast { .. },
+                ..
+            })
             | Some(Step { wavelets: 0, .. } | Step { thread: Some(_), .. }) => u64::MAX,
             Some(step) => local.map(|s| s.cycles).sum::<u64>() + step.cycles,
             None => local.map(|s| s.cycles).sum(),

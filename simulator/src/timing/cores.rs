@@ -41,6 +41,8 @@ struct Thread {
     step: u32,
     done: u32,
     now: u64,
+    /// Of a broadcast: what it receives on.
+    color: u8,
 }
 
 /// Queues of runs in one pool, linked by index.
@@ -138,7 +140,7 @@ impl<'a> Cores<'a> {
         Cores {
             job,
             cores: (0..job.tiles.len()).map(core).collect(),
-            threads: vec![Thread { step: 0, done: 0, now: 0 }; threads * job.tiles.len()],
+            threads: vec![Thread { step: 0, done: 0, now: 0, color: 0 }; threads * job.tiles.len()],
             queues: Queues::new(job.tiles.len() * job.domain.colors),
             turn_limit: u32::MAX,
             out: Outcome::empty(job.domain, job.tiles.len()),
@@ -216,13 +218,40 @@ impl<'a> Cores<'a> {
             }
             (StepKind::Recv(_) | StepKind::Relay(..), Some(t)) => {
                 self.threads[tile as usize * THREADS + t as usize] =
-                    Thread { step: core.step, done: 0, now: core.now };
+                    Thread { step: core.step, done: 0, now: core.now, color: 0 };
                 self.advance_thread(tile, core, t, step, emitted);
+                true
+            }
+            (StepKind::Broadcast { up, down, along_x, root, per_turn }, thread) => {
+                let position = self.job.domain.positions[self.job.tiles[tile as usize] as usize];
+                let at = if along_x { position.0 } else { position.1 };
+                let root = root + per_turn * core.turn;
+                let color = if at < root { down } else { up };
+                let Some(t) = thread else {
+                    if at == root {
+                        core.now = self.cast(core, step, (up, down), emitted);
+                        return true;
+                    }
+                    let mut at = (core.now, core.done);
+                    let complete = self.receive(tile, &mut at, (step, color), emitted);
+                    (core.now, core.done) = at;
+                    if !complete {
+                        core.waits = color;
+                    }
+                    return complete;
+                };
+                let slot = tile as usize * THREADS + t as usize;
+                self.threads[slot] = Thread { step: core.step, done: 0, now: core.now, color };
+                if at == root {
+                    self.threads[slot].now = self.cast(core, step, (up, down), emitted);
+                } else {
+                    self.advance_thread(tile, core, t, step, emitted);
+                }
                 true
             }
             (StepKind::Recv(color) | StepKind::Relay(color, _), None) => {
                 let mut at = (core.now, core.done);
-                let complete = self.receive(tile, &mut at, step, emitted);
+                let complete = self.receive(tile, &mut at, (step, color), emitted);
                 (core.now, core.done) = at;
                 if !complete {
                     core.waits = color;
@@ -241,6 +270,29 @@ impl<'a> Cores<'a> {
                 true
             }
         }
+    }
+
+    /// Emits both messages of a broadcast's root, which hears itself: when it has heard the last wavelet.
+    fn cast(
+        &mut self,
+        core: &mut Core,
+        step: &Step,
+        (up, down): (u8, u8),
+        emitted: &mut Emitted,
+    ) -> u64 {
+        let (domain, n) = (self.job.domain, u64::from(step.wavelets));
+        let mut now = core.now.max(core.ramp);
+        for (color, wait) in [(down, 0), (up, step.latency)] {
+            now += wait;
+            if n > 0 {
+                emitted.push((color, Run::dense(now + 1, step.wavelets)));
+                core.ramp = now + n;
+                // Up its own ramp, one wavelet after the other.
+                now += 1 + 2 * domain.ramp + n * domain.wavelet;
+            }
+            self.out.work.active_cycles += n * (1 + domain.wavelet);
+        }
+        now
     }
 
     fn advance_threads(
@@ -269,7 +321,11 @@ impl<'a> Cores<'a> {
     ) {
         let slot = tile as usize * THREADS + t as usize;
         let mut at = (self.threads[slot].now, self.threads[slot].done);
-        let complete = self.receive(tile, &mut at, step, emitted);
+        let color = match step.kind {
+            StepKind::Recv(color) | StepKind::Relay(color, _) => color,
+            _ => self.threads[slot].color,
+        };
+        let complete = self.receive(tile, &mut at, (step, color), emitted);
         (self.threads[slot].now, self.threads[slot].done) = at;
         core.pending = core.pending & !(1 << t) | u8::from(!complete) << t;
     }
@@ -280,13 +336,12 @@ impl<'a> Cores<'a> {
         &mut self,
         tile: u32,
         at: &mut (u64, u32),
-        step: &Step,
+        (step, color): (&Step, u8),
         emitted: &mut Emitted,
     ) -> bool {
-        let (color, output) = match step.kind {
-            StepKind::Recv(color) => (color, None),
-            StepKind::Relay(color, output) => (color, Some(output)),
-            _ => return true,
+        let output = match step.kind {
+            StepKind::Relay(_, output) => Some(output),
+            _ => None,
         };
         let w = self.job.domain.wavelet as u32;
         let queue = self.queue(tile, color);

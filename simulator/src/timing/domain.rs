@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use plan::target::cost::{instruction_cycles, relay_latency_cycles};
+use plan::target::cost::{broadcast_again_cycles, instruction_cycles, relay_latency_cycles};
 use plan::{Instr, Plan, Point, Port, Region, Target, Template, TemplateMap};
 
 use crate::error::{SimError, Waiting};
@@ -28,6 +28,20 @@ pub enum StepKind {
     Recv(u8),
     /// Receives from the first color, emits on the second.
     Relay(u8, u8),
+    /// Receives on the first color from roots below, on the second from those above; the root itself
+    /// emits on the second, hears that, and emits on the first.
+    Broadcast {
+        /// Away from coordinate 0.
+        up: u8,
+        /// Towards it.
+        down: u8,
+        /// Along rows.
+        along_x: bool,
+        /// Coordinate of the first root.
+        root: u32,
+        /// Positions that it moves in a turn.
+        per_turn: u32,
+    },
     /// Waits for a set of microthreads.
     Join {
         /// Bit i: microthread i.
@@ -57,7 +71,8 @@ pub struct Step {
     pub cycles: u64,
     /// The microthread in which its message runs.
     pub thread: Option<u8>,
-    /// Of a relay: cycles from the end of a wavelet to its result on the ramp.
+    /// Of a relay: cycles from the end of a wavelet to its result on the ramp. Of a broadcast: between the
+    /// root's two messages.
     pub latency: u64,
 }
 
@@ -115,6 +130,8 @@ pub struct Domain {
     pub routes: Vec<(u8, u8)>,
     /// Per tile: neighbour through each of the four mesh ports.
     pub neighbors: Vec<[u32; 4]>,
+    /// Per tile: its position in its template.
+    pub positions: Vec<(u32, u32)>,
     /// Per tile: index into `table`.
     pub programs: Vec<u32>,
     /// Distinct programs.
@@ -162,9 +179,9 @@ impl Domain {
                 let base = domain.routes.len();
                 domain.routes.resize(base + colors, (0, 0));
                 for color in map.colors() {
-                    if let Some(r) = map.route(color, x, y) {
-                        domain.routes[base + usize::from(color.0)] =
-                            (1 << r.input as u8, r.outputs.0);
+                    let slot = &mut domain.routes[base + usize::from(color.0)];
+                    for r in map.routes_at(color, x, y) {
+                        *slot = (slot.0 | 1 << r.input as u8, slot.1 | r.outputs.0);
                     }
                 }
                 let at = |dx: i64, dy: i64| {
@@ -173,6 +190,7 @@ impl Domain {
                     if inside { (ny * i64::from(w) + nx) as u32 } else { NONE }
                 };
                 domain.neighbors.push([at(0, -1), at(1, 0), at(0, 1), at(-1, 0)]);
+                domain.positions.push((x, y));
             }
         }
         Ok(domain)
@@ -188,6 +206,7 @@ impl Domain {
         let (w, h) = (template.width, template.height);
         for tile in 0..w * h {
             let (x, y) = (tile % w, tile / w);
+            domain.positions.push((x, y));
             let at = |inside: bool, near: u32| if inside { near } else { NONE };
             domain.neighbors.push([
                 at(y > 0, tile.wrapping_sub(w)),
@@ -228,6 +247,7 @@ impl Domain {
             };
             domain.programs.push(program);
             domain.group.push(group);
+            domain.positions.push(if program == 0 { (0, 0) } else { fabric.position(tile) });
             for color in 0..fabric.colors {
                 domain.routes.push(fabric.route_bits(tile, color));
             }
@@ -272,6 +292,7 @@ impl Domain {
             colors,
             routes: Vec::new(),
             neighbors: Vec::new(),
+            positions: Vec::new(),
             programs: Vec::new(),
             table: Vec::new(),
             group: Vec::new(),
@@ -333,6 +354,7 @@ impl Domain {
         let phase = plan.template_of(region).and_then(|t| t.phases.get(s.phase as usize));
         let color = |kind| match kind {
             StepKind::Recv(c) | StepKind::Relay(c, _) | StepKind::Send(c) => c,
+            StepKind::Broadcast { up, .. } => up,
             StepKind::Local | StepKind::Join { .. } | StepKind::Turn { .. } => 0,
         };
         let color = match s.kind {
@@ -367,7 +389,9 @@ impl Domain {
 
 fn template_colors(template: &Template) -> impl Iterator<Item = plan::Color> {
     let programs = template.phases.iter().flat_map(|p| &p.roles).flat_map(|r| &r.program);
-    programs.filter_map(Instr::communication).flat_map(|c| [c.input, c.output]).flatten()
+    let messages = programs.clone().filter_map(Instr::communication);
+    let broadcasts = programs.filter_map(Instr::broadcast).flatten();
+    messages.flat_map(|c| [c.input, c.output]).flatten().chain(broadcasts)
 }
 
 /// Makes the programs of one region's tiles, each distinct one once.
@@ -509,6 +533,16 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
                 };
                 step.latency = relay_latency_cycles(self.target, instr);
                 step.wavelets = c.wire.wavelets(c.len.elements(self.tokens)) as u32;
+                step.thread = thread.take();
+                if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
+                    *busy = step.wavelets;
+                }
+            }
+            if let Instr::Broadcast { axis, up, down, src, root, per_turn, wire, .. } = *instr {
+                let (up, down, along_x) = (color(up), color(down), axis == plan::Axis::X);
+                step.kind = StepKind::Broadcast { up, down, along_x, root, per_turn };
+                step.latency = broadcast_again_cycles(self.target);
+                step.wavelets = wire.wavelets(src.len.elements(self.tokens)) as u32;
                 step.thread = thread.take();
                 if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
                     *busy = step.wavelets;

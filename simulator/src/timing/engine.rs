@@ -136,7 +136,7 @@ pub fn run_free(job: &Job<'_>) -> Option<Outcome> {
         let place = (index[crossing.tile as usize], crossing.color, crossing.port);
         entering.push((flows.follow(job, &index, place), runs::of_times(&crossing.times)?));
     }
-    let sharing = flows.sharing(job.tiles.len());
+    let sharing = flows.sharing(job.tiles.len())?;
     // Of flows that share a link everything they send is kept.
     let mut shares = vec![false; flows.count()];
     for pair in &sharing {
@@ -248,14 +248,14 @@ impl<'a> Fabric<'a> {
         if self.logged[flow as usize] {
             self.sent.push((flow, run));
         }
-        self.cores.out.work.hops += self.flows.links(flow).len() as u64 * u64::from(run.n);
+        self.cores.out.work.hops += self.flows.link_count(flow) as u64 * u64::from(run.n);
         for exit in self.flows.exits(flow) {
             let key = (self.job.tiles[exit.tile as usize], exit.port, self.flows.color(flow));
             let times = (0..run.n).map(|i| run.time(i) + u64::from(exit.cycles));
             self.leaving.entry(key).or_default().extend(times);
         }
         let color = self.flows.color(flow);
-        for &(tile, cycles) in self.flows.receivers(flow) {
+        for (tile, cycles) in self.flows.receivers(flow) {
             let there = run.later(u64::from(cycles) + self.job.domain.ramp);
             if self.cores.deliver(tile, color, there) {
                 self.ready.push(tile);
@@ -280,13 +280,20 @@ impl<'a> Fabric<'a> {
             return None;
         }
         let mut out = self.cores.finish();
+        // What branches carry counts for all of the flow they are branches of.
+        let mut windows = vec![(u64::MAX, 0); self.windows.len()];
         for (flow, &(first, last)) in self.windows.iter().enumerate().filter(|(_, w)| w.0 <= w.1) {
-            for &(link, cycles) in self.flows.links(flow as u32) {
+            let (trunk, later) = self.flows.trunk(flow as u32);
+            let window: &mut (u64, u64) = &mut windows[trunk as usize];
+            *window = (window.0.min(first.saturating_sub(later.into())), window.1.max(last));
+        }
+        for (flow, &(first, last)) in windows.iter().enumerate().filter(|(_, w)| w.0 <= w.1) {
+            for (link, cycles) in self.flows.links(flow as u32) {
                 let (first, last) = (first + u64::from(cycles), last + u64::from(cycles));
                 let window = out.links[link as usize].get_or_insert((first, last));
                 *window = (window.0.min(first), window.1.max(last));
             }
-            for &(group, cycles) in self.flows.entries(flow as u32) {
+            for (group, cycles) in self.flows.entries(flow as u32) {
                 let entered = &mut out.entered[group as usize];
                 *entered = (*entered).min(first + u64::from(cycles));
             }

@@ -4,6 +4,11 @@
 //! and reaches every receiver of that tree a fixed number of cycles after it entered the first router.
 //! That holds as long as no link has to carry wavelets of two flows in one cycle; which pairs of flows
 //! share a link, and with what offset, is listed here so that the engine can prove it.
+//!
+//! Where routers merge what comes along a line with what their core sends (broadcasts), the flow of such a core is
+//! a branch of the tree that starts at the end of the line, and is stored as that. `plan::verify` has
+//! proven that the senders of one tree never meet; links that such a tree shares with others are left to
+//! [`super::wavelets`].
 
 use std::ops::Range;
 
@@ -32,6 +37,10 @@ pub struct Exit {
 pub struct Flow {
     /// Its color.
     pub color: u8,
+    /// Cycles in the lists until this flow starts: not 0 for a branch of another flow.
+    base: u32,
+    /// The flow that this is a branch of, or itself.
+    trunk: u32,
     receivers: Range<u32>,
     links: Range<u32>,
     exits: Range<u32>,
@@ -76,7 +85,8 @@ impl Connecting {
             flows.of_core[slot] = flows.flows.len() as u32;
             let receivers = from..flows.receivers.len() as u32;
             let (links, exits, entries) = (0..0, 0..0, 0..0);
-            flows.flows.push(Flow { color, receivers, links, exits, entries });
+            let (base, trunk) = (0, flows.flows.len() as u32);
+            flows.flows.push(Flow { color, base, trunk, receivers, links, exits, entries });
         }
         flows
     }
@@ -105,6 +115,16 @@ impl Flows {
         for (i, &tile) in job.tiles.iter().enumerate() {
             for color in 0..colors {
                 if job.domain.routes[tile as usize * colors + color].0 == 1 << RAMP {
+                    let flow = flows.follow(job, index, (i as u32, color as u8, RAMP));
+                    flows.of_core[i * colors + color] = flow;
+                }
+            }
+        }
+        // Those whose tree starts outside of the job.
+        for (i, &tile) in job.tiles.iter().enumerate() {
+            for color in 0..colors {
+                let sends = job.domain.routes[tile as usize * colors + color].0 & (1 << RAMP) != 0;
+                if sends && flows.of_core[i * colors + color] == NONE {
                     let flow = flows.follow(job, index, (i as u32, color as u8, RAMP));
                     flows.of_core[i * colors + color] = flow;
                 }
@@ -151,27 +171,44 @@ impl Flows {
     }
 
     /// The receivers of a flow: job tile, cycles until its router.
-    pub fn receivers(&self, flow: u32) -> &[After] {
-        let r = &self.flows[flow as usize].receivers;
-        &self.receivers[r.start as usize..r.end as usize]
+    pub fn receivers(&self, flow: u32) -> impl Iterator<Item = After> {
+        let flow = &self.flows[flow as usize];
+        let r = &flow.receivers;
+        self.receivers[r.start as usize..r.end as usize].iter().map(|a| (a.0, a.1 - flow.base))
+    }
+
+    /// The flow that a flow is a branch of, and how much later than there its lists begin; itself and 0
+    /// for others.
+    pub fn trunk(&self, flow: u32) -> After {
+        let flow = &self.flows[flow as usize];
+        (flow.trunk, flow.base)
+    }
+
+    /// Number of links of a flow.
+    pub fn link_count(&self, flow: u32) -> usize {
+        self.flows[flow as usize].links.len()
     }
 
     /// The links of a flow.
-    pub fn links(&self, flow: u32) -> &[After] {
-        let r = &self.flows[flow as usize].links;
-        &self.links[r.start as usize..r.end as usize]
+    pub fn links(&self, flow: u32) -> impl Iterator<Item = After> {
+        let flow = &self.flows[flow as usize];
+        let r = &flow.links;
+        self.links[r.start as usize..r.end as usize].iter().map(|a| (a.0, a.1 - flow.base))
     }
 
     /// The borders of a flow.
-    pub fn exits(&self, flow: u32) -> &[Exit] {
-        let r = &self.flows[flow as usize].exits;
-        &self.exits[r.start as usize..r.end as usize]
+    pub fn exits(&self, flow: u32) -> impl Iterator<Item = Exit> {
+        let flow = &self.flows[flow as usize];
+        let r = &flow.exits;
+        let exits = self.exits[r.start as usize..r.end as usize].iter();
+        exits.map(|e| Exit { cycles: e.cycles - flow.base, ..*e })
     }
 
     /// The groups that a flow enters from others.
-    pub fn entries(&self, flow: u32) -> &[After] {
-        let r = &self.flows[flow as usize].entries;
-        &self.entries[r.start as usize..r.end as usize]
+    pub fn entries(&self, flow: u32) -> impl Iterator<Item = After> {
+        let flow = &self.flows[flow as usize];
+        let r = &flow.entries;
+        self.entries[r.start as usize..r.end as usize].iter().map(|a| (a.0, a.1 - flow.base))
     }
 
     /// Adds the flow that enters a tile's router through a port.
@@ -182,20 +219,32 @@ impl Flows {
         (tile, color, port): (u32, u8, u8),
     ) -> u32 {
         let domain = job.domain;
-        let mark = |f: &Flows| {
-            [f.receivers.len(), f.links.len(), f.exits.len(), f.entries.len()].map(|n| n as u32)
-        };
-        let from = mark(self);
+        let (from, first) = (self.mark(), self.flows.len());
         let mut open = vec![(tile, port, 0u32)];
+        // A legal flow passes a router once.
+        let mut left = job.tiles.len();
+        // Branches under way: how many other places were open, whose they are, where they begin.
+        let mut branches: Vec<(usize, usize, u32, [u32; 4])> = Vec::new();
         while let Some((at, port, cycles)) = open.pop() {
+            // All that was behind a branch has been followed.
+            while let Some((_, slot, base, from)) = branches.pop_if(|b| b.0 > open.len()) {
+                self.of_core[slot] = self.add((color, base), from);
+            }
             let global = job.tiles[at as usize];
             let slot = global as usize * domain.colors + color as usize;
             let (input, outputs) = domain.routes[slot];
-            if input != 1 << port {
+            if input & (1 << port) == 0 || left == 0 {
                 continue;
             }
+            left -= 1;
+            // Nothing goes back to where it came from.
+            let outputs = outputs & !(1 << port);
             if outputs & (1 << RAMP) != 0 {
                 self.receivers.push((at, cycles));
+            }
+            if port != RAMP && input & (1 << RAMP) != 0 {
+                let slot = at as usize * domain.colors + color as usize;
+                branches.push((open.len(), slot, cycles, self.mark()));
             }
             for out in (0..4u8).filter(|p| outputs & (1 << p) != 0) {
                 self.links.push((at * 4 + u32::from(out), cycles));
@@ -213,28 +262,48 @@ impl Flows {
                 open.push((inside, (out + 2) % 4, there));
             }
         }
-        let to = mark(self);
-        let range = |i: usize| from[i]..to[i];
-        self.flows.push(Flow {
-            color,
-            receivers: range(0),
-            links: range(1),
-            exits: range(2),
-            entries: range(3),
-        });
-        self.flows.len() as u32 - 1
+        while let Some((_, slot, base, from)) = branches.pop() {
+            self.of_core[slot] = self.add((color, base), from);
+        }
+        let trunk = self.flows.len() as u32;
+        self.flows[first..].iter_mut().for_each(|f| f.trunk = trunk);
+        self.add((color, 0), from)
     }
 
-    /// All pairs of flows that share a link, each once; `tiles` is the number of tiles.
-    pub fn sharing(&self, tiles: usize) -> Vec<Sharing> {
+    /// Where the lists end.
+    fn mark(&self) -> [u32; 4] {
+        [self.receivers.len(), self.links.len(), self.exits.len(), self.entries.len()]
+            .map(|n| n as u32)
+    }
+
+    /// A flow of what the lists hold behind a mark.
+    fn add(&mut self, (color, base): (u8, u32), from: [u32; 4]) -> u32 {
+        let to = self.mark();
+        let [receivers, links, exits, entries] = [0, 1, 2, 3].map(|i| from[i]..to[i]);
+        let trunk = self.flows.len() as u32;
+        self.flows.push(Flow { color, base, trunk, receivers, links, exits, entries });
+        trunk
+    }
+
+    /// All pairs of flows that share a link, each once, branches and what they are branches of aside; `tiles` is
+    /// the number of tiles. `None` when a flow with branches shares a link with another one.
+    pub fn sharing(&self, tiles: usize) -> Option<Vec<Sharing>> {
         let mut users = vec![0u8; tiles * 4];
         for &(link, _) in &self.links {
             users[link as usize] = users[link as usize].saturating_add(1);
         }
+        let ids = 0..self.flows.len() as u32;
+        let (whole, branches): (Vec<u32>, Vec<u32>) = ids.partition(|&f| self.trunk(f).0 == f);
+        let mut trunks: Vec<u32> = branches.into_iter().map(|f| self.trunk(f).0).collect();
+        trunks.dedup();
+        let mut links = trunks.into_iter().flat_map(|f| self.links(f));
+        if links.any(|(link, _)| users[link as usize] > 1) {
+            return None;
+        }
         let mut shared: Vec<(u32, u32, u32)> = Vec::new();
-        for flow in 0..self.flows.len() as u32 {
-            let links = self.links(flow).iter().filter(|(link, _)| users[*link as usize] > 1);
-            shared.extend(links.map(|&(link, cycles)| (link, flow, cycles)));
+        for flow in whole {
+            let links = self.links(flow).filter(|(link, _)| users[*link as usize] > 1);
+            shared.extend(links.map(|(link, cycles)| (link, flow, cycles)));
         }
         shared.sort_unstable();
         let mut pairs = Vec::new();
@@ -247,6 +316,6 @@ impl Flows {
         }
         pairs.sort_unstable();
         pairs.dedup();
-        pairs
+        Some(pairs)
     }
 }

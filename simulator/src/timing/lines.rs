@@ -243,7 +243,7 @@ fn step_colors(step: &Step) -> impl Iterator<Item = u8> {
     let (a, b) = match step.kind {
         StepKind::Local | StepKind::Join { .. } | StepKind::Turn { .. } => (None, None),
         StepKind::Send(c) | StepKind::Recv(c) => (Some(c), None),
-        StepKind::Relay(a, b) => (Some(a), Some(b)),
+        StepKind::Relay(a, b) | StepKind::Broadcast { up: a, down: b, .. } => (Some(a), Some(b)),
     };
     a.into_iter().chain(b)
 }

@@ -2,7 +2,7 @@
 //!
 //! | level | wavelets | tiles |
 //! |---|---|---|
-//! | L0 | run by run ([`engine`]) | one line per class, region by region ([`lines`], [`chain`]); large products phase by phase ([`phases`]) |
+//! | L0 | run by run ([`engine`]) | one line per class, region by region ([`lines`], [`chain`]); large products phase by phase ([`phases`], [`sweeps`]) |
 //! | L1 | run by run | all of a region, region by region |
 //! | L2 | one by one ([`wavelets`]) | one line per class, region by region |
 //! | L3 | run by run where links are proven free, else one by one | all of the plan at once |
@@ -22,6 +22,7 @@ mod parts;
 pub mod phases;
 pub mod report;
 pub mod runs;
+mod sweeps;
 pub mod trace;
 pub mod wavelets;
 

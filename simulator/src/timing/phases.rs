@@ -5,7 +5,7 @@
 //! the same time everywhere, as products on rings do: each of P steps waits for neighbours, so nobody is
 //! far ahead of the last at the end. Inside a phase rows that do the same are run once, of those
 //! that only differ in the turns of a loop the one with most, and planes and lines with loops are folded
-//! ([`super::fold`]). Equal phases are run once. Needs a single region without streams and a cache;
+//! ([`super::fold`]). Phases of broadcasts with a moving root are executed in step ([`super::sweeps`]). Equal phases are run once. Needs a single region without streams and a cache;
 //! tests hold it to a percent of all tiles run at once.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use std::rc::Rc;
 
 use plan::{Instr, Plan, Template, TemplateMap};
 
-use super::domain::{Domain, Program, StepKind, phase_program};
+use super::domain::{Domain, Program, Step, StepKind, phase_program};
 use super::engine::{self, Job};
 use super::fold;
 use super::lines::{self, Way};
 use super::report::{Breakdown, Level, PhaseTime, RegionTime, TemplateTime, TimingReport};
-use super::{measured, parts};
+use super::{measured, parts, sweeps};
 use crate::error::SimError;
 
 /// Tiles above which this is worth it; smaller templates are timed as a whole.
@@ -186,6 +186,11 @@ impl Timer<'_> {
     fn run(&mut self, phase: usize) -> Option<u64> {
         let (way, colors) = lines::ways(&self.domain).swap_remove(phase);
         let width = self.template.width;
+        // Where the root moves no two turns and no two PEs are alike.
+        let moves = |s: &Step| matches!(s.kind, StepKind::Broadcast { .. });
+        if self.domain.table.iter().any(|p| p.steps.iter().any(moves)) {
+            return sweeps::run(&self.domain, width, phase);
+        }
         let classes = self.classes(phase, &colors);
         if way == Way::None {
             let mut cycles = 0;

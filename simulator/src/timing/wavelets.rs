@@ -176,9 +176,11 @@ impl Engine<'_> {
         let (tile, color) = (event.tile as usize, event.color as usize);
         let global = self.job.tiles[tile];
         let (input, outputs) = domain.routes[global as usize * domain.colors + color];
-        if input != 1 << event.port {
+        if input & (1 << event.port) == 0 {
             return;
         }
+        // Nothing goes back to where it came from.
+        let outputs = outputs & !(1 << event.port);
         let mut open = outputs & ((1 << RAMP) - 1);
         while open != 0 {
             let port = open.trailing_zeros() as u8;

@@ -70,6 +70,7 @@ Examples:
   sparkc simulate --kernel gemv --target wse3 --region 32x32 --k 4096 --n 4096
   sparkc simulate --kernel meshgemv --target wse3 --grid 360 --tile 24 --group-size 15 --json
   sparkc simulate --kernel meshgemm --target wse3 --grid 360 --m 4320 --k 4320 --n 4320
+  sparkc simulate --kernel summa --target wse3 --grid 360 --m 4320 --k 4320 --n 4320
   sparkc simulate --kernel decode-layer --target wse2 --grid 420 --d 10 --s 10 --f 35 --groups 20
   sparkc simulate --kernel prefill-layer --target wse3 --grid 480 --d 9 --s 9 --f 30
   sparkc simulate --kernel reduce --algo two-phase --target wse2 --pes 64 --length 32";

@@ -64,6 +64,10 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
             let sign = if *accumulate { "+=" } else { "=" };
             format!("{} {sign} {} × {} [{m} × {k} × {n}]", of(c), of(a), of(b))
         }
+        Instr::Broadcast { src, dst, axis, .. } => {
+            let line = if *axis == plan::Axis::X { "row" } else { "column" };
+            format!("{} = {} of one PE of the {line}", of(dst), of(src))
+        }
         Instr::Start { .. } => "in the background:".to_string(),
         Instr::Join { .. } => "wait for the background".to_string(),
         Instr::Repeat { body, .. } => format!("repeat the next {body}"),

@@ -15,10 +15,11 @@ use crate::exit::Fault;
 use crate::{driver, output};
 
 /// The names, for messages.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "meshgemv",
     "chain-gemv",
     "meshgemm",
+    "summa",
     "decode-layer",
     "prefill-layer",
     "gemv",
@@ -110,9 +111,13 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
             let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
             Kernel::DecodeLayer { grid, d, s, f, groups: flags.or("groups", grid.isqrt()) }
         }
-        "meshgemm" => {
+        "meshgemm" | "summa" => {
             let (m, k, n) = (flags.need("m")?, flags.need("k")?, flags.need("n")?);
-            Kernel::MeshGemm { grid: flags.need("grid")?, m, k, n }
+            let grid = flags.need("grid")?;
+            match name {
+                "summa" => Kernel::Summa { grid, m, k, n },
+                _ => Kernel::MeshGemm { grid, m, k, n },
+            }
         }
         "prefill-layer" => {
             let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
