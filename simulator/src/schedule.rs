@@ -305,6 +305,11 @@ fn bits(set: u64) -> impl Iterator<Item = u8> {
     (0..64u8).filter(move |c| set & (1 << c) != 0)
 }
 
+/// Sender and color of a message.
+type Arrival = (u32, u8);
+/// Color and length of a message.
+type Departure = (u8, Len);
+
 /// One phase while it is being scheduled.
 struct PhaseFlows<'a> {
     template: &'a Template,
@@ -407,7 +412,7 @@ impl PhaseFlows<'_> {
 
     /// What an instruction without loops around it sends and receives on a tile: sender and color of what
     /// arrives, color and length of what goes out.
-    fn exchange(&self, instr: &Instr, tile: u32) -> (Option<(u32, u8)>, Option<(u8, Len)>) {
+    fn exchange(&self, instr: &Instr, tile: u32) -> (Option<Arrival>, Option<Departure>) {
         if let Instr::Broadcast { axis, up, src, root, .. } = *instr {
             // One slot for both directions, named by the color upwards.
             let from = self.on_line(tile, axis, root);

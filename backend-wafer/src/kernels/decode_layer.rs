@@ -32,6 +32,19 @@ pub(super) struct Sizes {
 /// Routes that a PE rewrites when the axis changes, on machines with too few queues for both.
 const ROUTES_PER_AXIS: u32 = 5;
 
+/// Colors of a tree.
+const COLORS_PER_AXIS: u32 = 10;
+
+/// Cycles of a change of axis: none where queues suffice for both trees.
+fn switch_cycles(target: &Target) -> u32 {
+    let fabric = &target.fabric;
+    let queues = fabric.input_queues.saturating_sub(fabric.reserved_queues);
+    if queues >= 2 * COLORS_PER_AXIS {
+        return 0;
+    }
+    ROUTES_PER_AXIS * target.core.route_switch_cycles
+}
+
 /// The layer under construction: instructions wait until the next allreduce makes a phase of them.
 struct Layer {
     b: TemplateBuilder,
@@ -87,7 +100,7 @@ impl Layer {
             trees: [tree(Axis::X), tree(Axis::Y)],
             before: Vec::new(),
             axis: Axis::X,
-            switch_cycles: ROUTES_PER_AXIS * target.core.route_switch_cycles,
+            switch_cycles: switch_cycles(target),
         }
     }
 

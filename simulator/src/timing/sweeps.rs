@@ -31,10 +31,11 @@ pub(super) fn run(domain: &Domain, width: u32, phase: usize) -> Option<u64> {
     let uniform =
         |s: &Step| !matches!(s.kind, StepKind::Send(_) | StepKind::Recv(_) | StepKind::Relay(..));
     let plain = domain.dear_hops.is_empty() && domain.wavelet > 0;
-    if !plain || !steps.iter().all(uniform) || domain.len() % (width as usize).max(1) != 0 {
+    if !plain || !steps.iter().all(uniform) {
         return None;
     }
-    let (width, height) = (width as usize, domain.len() / width as usize);
+    let width = width as usize;
+    let height = domain.len().checked_div(width)?;
     let used = |t: usize| steps.iter().any(|s| s.thread == Some(t as u8));
     let mut sweep = Sweep {
         domain,
