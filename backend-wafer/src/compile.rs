@@ -73,6 +73,10 @@ pub fn compile(
     // Planned for a perfect grid, which then is laid around the dead PEs.
     let around = repair::around(target)?;
     let (mut plan, _) = on_grid(&partition, &around.grid, options, progress)?;
+    let end = target.built_width().saturating_mul(plan.target.wafers);
+    if let Some(&(x, y)) = target.dead.iter().find(|d| d.0 >= end || d.1 >= target.height) {
+        return Err(WaferError::NoSuchPe { target: target.name.clone(), x, y, columns: end });
+    }
     plan.repair = Some(around.repair(plan.target.wafers));
     plan.claims.token_cycles += repair::detour_cycles(&plan);
     let report = Report::new(&plan);

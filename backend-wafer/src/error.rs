@@ -91,7 +91,7 @@ pub enum WaferError {
         count: usize,
     },
     /// A PE that is on no wafer.
-    #[error("SPK4105: `{target}` has no PE ({x}, {y})")]
+    #[error("SPK4105: the wafers that the plan takes on `{target}` have no PE ({x}, {y}); their columns are 0 to {}", columns.saturating_sub(1))]
     NoSuchPe {
         /// Name of the target.
         target: String,
@@ -99,6 +99,8 @@ pub enum WaferError {
         x: u32,
         /// Row.
         y: u32,
+        /// Columns of those wafers.
+        columns: u32,
     },
     /// The target has too few colors for the local palette.
     #[error("SPK4103: `{target}` has {available} usable colors; a plan needs {needed}")]

@@ -76,6 +76,16 @@ pub enum SimError {
         /// Sequences whose caches are resident.
         held: usize,
     },
+    /// More memory than a run may take.
+    #[error("SIM0210: level {level} takes {} of memory or more here, {} are allowed", gib(.bytes), gib(.limit))]
+    Memory {
+        /// The level asked for.
+        level: u8,
+        /// Bytes needed, or those after which it was stopped.
+        bytes: u64,
+        /// Most bytes.
+        limit: u64,
+    },
     /// Values flow from a region back to itself within one token.
     #[error(
         "SIM0208: within one token values flow from region `{region}` back to itself; function is simulated for plans whose regions form no cycle, timing for any (--timing-only)"
@@ -129,6 +139,10 @@ impl fmt::Display for Waiting {
             self.needed
         )
     }
+}
+
+fn gib(bytes: &u64) -> String {
+    format!("{:.1} GiB", *bytes as f64 / f64::from(1 << 30))
 }
 
 fn listed(tiles: &[Waiting]) -> String {

@@ -23,6 +23,7 @@ use tensor::DType;
 
 use crate::cli::{BuildArgs, KvCache, ModelArgs, Numerics, Quant};
 use crate::exit::Fault;
+use crate::input;
 use crate::report::diag;
 
 /// Opens a model and shows what is odd about it.
@@ -53,10 +54,11 @@ pub fn target(name: &str) -> Result<Target> {
     let path = Path::new(name);
     if !path.exists() {
         let presets: Vec<&str> = Target::preset_names().collect();
-        let fault = Fault::bad_input(format!("target `{name}` is no preset and no file"));
+        let fault =
+            Fault::bad_input("SPK5010", format!("target `{name}` is no preset and no file"));
         return Err(fault.advise(format!("one of {}, or a TOML file", presets.join(", "))).into());
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{name}`"))?;
+    let text = input::read_text(path, input::SMALL)?;
     Target::parse(&text).with_context(|| format!("target `{name}`"))
 }
 
@@ -68,8 +70,7 @@ pub fn target_of(build: &BuildArgs) -> Result<Target> {
     let mut target = target(&build.target)?;
     if let Some(path) = &build.defects {
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+        let text = input::read_text(path, input::SMALL)?;
         target.dead.extend(defects(&text, &target).with_context(|| format!("`{shown}`"))?);
         target.dead.sort_unstable_by_key(|&(x, y)| (y, x));
         target.dead.dedup();
@@ -97,7 +98,7 @@ fn defects(text: &str, target: &Target) -> Result<Vec<(u32, u32)>> {
         };
         let found: Vec<(u32, u32)> = found.ok_or_else(|| {
             let rows = target.height;
-            Fault::bad_input(format!("line {i}: `{}` is no dead PE", line.trim()))
+            Fault::bad_input("SPK5011", format!("line {i}: `{}` is no dead PE", line.trim()))
                 .advise(format!("a line is `X Y` with Y below {rows}, or `column X`"))
         })?;
         dead.extend(found);
@@ -112,7 +113,7 @@ fn defects(text: &str, target: &Target) -> Result<Vec<(u32, u32)>> {
 pub fn weights(model: &Model) -> Result<&frontend::Weights> {
     model.weights.as_ref().ok_or_else(|| {
         let name = &model.info.name;
-        Fault::bad_input(format!("`{name}` has shapes only, this needs its weights"))
+        Fault::bad_input("SPK5012", format!("`{name}` has shapes only, this needs its weights"))
             .advise("give the directory with the *.safetensors files")
             .into()
     })

@@ -37,6 +37,8 @@ impl From<Exit> for ExitCode {
 pub struct Fault {
     /// How to end.
     pub exit: Exit,
+    /// Stable code.
+    pub code: &'static str,
     /// What is wrong, and where.
     pub message: String,
     /// What to try.
@@ -44,19 +46,19 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The user's input is at fault.
-    pub fn bad_input(message: impl Into<String>) -> Self {
-        Fault { exit: Exit::BadInput, message: message.into(), advice: None }
+    /// The user's input is at fault; codes are SPK5002 to SPK5098.
+    pub fn bad_input(code: &'static str, message: impl Into<String>) -> Self {
+        Fault { exit: Exit::BadInput, code, message: message.into(), advice: None }
     }
 
-    /// The command line is at fault.
+    /// The command line is at fault: SPK5001.
     pub fn usage(message: impl Into<String>) -> Self {
-        Fault { exit: Exit::Usage, message: message.into(), advice: None }
+        Fault { exit: Exit::Usage, code: "SPK5001", message: message.into(), advice: None }
     }
 
-    /// sparkc is at fault.
+    /// sparkc is at fault: SPK5099.
     pub fn internal(message: impl Into<String>) -> Self {
-        Fault { exit: Exit::Internal, message: message.into(), advice: None }
+        Fault { exit: Exit::Internal, code: "SPK5099", message: message.into(), advice: None }
     }
 
     /// Adds what to try.

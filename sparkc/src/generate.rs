@@ -59,12 +59,12 @@ pub type Choose<'a> = dyn FnMut(&[f32]) -> u32 + 'a;
 pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> Result<Generation> {
     let Request { prompt, context, .. } = *request;
     if prompt.is_empty() {
-        let fault = Fault::bad_input("the prompt has no tokens");
+        let fault = Fault::bad_input("SPK5017", "the prompt has no tokens");
         return Err(fault.advise("give at least one token with --tokens").into());
     }
     if prompt.len() > context {
         let message = format!("the prompt has {} tokens, the context {context}", prompt.len());
-        let fault = Fault { exit: Exit::DoesNotFit, message, advice: None };
+        let fault = Fault { exit: Exit::DoesNotFit, code: "SPK5016", message, advice: None };
         return Err(fault.advise("shorten the prompt, or compile with a larger --context").into());
     }
     let begin = Instant::now();

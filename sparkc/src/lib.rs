@@ -10,6 +10,7 @@ pub mod commands;
 pub mod driver;
 pub mod exit;
 pub mod generate;
+pub mod input;
 pub mod interrupt;
 pub mod output;
 pub mod report;

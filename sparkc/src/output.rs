@@ -6,13 +6,14 @@
 //! nothing half-written. Renames happen under the same lock.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
 use crate::exit::Fault;
+use crate::input;
 
 /// The one piece of global state: a signal handler can be told of it in no other way.
 static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -48,7 +49,7 @@ impl Temporary {
             .file_name()
             .ok_or_else(|| {
                 let shown = destination.display();
-                Fault::bad_input(format!("`{shown}` is not a name that can be written"))
+                Fault::bad_input("SPK5002", format!("`{shown}` is not a name that can be written"))
             })?
             .to_string_lossy();
         let path = destination.with_file_name(format!(".{name}.{}.{role}", std::process::id()));
@@ -62,20 +63,6 @@ impl Drop for Temporary {
         remove(&self.path);
         temporaries().retain(|p| *p != self.path);
     }
-}
-
-/// Reads a text file of at most so many bytes.
-///
-/// # Errors
-/// When it cannot be read, is longer, or is not UTF-8.
-pub fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let mut text = String::new();
-    let mut file = fs::File::open(path)?.take(limit + 1);
-    file.read_to_string(&mut text)?;
-    if text.len() as u64 > limit {
-        return Err(Fault::bad_input(format!("longer than {limit} bytes")).into());
-    }
-    Ok(text)
 }
 
 /// Writes a file, complete or not at all. Devices and pipes are written directly.
@@ -178,7 +165,8 @@ impl Staging {
 fn check_replaceable(destination: &Path) -> Result<()> {
     let shown = destination.display();
     if destination.is_file() {
-        let fault = Fault::bad_input(format!("`{shown}` is a file, the output is a directory"));
+        let fault =
+            Fault::bad_input("SPK5002", format!("`{shown}` is a file, the output is a directory"));
         return Err(fault.advise("name another directory with -o").into());
     }
     if !destination.exists() {
@@ -201,12 +189,13 @@ fn check_replaceable(destination: &Path) -> Result<()> {
         None => format!("there is no {MARKER} of sparkc in it"),
     };
     let message = format!("`{shown}` exists and was not written by sparkc alone: {why}");
-    Err(Fault::bad_input(message).advise("name another directory with -o").into())
+    Err(Fault::bad_input("SPK5002", message).advise("name another directory with -o").into())
 }
 
 /// Whether a file is a report that `compile` wrote: a JSON object that says so.
 fn is_report(path: &Path) -> bool {
-    let parsed = fs::read(path).ok().and_then(|b| serde_json::from_slice(&b).ok());
+    let read = input::read(path, input::SMALL);
+    let parsed = read.ok().and_then(|b| serde_json::from_slice(&b).ok());
     parsed.is_some_and(|v: serde_json::Value| v.get("sparkc").is_some())
 }
 

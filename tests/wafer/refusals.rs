@@ -75,6 +75,38 @@ fn too_many_dead_pes_and_missing_colors_are_refused() {
 }
 
 #[test]
+fn dead_pes_beyond_the_wafers_of_a_plan_are_refused_and_those_on_it_counted() {
+    let mut target = grid(16, 16);
+    target.dead = vec![(3, 3), (9999, 0)];
+    let text = error(&Decoder::default(), &target).to_string();
+    assert!(text.starts_with("SPK4105") && text.contains("(9999, 0)"), "{text}");
+    // One row without a living PE, and a column dead from end to end beside it: all of them count.
+    target.dead = (0..16).flat_map(|y| (0..15).map(move |x| (x, y))).collect();
+    target.dead.push((15, 7));
+    let text = error(&Decoder::default(), &target).to_string();
+    assert!(text.starts_with("SPK4102") && text.contains("241 dead PEs on wafer 0"), "{text}");
+}
+
+#[test]
+fn runs_of_all_tiles_beyond_memory_are_refused_before_they_start() {
+    use backend_wafer::kernels::{Kernel, build};
+    use simulator::{Level, SimError, timing};
+    let target = plan::Target::preset("wse3").expect("preset");
+    let kernel = |grid| Kernel::PrefillLayer { grid, d: 9, s: 9, f: 30 };
+    let large = build(kernel(755), &target).expect("fits the wafer");
+    let Err(SimError::Memory { level: 3, bytes, limit }) =
+        timing::time_unchecked(&large, Level::L3, 0)
+    else {
+        panic!("must be refused")
+    };
+    assert!(limit <= 4 << 30 && bytes > limit, "{bytes} of {limit}");
+    // Every PE of such a layer has loops of its own: what a small one takes is known exactly.
+    let bytes = |grid| timing::budget::bytes(&build(kernel(grid), &target).expect("fits"), Level::L3, 0);
+    let (small, four) = (bytes(16), bytes(32));
+    assert!((3 * small..5 * small).contains(&four), "{small} and {four}");
+}
+
+#[test]
 fn compiling_twice_gives_the_same_plan() {
     let module = module(&Decoder { layers: 3, qk_norm: true, ..Decoder::default() });
     let compile = || compile(&module, &grid(20, 20), &Options::default(), &|_| {}).expect("fits").0;

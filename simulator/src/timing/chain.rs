@@ -10,8 +10,10 @@ use std::rc::Rc;
 
 use plan::{Color, Plan, PlanMap, Point, Port};
 
+use super::budget;
 use super::domain::{Domain, SharedLink, Step, StepKind};
 use super::engine::{Crossing, Outcome};
+use super::report::Level;
 use crate::error::{LISTED_TILES, SimError};
 use crate::hops::Hops;
 
@@ -78,10 +80,11 @@ pub struct Placed {
 /// Runs all regions, given the domain of each.
 ///
 /// # Errors
-/// A deadlock; flows between regions that cannot be run one region after another.
+/// A deadlock; too much under way at once; flows between regions that cannot be run one region after another.
 pub fn run(
     plan: &Plan,
     domains: &[Placed],
+    level: Level,
     (hops, runner): (&Hops<'_>, &Runner<'_>),
 ) -> Result<ChainRun, SimError> {
     let map = PlanMap::new(plan);
@@ -108,6 +111,9 @@ pub fn run(
             let domain = &domains[i].domain;
             let starts = vec![0; domain.len()];
             let (outcome, note) = runner(domain, region.rect.w, &starts, &key.1);
+            if outcome.exhausted {
+                return Err(budget::exhausted(level));
+            }
             if !outcome.waiting.is_empty() {
                 return Err(deadlock(plan, i, domain, &outcome));
             }

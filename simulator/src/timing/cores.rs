@@ -158,6 +158,11 @@ impl<'a> Cores<'a> {
         core.pending != 0
     }
 
+    /// Runs of wavelets that wait for a core, or did.
+    pub fn runs(&self) -> usize {
+        self.queues.nodes.len()
+    }
+
     fn queue(&self, tile: u32, color: u8) -> usize {
         tile as usize * self.job.domain.colors + color as usize
     }

@@ -457,10 +457,45 @@ impl<'a> Builder<'a> {
             compiler.program(program, |c| color(c).0);
         }
         phase_starts.push(compiler.steps.len() as u32);
+        // There may be one per PE.
+        compiler.steps.shrink_to_fit();
         table.push(Rc::new(Program { steps: compiler.steps, phase_starts }));
         let id = table.len() as u32 - 1;
         self.known.insert(key, id);
         id
+    }
+}
+
+/// Compiles the programs of some positions to see how many differ and what they take.
+pub struct Sampler<'a> {
+    builder: Builder<'a>,
+    table: Vec<Rc<Program>>,
+}
+
+impl<'a> Sampler<'a> {
+    /// Nothing compiled yet.
+    pub fn new(target: &'a Target, template: &'a Template, pos: u32) -> Self {
+        Sampler { builder: Builder::new(target, template, pos), table: Vec::new() }
+    }
+
+    /// Adds the program of a position.
+    pub fn add(&mut self, map: &TemplateMap<'_>, (x, y): (u32, u32)) {
+        let phases = 0..map.template.phases.len();
+        let roles: Vec<usize> = phases.filter_map(|p| map.role_index(p, x, y)).collect();
+        if roles.len() == map.template.phases.len() {
+            self.builder.program(&roles, (x, y), |c| c, &mut self.table);
+        }
+    }
+
+    /// Distinct programs, and bytes of all of them with the keys that tell them apart.
+    pub fn found(&self) -> (u64, u64) {
+        let keys =
+            self.builder.known.keys().map(|(roles, _, turns)| 8 * roles.len() + 4 * turns.len());
+        let steps = self
+            .table
+            .iter()
+            .map(|p| size_of_val(p.steps.as_slice()) + size_of_val(p.phase_starts.as_slice()));
+        (self.table.len() as u64, keys.chain(steps).map(|bytes| bytes as u64).sum())
     }
 }
 

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::RUNS_MAX;
 use super::cores::{Cores, Emitted};
 use super::domain::{Domain, NONE, Stuck};
 use super::flows::{Flows, Sharing};
@@ -85,6 +86,8 @@ pub struct Outcome {
     pub leaving: Vec<Crossing>,
     /// Tiles that still wait, and where; empty when all have ended.
     pub waiting: Vec<(u32, Stuck)>,
+    /// More runs or events were under way than [`super::budget`] allows: nothing here is complete.
+    pub exhausted: bool,
     /// What it took.
     pub work: Work,
 }
@@ -198,6 +201,10 @@ impl<'a> Fabric<'a> {
     pub fn drain(&mut self) {
         let mut emitted = Emitted::new();
         while let Some(tile) = self.ready.pop() {
+            if self.sent.len() + self.cores.runs() > RUNS_MAX {
+                self.cores.out.exhausted = true;
+                return;
+            }
             self.cores.advance(tile, &mut emitted);
             for (color, run) in emitted.drain(..) {
                 let slot = tile as usize * self.job.domain.colors + color as usize;
@@ -276,6 +283,9 @@ impl<'a> Fabric<'a> {
     }
 
     fn finish(self) -> Option<Outcome> {
+        if self.cores.out.exhausted {
+            return Some(self.cores.finish());
+        }
         if !self.is_free_of_contention() {
             return None;
         }

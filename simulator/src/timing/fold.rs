@@ -63,7 +63,7 @@ pub fn run(job: &Job<'_>, width: u32, (classes, colors): (&[u32], &[u8])) -> Opt
     fabric.drain_turns();
     let off_by = largest_difference(&fabric.sent_by_flow(), &seams)?;
     let outcome = fabric.into_outcome();
-    if !outcome.waiting.is_empty() {
+    if outcome.exhausted || !outcome.waiting.is_empty() {
         return None;
     }
     let end = outcome.ends.iter().max().copied().unwrap_or(0);

@@ -213,6 +213,7 @@ fn apply(
     total.work.hops += line.work.hops;
     total.work.active_cycles += line.work.active_cycles;
     total.work.contended |= line.work.contended;
+    total.exhausted |= line.exhausted;
     for (all, &end) in total.phase_ends.iter_mut().zip(&line.phase_ends) {
         if end > 0 {
             *all = (*all).max(absolute(end));

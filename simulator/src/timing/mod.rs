@@ -11,6 +11,7 @@
 //! modelled: cores in order, ramps, hops, one wavelet per link and cycle, software costs of the target.
 //! What is not: bounded queues (a sender is never held back), bank conflicts, throttling.
 
+pub mod budget;
 pub mod chain;
 pub mod cores;
 pub mod domain;
@@ -51,7 +52,7 @@ pub fn time(plan: &Plan, level: Level, pos: u32) -> Result<TimingReport, SimErro
 /// As [`time`] for a plan known to be legal, or to see how an illegal one fails.
 ///
 /// # Errors
-/// A position outside of the context, a deadlock.
+/// A position outside of the context, a deadlock, more memory than a run may take.
 pub fn time_unchecked(plan: &Plan, level: Level, pos: u32) -> Result<TimingReport, SimError> {
     if pos >= plan.model.context {
         return Err(SimError::Context { pos, context: plan.model.context });
@@ -67,6 +68,7 @@ pub fn time_unchecked(plan: &Plan, level: Level, pos: u32) -> Result<TimingRepor
     {
         return Ok(report);
     }
+    budget::check(plan, level, pos)?;
     let domains: Result<Vec<Rc<Domain>>, SimError> =
         plan.templates.iter().map(|t| Ok(Rc::new(Domain::of_template(plan, t, pos)?))).collect();
     let domains = domains?;
@@ -98,6 +100,9 @@ fn full(plan: &Plan, pos: u32) -> Result<Run, SimError> {
     let fabric = Fabric::new(plan)?;
     let domain = Domain::of_plan(&fabric, pos);
     let outcome = lines::run_all(&domain, &vec![0; domain.len()], &[], engine::run);
+    if outcome.exhausted {
+        return Err(budget::exhausted(Level::L3));
+    }
     if !outcome.waiting.is_empty() {
         return Err(deadlock(&fabric, &domain, &outcome));
     }
@@ -155,7 +160,7 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
     };
     let placed: Vec<chain::Placed> = plan.regions.iter().enumerate().map(placed).collect();
     let ChainRun { regions: runs, runs: distinct, mut notes } =
-        chain::run(plan, &placed, (&hops, &runner))?;
+        chain::run(plan, &placed, level, (&hops, &runner))?;
     let mut intervals: BTreeMap<u32, u64> = BTreeMap::new();
     let mut regions = Vec::new();
     for ((region, run), placed) in plan.regions.iter().zip(&runs).zip(&placed) {

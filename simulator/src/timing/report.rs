@@ -20,6 +20,11 @@ impl Level {
     pub fn from_number(n: u8) -> Option<Self> {
         [Level::L0, Level::L1, Level::L2, Level::L3].get(usize::from(n)).copied()
     }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
 }
 
 /// Cycles of one phase. `cycles` is the growth of the latest end over all tiles; the parts are those

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::EVENTS_MAX;
 use super::cores::{Cores, Emitted};
 use super::domain::{NONE, SharedLink};
 use super::engine::{Job, Outcome};
@@ -119,6 +120,10 @@ impl Engine<'_> {
     }
 
     fn push(&mut self, time: u64, event: Event) {
+        if self.pending.0 + self.pending.1 + self.cores.runs() > EVENTS_MAX {
+            self.cores.out.exhausted = true;
+            return;
+        }
         if time < self.now + RING {
             self.pending.0 += 1;
             self.ring[(time % RING) as usize].push(event);
@@ -130,7 +135,7 @@ impl Engine<'_> {
 
     fn drain(&mut self) {
         let mut sorted = Vec::new();
-        while self.pending != (0, 0) {
+        while self.pending != (0, 0) && !self.cores.out.exhausted {
             if self.pending.0 == 0
                 && let Some((&time, _)) = self.far.first_key_value()
             {

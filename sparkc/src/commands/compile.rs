@@ -137,7 +137,7 @@ fn wanted(args: &CompileArgs, model: &Model) -> Result<Vec<Emit>> {
     }
     if weightless && args.emit.contains(&Emit::Cpu) {
         let message = "an executable needs weights, the model has shapes only";
-        let fault = Fault::bad_input(message);
+        let fault = Fault::bad_input("SPK5012", message);
         return Err(fault.advise("leave `cpu` out of --emit, or give the weights").into());
     }
     Ok(args.emit.clone())

@@ -15,7 +15,7 @@ use crate::report::{self, Style};
 pub fn run(args: &ExplainArgs) -> Result<()> {
     let rules = passes::rewrite_rules();
     let Some(rule) = rules.iter().find(|r| r.name == args.rule) else {
-        let fault = Fault::bad_input(format!("no rewrite is called `{}`", args.rule));
+        let fault = Fault::bad_input("SPK5020", format!("no rewrite is called `{}`", args.rule));
         return Err(fault.advise(nearest(&args.rule, &rules)).into());
     };
     if args.json {

@@ -49,12 +49,14 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         _ if args.rewrites => {
             let message = format!("`{}` is compiled already", args.path.display());
             let advice = "--rewrites wants the model; report.json has those of this compilation";
-            Err(Fault::bad_input(message).advise(advice).into())
+            Err(Fault::bad_input("SPK5025", message).advise(advice).into())
         }
         Kind::Plan => plan::run(args, &plan_file::read(&args.path)?.plan),
         Kind::Executable if asks_for_plan => {
             let message = format!("`{}` is an executable, it has no map", args.path.display());
-            Err(Fault::bad_input(message).advise("give model.wplan, or the directory").into())
+            Err(Fault::bad_input("SPK5025", message)
+                .advise("give model.wplan, or the directory")
+                .into())
         }
         Kind::Executable => executable::run(args, &args.path),
         Kind::Directory if !args.path.join(names::PLAN).is_file() && !asks_for_plan => {
@@ -70,6 +72,10 @@ fn kind(path: &Path) -> Kind {
         return if path.join(MARKER).is_file() { Kind::Directory } else { Kind::Model };
     }
     let mut first = [0; 8];
+    // Opening a pipe would wait for its writer.
+    if !path.is_file() {
+        return Kind::Model;
+    }
     let read = File::open(path).and_then(|mut f| f.read_exact(&mut first));
     match read {
         Ok(()) if first == ::plan::codec::MAGIC => Kind::Plan,

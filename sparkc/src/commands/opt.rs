@@ -38,8 +38,10 @@ pub fn run(args: &OptArgs) -> Result<()> {
     };
     if let Some(path) = &args.proof {
         if report.proof.text.is_empty() {
-            let fault =
-                Fault::bad_input("these passes search no e-graph, there is nothing to prove");
+            let fault = Fault::bad_input(
+                "SPK5023",
+                "these passes search no e-graph, there is nothing to prove",
+            );
             return Err(fault.advise("--passes O2, or a list with egraph in it").into());
         }
         output::write_file(path, report.proof.text.as_bytes())?;
@@ -72,7 +74,8 @@ fn last_pass(list: &str, stop: &str) -> Result<usize> {
     let at = steps.iter().position(|step| step.name == stop);
     at.map(|i| i + 1).ok_or_else(|| {
         let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
-        let fault = Fault::bad_input(format!("--stop-after: `{stop}` is not among the passes"));
+        let fault =
+            Fault::bad_input("SPK5024", format!("--stop-after: `{stop}` is not among the passes"));
         fault.advise(format!("a number, or one of {}", names.join(", "))).into()
     })
 }

@@ -40,13 +40,14 @@ pub fn run(args: &ReduceArgs) -> Result<()> {
                 let message = format!("`{command}` fails on the whole module");
                 let advice =
                     format!("it must exit with 0 there, within {} s (--timeout)", args.timeout);
-                return Err(Fault::bad_input(message).advise(advice).into());
+                return Err(Fault::bad_input("SPK5019", message).advise(advice).into());
             }
             let mut shows = |m: &Module| asker.ask(m).unwrap_or(false);
             Ok(passes::reduce(module.clone(), args.limit, &mut shows)?)
         }),
         None if !before.is_fault() => {
-            let fault = Fault::bad_input(format!("nothing to reduce: after {list} it {before}"));
+            let fault =
+                Fault::bad_input("SPK5019", format!("nothing to reduce: after {list} it {before}"));
             Err(fault.advise("other --passes or --numerics, or --command").into())
         }
         None => {

@@ -74,7 +74,7 @@ fn prove(file: &PlanFile) -> Result<()> {
     let found = violations.first().map_or(String::new(), |v| format!(": {v}"));
     let message = format!("`{}` is not a legal plan{found}", file.path().display());
     let advice = "`sparkc verify` lists every rule that it breaks; compile the model again";
-    Err(Fault::bad_input(message).advise(advice).into())
+    Err(Fault::bad_input("SPK5021", message).advise(advice).into())
 }
 
 /// PEs moved per region, in the order of the plan.

@@ -35,7 +35,7 @@ pub fn executable(path: &Path, quant: Quant) -> Result<PathBuf> {
         }
         let message = format!("`{}` contains no executable", path.display());
         let advice = "compile the model again, with `cpu` in --emit";
-        return Err(Fault::bad_input(message).advise(advice).into());
+        return Err(Fault::bad_input("SPK5013", message).advise(advice).into());
     }
     let model = frontend::open(path, &OpenOptions::default())?;
     let kind = match quant {

@@ -18,11 +18,11 @@ use super::sweep_chart::chart;
 use crate::cli::{BuildArgs, CompileArgs, Quant, WaferCount};
 use crate::driver::{self, Ask, wafer};
 use crate::exit::Fault;
-use crate::output;
 use crate::report::built::{self, Speed};
 use crate::report::progress::Progress;
 use crate::report::table::Table;
 use crate::report::{self, grouped};
+use crate::{input, output};
 
 /// One combination of options.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl Point {
             let message = format!("`{key}={value}` is no axis of a sweep");
             let advice = "axes: target=NAME, grid=WxH, wafers=N|auto, requests=N, context=N, \
                           quant=none|q8|q4, values separated by commas, axes by semicolons";
-            Fault::bad_input(message).advise(advice).into()
+            Fault::bad_input("SPK5018", message).advise(advice).into()
         };
         let number = || value.parse::<u32>().ok().filter(|&n| n > 0);
         match key {
@@ -188,7 +188,7 @@ impl Point {
         );
         let digest: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
         let path = directory.join(format!("point-{digest}.json"));
-        if let Ok(text) = std::fs::read(&path)
+        if let Ok(text) = input::read(&path, input::SMALL)
             && let Ok(known) = serde_json::from_slice(&text)
         {
             return Ok(Some(known));

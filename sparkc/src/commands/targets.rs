@@ -23,7 +23,7 @@ pub fn run(args: &TargetsArgs) -> Result<()> {
 fn show(name: &str, json: bool) -> Result<()> {
     let (Some(target), Some(text)) = (Target::preset(name), Target::preset_text(name)) else {
         let known: Vec<&str> = Target::preset_names().collect();
-        let fault = Fault::bad_input(format!("`{name}` is no preset"));
+        let fault = Fault::bad_input("SPK5010", format!("`{name}` is no preset"));
         return Err(fault.advise(format!("one of {}", known.join(", "))).into());
     };
     if json { output::print_json(&target) } else { output::print(text) }

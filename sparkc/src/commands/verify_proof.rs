@@ -11,17 +11,14 @@ use serde_json::{Value, json};
 use crate::cli::VerifyProofArgs;
 use crate::exit::Exit;
 use crate::report::{self, Style};
-use crate::{driver, output};
-
-/// Most bytes read: certificates of the largest blocks have a hundredth of it.
-const LIMIT: u64 = 256 << 20;
+use crate::{driver, input, output};
 
 /// Runs it; the exit code says whether the certificate proves what it says.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn run(args: &VerifyProofArgs) -> Result<Exit> {
-    let text = output::read_text(&args.file, LIMIT)
+    let text = input::read_text(&args.file, input::TEXT)
         .with_context(|| format!("certificate `{}`", args.file.display()))?;
     let found = proof::check(&text).map_err(|e| (e.code(), e.to_string()));
     let found = match (found, &args.model) {

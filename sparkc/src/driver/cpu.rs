@@ -48,7 +48,7 @@ pub fn compile(
     {
         let here = std::env::consts::ARCH;
         let message = format!("this sparkc makes executables for {here}, not for `{isa}`");
-        return Err(Fault::bad_input(message)
+        return Err(Fault::bad_input("SPK5022", message)
             .advise(format!("use a sparkc built for {isa}"))
             .into());
     }

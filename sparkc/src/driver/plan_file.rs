@@ -5,7 +5,6 @@
 //! those the plan was made for is refused.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -19,6 +18,7 @@ use super::open;
 use crate::cli::ModelArgs;
 use crate::commands::compile::names;
 use crate::exit::Fault;
+use crate::input;
 
 /// A plan and where it was.
 #[derive(Debug)]
@@ -55,14 +55,9 @@ pub fn read(path: &Path) -> Result<PlanFile> {
     if path.is_dir() && !file.exists() {
         let message = format!("`{}` contains no {}", path.display(), names::PLAN);
         let advice = "give a directory that `sparkc compile` wrote, with --emit wafer";
-        return Err(Fault::bad_input(message).advise(advice).into());
+        return Err(Fault::bad_input("SPK5013", message).advise(advice).into());
     }
-    // A device or a pipe may never end.
-    if file.exists() && !file.is_file() {
-        let message = format!("`{shown}` is not a regular file");
-        return Err(Fault::bad_input(message).advise("copy the plan into a file first").into());
-    }
-    let bytes = fs::read(&file).with_context(|| format!("cannot read `{shown}`"))?;
+    let bytes = input::read(&file, input::PLAN)?;
     let plan = plan::codec::decode(&bytes).with_context(|| format!("`{shown}`"))?;
     let embedded = plan::codec::decode_weights(&bytes).with_context(|| format!("`{shown}`"))?;
     Ok(PlanFile { plan, embedded, path: file })
@@ -92,7 +87,7 @@ impl PlanFile {
         let Some(path) = path else {
             let message = format!("the weights of `{}` are not to be found", self.path.display());
             let advice = "say where the model is with --model PATH, or --timing-only";
-            return Err(Fault::bad_input(message).advise(advice).into());
+            return Err(Fault::bad_input("SPK5014", message).advise(advice).into());
         };
         let weights = self.beside(names::SOURCE_WEIGHTS);
         let args = ModelArgs { model: path, weights, kv_cache: None };
@@ -117,7 +112,7 @@ impl PlanFile {
 pub fn weights_of(plan: &Plan, source: &dyn WeightSource) -> Result<BTreeMap<String, Tensor>> {
     let load = |w: &WeightDecl| {
         let why = |why| {
-            Fault::bad_input(format!("weight `{}` of the plan: {why}", w.name))
+            Fault::bad_input("SPK5015", format!("weight `{}` of the plan: {why}", w.name))
                 .advise("this is not the model the plan was made from")
         };
         Ok((w.name.clone(), source.load(&w.name).map_err(why)?))
@@ -153,7 +148,7 @@ fn check(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Result<()> {
                 expected.get(..16).unwrap_or(expected)
             );
             let advice = "compile the model again, or give the one it was made from with --model";
-            return Err(Fault::bad_input(message).advise(advice).into());
+            return Err(Fault::bad_input("SPK5015", message).advise(advice).into());
         }
     }
     Ok(())

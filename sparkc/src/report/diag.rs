@@ -54,7 +54,11 @@ pub fn explain(error: &anyhow::Error) -> Explained {
 
 fn explain_cause(cause: &(dyn Error + 'static)) -> Option<Explained> {
     if let Some(fault) = cause.downcast_ref::<Fault>() {
-        return Some(Explained { exit: fault.exit, code: None, advice: fault.advice.clone() });
+        return Some(Explained {
+            exit: fault.exit,
+            code: Some(fault.code.to_string()),
+            advice: fault.advice.clone(),
+        });
     }
     if let Some(io) = cause.downcast_ref::<io::Error>() {
         return Some(explain_io(io));
@@ -126,7 +130,7 @@ fn explain_middle(cause: &(dyn Error + 'static)) -> Option<Explained> {
 
 fn explain_io(error: &io::Error) -> Explained {
     use io::ErrorKind as Kind;
-    match error.kind() {
+    let explained = match error.kind() {
         Kind::BrokenPipe => Explained::new(Exit::Ok),
         Kind::StorageFull | Kind::QuotaExceeded => Explained::new(Exit::ResourceLimit)
             .advise("free some space, or write elsewhere with -o"),
@@ -142,7 +146,15 @@ fn explain_io(error: &io::Error) -> Explained {
         }
         Kind::NotFound => Explained::new(Exit::BadInput).advise("check the path"),
         _ => Explained::new(Exit::BadInput),
-    }
+    };
+    explained.code(match error.kind() {
+        Kind::NotFound => "SPK5101",
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "SPK5102",
+        Kind::NotADirectory => "SPK5103",
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => "SPK5104",
+        Kind::OutOfMemory => "SPK5105",
+        _ => "SPK5100",
+    })
 }
 
 /// Planning and simulating. These errors carry their code in the message.
@@ -186,11 +198,16 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
     let advice = match error {
         SimError::Weight { .. } => "compile the model again, or say where it is with --model",
         SimError::Context { .. } => "use fewer tokens",
+        SimError::Memory { .. } => "--level 0, which runs what repeats once, or a smaller --grid",
         SimError::Token { .. } => "token ids are below the vocabulary size",
         _ => "`sparkc verify` lists everything that is wrong with the plan",
     };
-    let fits = !matches!(error, SimError::Context { .. });
-    Some(Explained::new(if fits { Exit::BadInput } else { Exit::DoesNotFit }).advise(advice))
+    let exit = match error {
+        SimError::Context { .. } => Exit::DoesNotFit,
+        SimError::Memory { .. } => Exit::ResourceLimit,
+        _ => Exit::BadInput,
+    };
+    Some(Explained::new(exit).advise(advice))
 }
 
 /// Making and running executables.
@@ -216,14 +233,16 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
             SessionError::ContextFull { .. } => Exit::DoesNotFit,
             _ => Exit::BadInput,
         };
-        return Some(Explained::new(exit).advise("use fewer tokens"));
+        return Some(Explained::new(exit).code("SPK5201").advise("use fewer tokens"));
     }
     if cause.is::<PayloadError>() {
         let advice = "compile the model again, or copy the file again";
-        return Some(Explained::new(Exit::BadInput).advise(advice));
+        return Some(Explained::new(Exit::BadInput).code("SPK5202").advise(advice));
     }
     if cause.is::<TextError>() {
-        return Some(Explained::new(Exit::BadInput).advise("give token ids with --tokens"));
+        return Some(
+            Explained::new(Exit::BadInput).code("SPK5203").advise("give token ids with --tokens"),
+        );
     }
     None
 }
@@ -250,6 +269,8 @@ impl Diagnosis {
                 messages.push(message.to_string());
             }
         }
+        // What no library and no command has a code for.
+        explained.code.get_or_insert_with(|| "SPK5000".to_string());
         Diagnosis { explained, messages }
     }
 
@@ -335,7 +356,7 @@ mod tests {
     fn a_full_disk_says_what_why_and_what_to_try() {
         let text = Diagnosis::of(&fails()).text(false);
         assert_eq!(Diagnosis::of(&fails()).exit(), Exit::ResourceLimit);
-        assert!(text.starts_with("error: cannot write `x.sparkc/model`\n  because: "), "{text}");
+        assert!(text.starts_with("error[SPK5104]: cannot write `x.sparkc/model`\n"), "{text}");
         assert!(text.contains("try: free some space"), "{text}");
     }
 

@@ -54,7 +54,8 @@ pub fn around(target: &Target) -> Result<Around, WaferError> {
     let needed = |wafer: &Wafer| wafer.cut(wafer.width, CROWDS[1]).spares_needed();
     let room = |wafer: &Wafer| wafer.width.saturating_sub(needed(wafer));
     let mut width = wafers.iter().map(room).min().unwrap_or(target.width).min(target.width);
-    let mut last = Wafer::new(target, 0).stuck(target, 0);
+    let tightest = wafers.iter().min_by_key(|w| room(w));
+    let mut last = tightest.map_or(Wafer::new(target, 0).stuck(target, 0), |w| w.stuck(target, 0));
     for _ in 0..ATTEMPTS {
         if width == 0 {
             break;
@@ -155,7 +156,12 @@ pub fn amend(plan: &mut Plan, dead: Point) -> Result<Amendment, WaferError> {
     let index = dead.x / old.width;
     let before = Wafer::new(&Target { dead: old.dead.clone(), ..physical.clone() }, index);
     if index >= target.wafers || dead.y >= target.height {
-        return Err(WaferError::NoSuchPe { x: dead.x, y: dead.y, target: target.name.clone() });
+        return Err(WaferError::NoSuchPe {
+            x: dead.x,
+            y: dead.y,
+            target: target.name.clone(),
+            columns: target.total_width(),
+        });
     }
     let wafer = Wafer::new(&physical, index);
     let map = RepairMap::new(&old, target.width, target.height);

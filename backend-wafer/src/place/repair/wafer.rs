@@ -172,7 +172,8 @@ impl Wafer {
     }
 
     pub(super) fn stuck(&self, target: &Target, y: u32) -> WaferError {
-        let count = self.dead.iter().map(Vec::len).sum();
+        let here = |d: &&(u32, u32)| d.0 / target.built_width() == self.index;
+        let count = target.dead.iter().filter(here).count();
         WaferError::Unrepairable { target: target.name.clone(), wafer: self.index, row: y, count }
     }
 

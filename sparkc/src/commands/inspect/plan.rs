@@ -128,7 +128,7 @@ fn show_region(args: &InspectArgs, plan: &Plan, name: &str) -> Result<()> {
     let Some((index, region)) = plan.regions.iter().enumerate().find(|(_, r)| r.name == name)
     else {
         let names: Vec<&str> = plan.regions.iter().take(8).map(|r| r.name.as_str()).collect();
-        let fault = Fault::bad_input(format!("the plan has no region `{name}`"));
+        let fault = Fault::bad_input("SPK5027", format!("the plan has no region `{name}`"));
         return Err(fault.advise(format!("one of {} ...", names.join(", "))).into());
     };
     let figures = Report::new(plan);

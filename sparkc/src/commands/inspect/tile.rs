@@ -17,12 +17,12 @@ pub(super) fn run(args: &InspectArgs, plan: &Plan, (x, y): (u32, u32)) -> Result
     if x >= width || y >= height {
         let message = format!("tile ({x}, {y}) is outside of the wafer of {width}x{height}");
         let advice = format!("columns 0 to {}, rows 0 to {}", width - 1, height - 1);
-        return Err(Fault::bad_input(message).advise(advice).into());
+        return Err(Fault::bad_input("SPK5026", message).advise(advice).into());
     }
     let Some(tile) = plan.tile(x, y) else {
         let message = format!("tile ({x}, {y}) is in no region: it holds nothing");
         let advice = "`sparkc inspect` lists the regions";
-        return Err(Fault::bad_input(message).advise(advice).into());
+        return Err(Fault::bad_input("SPK5026", message).advise(advice).into());
     };
     if args.json {
         return output::print_json(&as_json(plan, &tile));

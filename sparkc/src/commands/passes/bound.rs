@@ -35,7 +35,7 @@ pub(super) fn run(args: &BoundArgs) -> Result<()> {
     let weights = given.or(random.as_ref().map(|w| w as &dyn ir::WeightSource));
     let weights = weights.ok_or_else(|| Fault::internal("neither weights nor random ones"))?;
     let (default, rows) =
-        prompt(module).ok_or_else(|| Fault::bad_input("the model returns no logits"))?;
+        prompt(module).ok_or_else(|| Fault::bad_input("SPK5028", "the model returns no logits"))?;
     let tokens = if args.tokens.is_empty() { default } else { args.tokens.clone() };
     let rows = rows.min(tokens.len());
     let target = driver::target(&args.target)?;

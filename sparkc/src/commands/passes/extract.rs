@@ -6,8 +6,8 @@ use passes::extract::gym::Gym;
 use serde_json::{Map, Value, json};
 
 use crate::cli::ExtractArgs;
-use crate::output;
 use crate::report;
+use crate::{input, output};
 
 /// Most bytes read: the largest public e-graphs have a tenth of it.
 const LIMIT: u64 = 1 << 30;
@@ -18,7 +18,7 @@ const LIMIT: u64 = 1 << 30;
 /// A file that is no e-graph, or one whose roots cannot be extracted.
 pub(super) fn run(args: &ExtractArgs) -> Result<()> {
     let name = || format!("e-graph `{}`", args.file.display());
-    let text = output::read_text(&args.file, LIMIT).with_context(name)?;
+    let text = input::read_text(&args.file, LIMIT).with_context(name)?;
     let egraph = Gym::parse(&text).with_context(name)?;
     let found = egraph.solve(Limits { work: args.work }).with_context(name)?;
     let (nodes, classes) = egraph.size();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use backend_wafer::kernels::{self, Algorithm, Kernel, KernelError, Op};
 use serde_json::Value;
 
@@ -34,7 +34,10 @@ const NAMES: [&str; 10] = [
 /// A kernel that there is not, sizes that are missing or do not fit.
 pub(super) fn run(args: &SimulateArgs) -> Result<()> {
     let asked = &args.kernel;
-    let name = asked.kernel.as_deref().context("neither a plan nor a kernel was given")?;
+    let name = asked
+        .kernel
+        .as_deref()
+        .ok_or_else(|| Fault::usage("neither a plan nor a kernel was given"))?;
     let kernel = kernel(name, asked)?;
     let target = driver::target(&asked.target)?;
     let plan = kernels::build(kernel, &target)?;
