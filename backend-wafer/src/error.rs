@@ -129,23 +129,31 @@ pub enum WaferError {
 pub enum Hint {
     /// A smaller `--context`.
     SmallerContext,
-    /// `--quant q8` or `q4`.
-    Quantize,
+    /// Quantised weights.
+    Quantize {
+        /// `q8` or `q4`: the finest that would fit, else the smallest.
+        to: DType,
+        /// PEs needed then, about.
+        pes: u64,
+    },
     /// A larger target.
     LargerTarget,
-    /// At least this many wafers of this kind.
-    Wafers(u64),
+    /// The fewest wafers of this kind that hold the model.
+    Wafers(u32),
+    /// More wafers of this kind than were tried; by area at least so many.
+    WafersAtLeast(u64),
 }
 
 impl std::fmt::Display for Hint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Hint::SmallerContext => f.write_str("a smaller --context"),
-            Hint::Quantize => f.write_str("--quant q8 or --quant q4"),
-            Hint::LargerTarget => f.write_str("a larger --target"),
-            Hint::Wafers(n) => {
-                write!(f, "--wafers {n}, or more of them")
+            Hint::Quantize { to, pes } => {
+                write!(f, "--quant {}, which needs about {pes} PEs", to.name())
             }
+            Hint::LargerTarget => f.write_str("a larger --target"),
+            Hint::Wafers(n) => write!(f, "--wafers {n}, the fewest that do"),
+            Hint::WafersAtLeast(n) => write!(f, "--wafers {n}, or more of them"),
         }
     }
 }

@@ -23,9 +23,17 @@ fn a_model_that_does_not_fit_says_by_how_much() {
     let hints: Vec<String> = error_hints(&big);
     assert!(hints.iter().any(|h| h.contains("--quant")), "{hints:?}");
     assert!(!hints.iter().any(|h| h.contains("wafers")), "{hints:?}");
-    let deep = Decoder { layers: 300, ..Decoder::default() };
+    let deep = Decoder { layers: 40, ..Decoder::default() };
     let hints: Vec<String> = error_hints(&deep);
-    assert!(hints.iter().any(|h| h.contains("--wafers")), "{hints:?}");
+    let wafers = |h: &String| h.strip_prefix("--wafers ")?.split(',').next()?.parse().ok();
+    let wafers: u32 = hints.iter().find_map(wafers).expect("more wafers hold it");
+    // So many do, and no fewer.
+    let with = |n| {
+        let options =
+            Options { wafers: backend_wafer::place::Wafers::UpTo(n), ..Options::default() };
+        compile(&module(&deep), &grid(8, 8), &options, &|_| {}).is_ok()
+    };
+    assert!(with(wafers) && !with(wafers - 1), "{wafers}");
 }
 
 fn error_hints(d: &Decoder) -> Vec<String> {
@@ -101,7 +109,8 @@ fn runs_of_all_tiles_beyond_memory_are_refused_before_they_start() {
     };
     assert!(limit <= 4 << 30 && bytes > limit, "{bytes} of {limit}");
     // Every PE of such a layer has loops of its own: what a small one takes is known exactly.
-    let bytes = |grid| timing::budget::bytes(&build(kernel(grid), &target).expect("fits"), Level::L3, 0);
+    let bytes =
+        |grid| timing::budget::bytes(&build(kernel(grid), &target).expect("fits"), Level::L3, 0);
     let (small, four) = (bytes(16), bytes(32));
     assert!((3 * small..5 * small).contains(&four), "{small} and {four}");
 }

@@ -17,6 +17,7 @@ pub mod shape;
 mod wafers;
 
 use plan::{Rect, Target};
+use tensor::DType;
 
 use crate::WaferError;
 use crate::error::{Contributor, Hint, Shortfall, role_name};
@@ -193,7 +194,17 @@ pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Place
         }
         None => {
             let wafers = search.wafers.limit(target);
-            Err(does_not_fit(partition, (target, wafers), pipelines[0].len(), search.least))
+            let mut shortfall =
+                shortfall(partition, (target, wafers), pipelines[0].len(), search.least);
+            // How many wafers would do is found like a plan for them.
+            if shortfall.hints.iter().any(|h| matches!(h, Hint::WafersAtLeast(_)))
+                && goal.wafers != Wafers::Fewest
+                && let Ok(found) = place(partition, target, Goal { wafers: Wafers::Fewest, ..goal })
+            {
+                shortfall.hints.retain(|h| !matches!(h, Hint::WafersAtLeast(_)));
+                shortfall.hints.insert(0, Hint::Wafers(found.wafers));
+            }
+            Err(WaferError::DoesNotFit(Box::new(shortfall)))
         }
     }
 }
@@ -330,12 +341,40 @@ struct Shortage {
     contributors: Vec<Contributor>,
 }
 
-fn does_not_fit(
+/// What quantised weights would need: q8 where that fits, else q4; `None` when they are as small already.
+fn quantized(partition: &Partition, least: &Shortage, available: u64) -> Option<Hint> {
+    let bits = |dtype: DType| match dtype {
+        DType::Q8 => Some(8.5),
+        DType::Q4 => Some(4.5),
+        DType::Q4M => Some(5.0),
+        DType::F16 | DType::BF16 => Some(16.0),
+        DType::F32 => Some(32.0),
+        _ => None,
+    };
+    let stored = bits(partition.layers.first()?.gate.piece()?.weight.dtype)?;
+    let bytes = |role: Option<plan::BufferRole>| {
+        least.contributors.iter().filter(move |c| role == Some(c.role) || role.is_none())
+    };
+    let all: u64 = bytes(None).map(|c| c.bytes).sum();
+    let weights: u64 = bytes(Some(plan::BufferRole::Weights)).map(|c| c.bytes).sum();
+    let share = weights as f64 / all.max(1) as f64;
+    let pes = |to| {
+        let smaller = bits(to)? / stored;
+        let left = (1.0 - share) + share * smaller;
+        (smaller < 1.0).then(|| (to, (least.pes as f64 * left).ceil() as u64))
+    };
+    let tried = [DType::Q8, DType::Q4].map(pes);
+    let fitting = tried.into_iter().flatten().find(|(_, pes)| *pes <= available);
+    let (to, pes) = fitting.or(tried.into_iter().flatten().last())?;
+    Some(Hint::Quantize { to, pes })
+}
+
+fn shortfall(
     partition: &Partition,
     (target, wafers): (&Target, u32),
     regions: usize,
     least: Option<Shortage>,
-) -> WaferError {
+) -> Shortfall {
     let least = least.unwrap_or(Shortage {
         pes: u64::MAX,
         widest: 0,
@@ -350,14 +389,14 @@ fn does_not_fit(
     if largest.is_some_and(|c| c.role != plan::BufferRole::Weights) {
         hints.push(Hint::SmallerContext);
     }
-    hints.push(Hint::Quantize);
+    hints.extend(quantized(partition, &least, available));
     hints.push(Hint::LargerTarget);
     // More wafers help only where one holds the largest block.
     let at_least = least.pes.div_ceil(one.max(1)).max(u64::from(wafers) + 1);
     if least.widest <= target.width {
-        hints.push(Hint::Wafers(at_least));
+        hints.push(Hint::WafersAtLeast(at_least));
     }
-    WaferError::DoesNotFit(Box::new(Shortfall {
+    Shortfall {
         model: partition.name.clone(),
         target: target.name.clone(),
         regions,
@@ -368,7 +407,7 @@ fn does_not_fit(
         block: least.block,
         largest: largest.map_or("weights", |c| role_name(c.role)),
         hints,
-    }))
+    }
 }
 
 /// Contributors of a template in SRAM.

@@ -18,7 +18,28 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = usage_errors();
     cases.extend(bad_values());
     cases.extend(targets());
+    cases.extend(named_files());
     cases
+}
+
+/// Files beside the model that are not what they should be.
+fn named_files() -> Vec<Case> {
+    let defects = |name, text: &'static str, says| {
+        let args = &["compile", "model", "--target", "small", "--defects", "dead.txt", "-o", "out"];
+        command(name, args, 1, says, move |p| p.write("dead.txt", text))
+    };
+    vec![
+        defects("a_defect_is_no_number", "3 4\n3 x\n", &["SPK5011", "line 2"]),
+        defects("a_defect_is_below_the_wafer", "3 128\n", &["SPK5011", "line 1"]),
+        defects("a_defect_is_on_no_wafer", "column 9999\n", &["SPK4105", "(9999, 0)"]),
+        command("a_plan_is_endless", &["verify", "p.wplan"], 1, &["SPK5004", "p.wplan"], |p| {
+            let file = std::fs::File::create(p.path("p.wplan")).unwrap();
+            file.set_len(100 << 30).unwrap();
+        }),
+        command("a_certificate_is_no_text", &["verify-proof", "c"], 1, &["SPK5005", "3"], |p| {
+            p.write("c", b"abc\xff");
+        }),
+    ]
 }
 
 fn usage_errors() -> Vec<Case> {
@@ -129,7 +150,17 @@ fn targets() -> Vec<Case> {
         bad(
             "target_is_unknown",
             &["compile", "model", "--target", "wse9", "-o", "out"],
-            &["wse9", "wse3"],
+            &["SPK5010", "wse9", "wse3"],
+        ),
+        bad(
+            "target_is_a_device",
+            &["compile", "model", "--target", "/dev/zero", "-o", "out"],
+            &["SPK5003", "/dev/zero", "device"],
+        ),
+        bad(
+            "defects_are_a_device",
+            &["compile", "model", "--defects", "/dev/zero", "-o", "out"],
+            &["SPK5003", "/dev/zero"],
         ),
         toml("target_is_no_toml", |_| "width: 12".to_string(), &["t.toml", "PLN0101"]),
         toml("target_has_an_unknown_field", |t| format!("warp = 9\n{t}"), &["warp"]),
