@@ -58,7 +58,7 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!("`{}` is not UTF-8: invalid byte at offset {at}", path.display());
-        Fault::bad_input("SPK5005", message).into()
+        Fault::bad_input("SPK5005", message).advise("check that this is the file you mean").into()
     })
 }
 
