@@ -167,7 +167,10 @@ impl Tree {
     /// Every tree over `line`: one group, and groups of each size that leaves all roots in place.
     pub fn candidates(line: Line, colors: TreeColors) -> Vec<Self> {
         let sizes = std::iter::once(line.len).chain((2..line.len).step_by(2));
-        let trees = sizes.map(|s| Tree::with_group(line, s, colors));
+        let trees = sizes.flat_map(|s| {
+            let tree = Tree::with_group(line, s, colors);
+            [tree, Tree { offset: 0, ..tree }]
+        });
         trees.filter(|t| t.group >= line.len || t.is_regular()).collect()
     }
 
