@@ -77,5 +77,5 @@ pub use route::{Color, Route};
 pub use span_map::{AffineMap, SpanMap};
 pub use target::Target;
 pub use template::{CommShape, KvLayout, Phase, Role, Template};
-pub use unroll::unroll;
+pub use unroll::{runs_in_program_order, unroll};
 pub use verify::{Violation, verify, verify_repair};

@@ -34,6 +34,18 @@ pub fn unroll(plan: &Plan) -> Cow<'_, Plan> {
     Cow::Owned(unrolled)
 }
 
+/// Whether programs can be executed without regard to their markers: no loops, and what is started in
+/// microthreads sends, so that its place in the program is where it happens here too.
+pub fn runs_in_program_order(plan: &Plan) -> bool {
+    let roles = plan.templates.iter().flat_map(|t| &t.phases).flat_map(|p| &p.roles);
+    let mut programs = roles.map(|r| &r.program);
+    programs.all(|program| {
+        let loops = program.iter().any(|i| matches!(i, Instr::Repeat { .. }));
+        let receives = |w: &[Instr]| matches!(w, [Instr::Start { .. }, Instr::Recv { .. }]);
+        !loops && !program.windows(2).any(receives)
+    })
+}
+
 /// The same template without markers; `None` when it has none. Loops whose turns cannot be computed
 /// at a position (`verify` refuses them) do not turn there.
 fn unroll_template(template: &Template) -> Option<Template> {

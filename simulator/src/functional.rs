@@ -117,8 +117,9 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// Missing weights, and what is illegal in a way that stops the set-up.
     pub fn unchecked(plan: &'a Plan, source: &dyn WeightSource) -> Result<Self, SimError> {
-        if matches!(plan::unroll(plan), std::borrow::Cow::Owned(_)) {
-            let what = "loops or microthreads: execute `plan::unroll` of the plan".into();
+        if !plan::runs_in_program_order(plan) {
+            let what =
+                "loops or microthreads that receive: execute `plan::unroll` of the plan".into();
             return Err(SimError::Illegal { what });
         }
         let machine = Machine::unchecked(plan, source)?;

@@ -455,6 +455,10 @@ impl PhaseFlows<'_> {
         while let Some((tile, start)) = ready.pop_front() {
             let role = self.roles[tile as usize];
             for (i, instr) in self.program(role).iter().enumerate().skip(start as usize) {
+                // A microthread changes when a message travels, not what it carries.
+                if matches!(instr, Instr::Start { .. } | Instr::Join { .. }) {
+                    continue;
+                }
                 let instruction = i as u32;
                 let (receives, sends) = self.exchange(instr, tile);
                 let mut input = Input::None;

@@ -214,6 +214,18 @@ pub(crate) struct Columns {
     pub(crate) width: u32,
 }
 
+impl Columns {
+    /// The role of the columns that take no part, if there are any.
+    pub(crate) fn outside(self) -> Option<Role> {
+        let predicate = Predicate::everywhere().and_x(Clause::range(self.used, self.width));
+        (self.used < self.width).then(|| Role {
+            name: OUTSIDE.into(),
+            predicate,
+            program: Vec::new(),
+        })
+    }
+}
+
 /// The roles of a reduction after `before`, on the columns used; the others are idle.
 pub(crate) fn reduce_roles(
     before: &[Instr],
@@ -239,10 +251,7 @@ pub(crate) fn roles(
         Role { name: part.name.to_string(), predicate, program }
     };
     let mut roles: Vec<Role> = parts.into_iter().map(role).collect();
-    if limited {
-        let predicate = Predicate::everywhere().and_x(Clause::range(columns.used, columns.width));
-        roles.push(Role { name: OUTSIDE.into(), predicate, program: Vec::new() });
-    }
+    roles.extend(columns.outside());
     roles
 }
 

@@ -21,15 +21,26 @@ pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
 /// Cycles of the local instructions of a phase: its slowest role.
 pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tokens: u32) -> u64 {
     let Some(phase) = template.phases.get(phase) else { return 0 };
+    let local = |i: &Instr| match i.communication() {
+        None => instruction_cycles(target, template, i, kv_tokens),
+        Some(_) => 0,
+    };
     let cycles = |role: &plan::Role| -> u64 {
-        // Zeros behind a message are written while its answer is on its way.
-        let first = role.program.iter().position(|i| i.communication().is_some());
-        let hidden = |at: usize, i: &Instr| {
-            matches!(i, Instr::Fill { .. }) && first.is_some_and(|first| at > first)
+        // Behind the last message that it sends, a PE works while answers are on their way; behind an
+        // answer that leaves in a microthread, while that leaves.
+        let sends = |i: &Instr| i.communication().is_some_and(|c| c.output.is_some());
+        let Some(last) = role.program.iter().rposition(sends) else {
+            return role.program.iter().map(local).sum();
         };
-        let all = role.program.iter().enumerate();
-        let local = all.filter(|(at, i)| i.communication().is_none() && !hidden(*at, i));
-        local.map(|(_, i)| instruction_cycles(target, template, i, kv_tokens)).sum()
+        let (before, behind) = role.program.split_at(last);
+        let exposed = match (before, &behind[0]) {
+            ([.., Instr::Start { .. }], Instr::Send { src, .. }) => {
+                let behind: u64 = behind.iter().map(local).sum();
+                behind.saturating_sub(src.len.elements(kv_tokens))
+            }
+            _ => 0,
+        };
+        before.iter().map(local).sum::<u64>() + exposed
     };
     let slowest = phase.roles.iter().map(cycles).max().unwrap_or(0);
     slowest + u64::from(target.core.task_switch_cycles)

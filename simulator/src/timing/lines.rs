@@ -1,7 +1,8 @@
 //! Levels L0 and L2: an engine on one representative line per class.
 //!
 //! Most phases move data along rows only or along columns only, so a template's run splits into
-//! segments of phases that are confined to one axis, and a segment into independent lines. Lines whose
+//! segments of phases that are confined to one axis, and a segment into independent lines; phases that
+//! use both axes split into the sets of tiles that their routes connect. Lines (and sets) whose
 //! tiles have the same steps and routes, and the same starting and entering times but for a shift, are
 //! run once. All of this is checked here, mechanically; where it fails the segment runs on all tiles.
 //!
@@ -12,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::domain::{Domain, Step, StepKind};
+use super::domain::{Domain, NONE, Step, StepKind};
 use super::engine::{Crossing, Job, Outcome};
 
 /// What runs a job: [`super::engine::run`] run by run, [`super::wavelets::run`] event by event.
@@ -120,7 +121,11 @@ fn run_lines(
             entering.iter().filter(|c| segment.colors.contains(&c.color)).collect();
         used += here.len();
         let mut known: BTreeMap<LineKey, Outcome> = BTreeMap::new();
-        for tiles in lines(domain.len() as u32, width, segment.way) {
+        let sets = match segment.way {
+            Way::Both => connected(domain, &segment.colors),
+            way => lines(domain.len() as u32, width, way),
+        };
+        for tiles in sets {
             let (key, shift) = line_key(&tiles, &here, &ready, &classes);
             total.lines += 1;
             if !known.contains_key(&key) {
@@ -238,6 +243,36 @@ pub fn lines(n: u32, width: u32, way: Way) -> Vec<Vec<u32>> {
             (0..height).map(|y| (y * width..(y + 1) * width).collect()).collect()
         }
     }
+}
+
+/// Tiles that routes of `colors` connect, ascending, in the order of their first ones.
+fn connected(domain: &Domain, colors: &[u8]) -> Vec<Vec<u32>> {
+    fn find(parent: &mut [u32], mut n: u32) -> u32 {
+        while parent[n as usize] != n {
+            parent[n as usize] = parent[parent[n as usize] as usize];
+            n = parent[n as usize];
+        }
+        n
+    }
+    let n = domain.len() as u32;
+    let mut parent: Vec<u32> = (0..n).collect();
+    for tile in 0..n {
+        let row = &domain.routes[tile as usize * domain.colors..][..domain.colors];
+        let outputs = colors.iter().filter_map(|&c| row.get(c as usize));
+        let outputs = outputs.fold(0, |all, route| all | route.1);
+        for (port, &near) in domain.neighbors[tile as usize].iter().enumerate() {
+            if outputs & (1 << port) != 0 && near != NONE {
+                let (a, b) = (find(&mut parent, tile), find(&mut parent, near));
+                // The root is the first tile of its set.
+                parent[a.max(b) as usize] = a.min(b);
+            }
+        }
+    }
+    let mut sets: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for tile in 0..n {
+        sets.entry(find(&mut parent, tile)).or_default().push(tile);
+    }
+    sets.into_values().collect()
 }
 
 fn step_colors(step: &Step) -> impl Iterator<Item = u8> {

@@ -9,8 +9,8 @@ mod tokens;
 pub(super) use tokens::cell_messages;
 
 use plan::{
-    Affine, AttentionShape, BinaryOp, BufferId, BufferRole, Clause, Combine, DynamicRope, Instr,
-    KvLayout, Len, Operand, PartOp, Pin, Predicate, ReduceOp, Slice, Span, Storage, UnaryOp,
+    Affine, AttentionShape, BufferId, BufferRole, Clause, Combine, DynamicRope, Instr, KvLayout,
+    Len, Pin, Predicate, ReduceOp, Slice, Span, Storage, UnaryOp,
 };
 
 use super::Layer;
@@ -200,20 +200,17 @@ impl Layer<'_> {
         let tree = self.trees.groups;
         self.b.reduce_phase("scores", &program, (&tree, add(scores), Reach::All), columns);
 
-        let max = self.b.vector("score-max", q_heads);
-        let program = [Instr::Reduce { op: ReduceOp::Max, dst: max.all(), src: scores }];
-        let tree = self.trees.columns;
-        let message = Message { data: max.all(), combine: Combine::Max };
-        self.b.reduce_phase("softmax-max", &program, (&tree, message, Reach::All), columns);
-
-        let (p, mut program) = self.exponentials(scores, max.all());
-
         // Values and the softmax denominators travel in one message.
+        let softmax = self.softmax(scores);
+        let (p, mut program) = (softmax.p, softmax.before_values);
         let o_len = q_heads * heads.dim();
         let values = self.b.vector("values", o_len + q_heads);
         let (o, sums) = (values.part(0, o_len), values.part(o_len, q_heads));
         program.push(Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: p });
         program.push(Instr::AttendValues { shape, dst: o, p, v: v_cache });
+        if let Some(factors) = softmax.factors {
+            program.extend([scale_by(o, factors), multiply(sums, factors)]);
+        }
         let tree = self.trees.columns;
         let message = add(values.all());
         self.b.reduce_phase("values", &program, (&tree, message, Reach::All), columns);
@@ -238,31 +235,6 @@ impl Layer<'_> {
             requests,
         });
         (cache(&mut self.b, "k-cache"), cache(&mut self.b, "v-cache"))
-    }
-
-    /// exp(scores - max), the same on all columns of a cell: shared by them in a phase of its own
-    /// where that pays. Returns where they are and what the next phase does first.
-    fn exponentials(&mut self, scores: Slice, max: Slice) -> (Slice, Vec<Instr>) {
-        let heads = self.shape.heads;
-        let b = Operand::PerSegment(max);
-        let alone = Instr::Binary { op: BinaryOp::ExpSub, dst: scores, a: scores, b };
-        let size = heads.q_heads() * self.shape.slots;
-        let buffer = self.b.vector("probabilities", size).buffer;
-        let p = Slice { buffer, ..scores };
-        let op = PartOp::Binary(BinaryOp::ExpSub);
-        let part = Affine { xr: 1, ..Affine::default() };
-        let zero = Instr::Fill { dst: p, value: 0.0 };
-        let piece = [Instr::Part { op, dst: p, a: scores, b, part, parts: heads.width }];
-        let tree = self.trees.groups;
-        if !self.share_pays(std::slice::from_ref(&alone), &piece, &tree.comm(Reach::All, p.len)) {
-            self.b.forget(buffer);
-            return (scores, vec![alone]);
-        }
-        self.b.while_waiting(&zero);
-        let message = Message { data: p, combine: Combine::Add };
-        let columns = self.head_columns();
-        self.b.reduce_phase("softmax", &piece, (&tree, message, Reach::All), columns);
-        (p, Vec::new())
     }
 
     fn output_projection(

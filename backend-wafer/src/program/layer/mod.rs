@@ -15,6 +15,7 @@
 mod attention;
 mod mlp;
 mod residual;
+mod softmax;
 
 use plan::target::cost::instruction_cycles;
 use plan::{Axis, CommShape, Instr, Len, Slice, Target};
