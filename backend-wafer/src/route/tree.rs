@@ -198,6 +198,23 @@ impl Tree {
         self.root_group * self.group + self.offset
     }
 
+    /// The most colors that a position receives on in an allreduce: each takes an input queue.
+    pub fn most_inputs(&self) -> u32 {
+        let groups = self.groups();
+        let sides = |size: u32| u32::from(self.offset > 0) + u32::from(size > self.offset + 1);
+        let last = self.root_group + 1 == groups && self.partial() != 0;
+        let (before, after) = (self.root_group, groups - 1 - self.root_group);
+        let root = sides(if last { self.partial() } else { self.group })
+            + u32::from(before > 0)
+            + u32::from(after > 0);
+        // Other roots, and relays, take the answer too.
+        let other = match groups {
+            1 => 1 + u32::from(self.line.len > 2),
+            _ => sides(self.group) + 1 + u32::from(before.max(after) > 1),
+        };
+        root.max(other)
+    }
+
     /// Positions of the last group when it is not full, else 0.
     fn partial(&self) -> u32 {
         self.line.len % self.group
@@ -715,6 +732,8 @@ mod tests {
                 trees.push(Tree::best(line, colors, 4, &target));
                 trees.push(Tree::with_group(line, len, colors));
                 trees.push(Tree::one_sided(line, colors));
+                let even = [4, 10].map(|s| Tree { offset: 0, ..Tree::with_group(line, s, colors) });
+                trees.extend(even.into_iter().filter(|t| t.group < len));
                 let odd = [3, 5, 15].map(|s| Tree::with_group(line, s, colors));
                 trees.extend(odd.into_iter().filter(|t| !per_cell && t.is_regular()));
             }

@@ -61,17 +61,22 @@ impl Trees {
         let rows = Line { axis: Axis::X, len: shape.width, per_cell: false, extent: shape.width };
         let groups =
             Line { axis: Axis::X, len: heads.width, per_cell: true, extent: heads.columns() };
+        let scores = heads.q_heads() * shape.slots;
+        let groups = match shape.cut {
+            CacheCut::Elements => Tree::best(groups, palette::group_tree(), scores, target),
+            CacheCut::Tokens => cell_tree(groups, shape, target),
+        };
         let candidates = Tree::candidates(columns, palette::column_tree());
-        let cost = |tree: &Tree| column_cycles(tree, shape, target);
+        let cost = |tree: &Tree| {
+            let together =
+                shape.cut == CacheCut::Elements && softmax::roots_fit(&groups, tree, target);
+            column_cycles(tree, shape, target)
+                + if together { 0 } else { softmax::maxima_cycles(tree, shape, target) }
+        };
         Trees {
             columns: candidates.into_iter().min_by_key(cost).expect("one group is always possible"),
             rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
-            groups: match shape.cut {
-                CacheCut::Elements => {
-                    Tree::best(groups, palette::group_tree(), heads.q_heads() * shape.slots, target)
-                }
-                CacheCut::Tokens => cell_tree(groups, shape, target),
-            },
+            groups,
         }
     }
 }
@@ -88,13 +93,13 @@ fn cell_tree(line: Line, shape: LayerShape, target: &Target) -> Tree {
     candidates.min_by_key(cost).unwrap_or(one_sided)
 }
 
-/// What the phases of a layer spend on a tree along columns: its four reductions, and the activation
-/// alone or shared by the tree's groups.
+/// What the phases of a layer spend on a tree along columns: its reductions but for the softmax's
+/// maxima, and the activation alone or shared by the tree's groups.
 fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
     let heads = shape.heads;
     let q = heads.q_heads() * heads.dim();
     let kv = heads.kv_heads * heads.dim();
-    let messages = [q + 2 * kv + 1, heads.q_heads(), q + heads.q_heads(), 2 * shape.ffn_tile + 1];
+    let messages = [q + 2 * kv + 1, q + heads.q_heads(), 2 * shape.ffn_tile + 1];
     let reduce = |&n: &u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
     // Two special functions per element, whatever the activation.
     let special = target.core.special;

@@ -7,13 +7,14 @@
 //! row without tokens has the maximum -inf and the factor 0. Elsewhere the column's maximum comes first.
 //! Leaves exponentials without their division: denominators are summed with the values.
 
-use std::collections::BTreeSet;
-
-use plan::{Affine, BinaryOp, Clause, Combine, Instr, Operand, PartOp, ReduceOp, Role, Slice};
+use plan::{
+    Affine, BinaryOp, Clause, Combine, Instr, Len, Operand, PartOp, ReduceOp, Role, Slice, Target,
+};
 
 use super::Layer;
+use crate::place::shape::LayerShape;
 use crate::program::cost::comm_cycles;
-use crate::route::tree::{Message, Part, Reach};
+use crate::route::tree::{Message, Part, Reach, Tree};
 
 /// What the phase of the values needs.
 pub(super) struct Softmax {
@@ -50,9 +51,9 @@ impl Layer<'_> {
             self.column_maxima(&[row_max], max);
             return Softmax { p: scores, before_values: vec![alone], factors: None };
         }
-        let top = self.b.vector("column-max", heads.q_heads()).all();
-        let roles = self.shared_exponentials([row_max.clone(), piece.clone()], p, (max, top));
-        if self.queues_suffice(&roles) {
+        if roots_fit(&self.trees.groups, &self.trees.columns, self.target) {
+            let top = self.b.vector("column-max", heads.q_heads()).all();
+            let roles = self.shared_exponentials([row_max, piece.clone()], p, (max, top));
             self.b.while_waiting(&zero);
             let column = self.trees.columns.comm(Reach::All, top.len);
             let cycles = |comm| comm_cycles(self.target, comm, self.shape.slots);
@@ -60,7 +61,6 @@ impl Layer<'_> {
             self.b.phase("softmax", Some(if hidden { comm } else { column }), roles);
             return Softmax { p, before_values: Vec::new(), factors: Some(max) };
         }
-        self.b.forget(top.buffer);
         self.column_maxima(&[row_max], max);
         self.b.while_waiting(&zero);
         let message = Message { data: p, combine: Combine::Add };
@@ -79,18 +79,6 @@ impl Layer<'_> {
             (&tree, message, Reach::All),
             self.head_columns(),
         );
-    }
-
-    /// Whether the colors of every role have queues of their own.
-    fn queues_suffice(&self, roles: &[Role]) -> bool {
-        let fabric = &self.target.fabric;
-        let free = |queues: u32| queues.saturating_sub(fabric.reserved_queues) as usize;
-        roles.iter().all(|role| {
-            let talk = || role.program.iter().filter_map(Instr::communication);
-            let inputs: BTreeSet<_> = talk().filter_map(|c| c.input).collect();
-            let outputs: BTreeSet<_> = talk().filter_map(|c| c.output).collect();
-            inputs.len() <= free(fabric.input_queues) && outputs.len() <= free(fabric.output_queues)
-        })
     }
 
     /// Every place in a cell's tree meets every place in a column's.
@@ -119,6 +107,20 @@ impl Layer<'_> {
         roles.extend(columns.outside());
         roles
     }
+}
+
+/// Whether a PE that is a root of its cell and of its column has queues for all that it receives, and
+/// for both answers.
+pub(super) fn roots_fit(cell: &Tree, column: &Tree, target: &Target) -> bool {
+    let fabric = &target.fabric;
+    let free = |queues: u32| queues.saturating_sub(fabric.reserved_queues);
+    let inputs = cell.most_inputs() + column.most_inputs();
+    inputs <= free(fabric.input_queues) && 2 <= free(fabric.output_queues)
+}
+
+/// Cycles of the maxima of columns in a phase of their own.
+pub(super) fn maxima_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
+    comm_cycles(target, &tree.comm(Reach::All, Len::of(shape.heads.q_heads())), 0)
 }
 
 /// The row's maximum and this PE's exponentials (`work`) with its parts in the sum along the cell and in
