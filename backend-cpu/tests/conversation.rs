@@ -153,6 +153,83 @@ fn conversations_take_turns() {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Objects of the output, and the exit code.
+fn answers(path: &Path, args: &[&str], input: &str) -> (Vec<serde_json::Value>, Option<i32>) {
+    let output = run(path, args, input);
+    let out = String::from_utf8(output.stdout).expect("UTF-8");
+    let objects = out.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    (objects.collect(), output.status.code())
+}
+
+#[test]
+fn a_batch_answers_line_by_line() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = build(directory.path());
+    let lines = [
+        r#"{"id": "x", "prompt": "a", "max_tokens": 3}"#,
+        r#"{"prompt": "m"}"#,
+        "",
+        r#"{"id": 7, "prompt": "q", "max_tokens": 20, "stop": ["wx", "uv"]}"#,
+        r#"{"tokens": [113], "max_tokens": 1000}"#,
+        r#"{"prompt": "a", "chat": true, "max_tokens": 1}"#,
+    ];
+    let (mut answers_of, code) = answers(&path, &["--batch", "-"], &lines.join("\n"));
+    assert_eq!(code, Some(0));
+    answers_of.sort_by_key(|a| a["line"].as_u64());
+    let facts: Vec<_> = answers_of.iter().map(|a| (&a["line"], &a["text"], &a["stop"])).collect();
+    let full: String = (b'r'..).take(64).map(char::from).collect();
+    let expected = [(1, "bcd", "length"), (2, "no", "stop"), (4, "rst", "stop")];
+    for (found, (line, text, stop)) in facts.iter().zip(expected) {
+        assert_eq!((found.0, found.1, found.2), (&line.into(), &text.into(), &stop.into()));
+    }
+    assert_eq!((facts[3].0, facts[3].2), (&5.into(), &"context".into()));
+    assert!(facts[3].1.as_str().is_some_and(|text| text.starts_with(&full[..10])));
+    assert_eq!(facts[4].1, &serde_json::Value::from("b"));
+    assert_eq!((&answers_of[0]["id"], &answers_of[2]["id"]), (&"x".into(), &7.into()));
+    assert_eq!(answers_of[1]["tokens"], serde_json::json!([110, 111, 112]));
+}
+
+#[test]
+fn a_line_that_is_wrong_is_no_ones_trouble_but_its_own() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = build(directory.path());
+    let file = directory.path().join("requests.jsonl");
+    let mut bytes = br#"{"prompt": "a", "max_tokens": 2}"#.to_vec();
+    bytes.extend(b"\n{\"id\": 3, \"prompt\": 4}\n\xff\n");
+    bytes.extend(vec![b'['; 100_000]);
+    bytes.extend(
+        br#"
+{"id": 9, "tokens": [258]}
+{"prompt": "a", "max_tokens": 2}"#,
+    );
+    bytes.extend(format!("\n{{\"prompt\": \"{}\"}}", "a".repeat(65)).bytes());
+    std::fs::write(&file, &bytes).expect("writes");
+    let file = file.to_str().expect("UTF-8");
+    let (found, code) = answers(&path, &["--batch", file, "--parallel", "2"], "");
+    assert_eq!(code, Some(1));
+    let error = |line: u64| {
+        let of = found.iter().find(|a| a["line"] == line).expect("an answer for each line");
+        of["error"]["code"].as_str().unwrap_or("none").to_string()
+    };
+    let codes: Vec<String> = (1..=7).map(error).collect();
+    let expected =
+        ["none", "bad-field", "not-utf8", "not-json", "unknown-token", "none", "context-full"];
+    assert_eq!(codes, expected);
+    // A file gives the same output every time.
+    let again = answers(&path, &["--batch", file, "--parallel", "2"], "").0;
+    let order =
+        |all: &[serde_json::Value]| all.iter().map(|a| a["line"].clone()).collect::<Vec<_>>();
+    assert_eq!(order(&found), order(&again));
+    let missing = run(&path, &["--batch", "no-such-file"], "");
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(
+        run(&path, &["--batch", file, "--greedy", "--temp", "1"], "").status.code(),
+        Some(2)
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interruption_ends_with_130() {

@@ -310,6 +310,15 @@ pub struct RunArgs {
     /// Prompt as token ids
     #[arg(long, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt")]
     pub tokens: Option<Vec<u32>>,
+    /// Many texts at once: a JSON request a line (- for standard input), a JSON answer a line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "tokens", "logits", "bench", "speculate"])]
+    pub batch: Option<PathBuf>,
+    /// With --batch: at most N at once [default: 8]
+    #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub parallel: Option<u32>,
+    /// With --batch: memory for KV caches [default: 2048, or what one whole context takes]
+    #[arg(long, value_name = "MIB", requires = "batch", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub kv_budget: Option<u64>,
     /// Write the logits of every prompt position to a safetensors file
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,

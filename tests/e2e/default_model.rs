@@ -90,6 +90,36 @@ fn thread_counts_and_token_by_token_give_the_same_bits() {
 }
 
 #[test]
+fn a_batch_writes_what_single_texts_are() {
+    let payload = runtime::find_payload(&executable()).unwrap();
+    assert!(payload.program().rows_are_apart(), "sequences share steps");
+    let begin = "import os\n\nclass Walker:\n    def __init__(self, path):\n".repeat(4);
+    let prompts: Vec<String> =
+        (0..6).map(|i| format!("{}def f{i}(", if i % 2 == 0 { "" } else { &begin })).collect();
+    let request = |(i, prompt): (usize, &String)| {
+        serde_json::json!({"id": i, "prompt": prompt, "max_tokens": 12, "seed": i}).to_string()
+    };
+    let lines: Vec<String> = prompts.iter().enumerate().map(request).collect();
+    let file = compiled().join("requests.jsonl");
+    fs::write(&file, lines.join("\n")).unwrap();
+    let args = ["--batch", file.to_str().unwrap(), "--parallel", "4"];
+    let output = run(executable(), compiled(), &args).unwrap();
+    assert_eq!(output.code, Some(0), "{output}");
+    let answers: Vec<Value> =
+        output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), prompts.len());
+    for answer in &answers {
+        let i = answer["id"].as_u64().unwrap();
+        let (prompt, seed) = (prompts[i as usize].as_str(), i.to_string());
+        let single =
+            json(executable(), &["--json", "-n", "12", "--seed", &seed, "--threads", "1", prompt]);
+        assert_eq!((&answer["text"], &answer["tokens"]), (&single["text"], &single["tokens"]));
+    }
+    let shared = answers.iter().filter_map(|a| a["shared_length"].as_u64()).sum::<u64>();
+    assert!(shared > 50, "{shared} tokens of the common beginning were shared");
+}
+
+#[test]
 fn generation_continues_as_if_the_whole_text_was_the_prompt() {
     let ids = prompt_ids();
     let long = json(executable(), &["--tokens", &ids, "-n", "12", "--greedy", "--json"]);

@@ -10,6 +10,9 @@
 
 use crate::kernels::kv::PAGE;
 
+/// Tokens that are worth copying a page for, or waiting a step, rather than computing them.
+pub(super) const WORTH_SHARING: usize = 16;
+
 /// What a page holds. Pages that follow each other form chains: with the tokens before it, a page
 /// holds the keys and values of one beginning of a text.
 #[derive(Clone, Debug, Default)]
@@ -145,7 +148,8 @@ impl Pages {
         held
     }
 
-    /// The page behind `before` that has the most of the first tokens, and how many.
+    /// The page behind `before` that has the most of the first tokens, where they are worth it, and
+    /// how many.
     fn find(&self, before: u64, tokens: &[u32]) -> Option<(u32, usize)> {
         let mut best = None;
         for (page, id) in self.pages.iter().zip(0..) {
@@ -153,7 +157,7 @@ impl Pages {
                 continue;
             }
             let same = page.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            if same > best.map_or(0, |(_, most)| most) {
+            if same > best.map_or(WORTH_SHARING - 1, |(_, most)| most) {
                 best = Some((id, same));
             }
         }
@@ -208,10 +212,10 @@ mod tests {
         let a = text(300, 0);
         let (first, held) = begin(&mut pages, &a);
         assert_eq!((first.len(), held), (3, 0));
-        let mut b = a[..270].to_vec();
+        let mut b = a[..280].to_vec();
         b.extend(text(20, 900));
         let (second, held) = begin(&mut pages, &b);
-        assert_eq!((&second[..2], held), (&first[..2], 270));
+        assert_eq!((&second[..2], held), (&first[..2], 280));
         assert_ne!(second[2], first[2]);
         assert_eq!((pages.used(), pages.shared()), (4, 2));
         // The very same text: one token is left to compute.

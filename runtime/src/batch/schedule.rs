@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::pages::WORTH_SHARING;
 use super::{Batch, Plan, Running};
 use crate::kernels::kv::PAGE;
 use crate::kernels::rows::Span;
@@ -10,9 +11,6 @@ use crate::sample::Sampler;
 
 /// Rows of prompts that a step takes at least, however many sequences write.
 const PROMPT_ROWS_MIN: usize = 24;
-
-/// Tokens that are worth waiting a step for, to share them rather than compute them.
-const WORTH_SHARING: usize = 16;
 
 /// Most rows of a step, but for prompts that must be computed whole.
 pub(super) fn rows_max(chunk: usize, parallel: usize) -> usize {

@@ -61,6 +61,8 @@ enum CliError {
     Prompt(io::Error),
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot run texts at once: {0}")]
+    Batch(String),
     #[error("{refused} of {asked} requests failed: their lines of output say why")]
     Refused { refused: usize, asked: usize },
     #[error("cannot write to standard output: {0}")]

@@ -118,6 +118,8 @@ fn flags(args: &RunArgs) -> Vec<OsString> {
     value("--seed", args.sampling.seed.map(|s| s.to_string()));
     value("--threads", args.threads.map(|n| n.to_string()));
     value("--speculate", args.speculate.map(|n| n.to_string()));
+    value("--parallel", args.parallel.map(|n| n.to_string()));
+    value("--kv-budget", args.kv_budget.map(|n| n.to_string()));
     value("--tokens", args.tokens.as_ref().map(ids));
     let switches = [
         ("--greedy", args.sampling.greedy),
@@ -129,6 +131,9 @@ fn flags(args: &RunArgs) -> Vec<OsString> {
     flags.extend(switches.iter().filter(|(_, on)| *on).map(|(name, _)| OsString::from(name)));
     if let Some(path) = &args.logits {
         flags.extend(["--logits".into(), path.into()]);
+    }
+    if let Some(path) = &args.batch {
+        flags.extend(["--batch".into(), path.into()]);
     }
     if let Some(prompt) = &args.prompt {
         // A prompt may begin with a dash.
@@ -146,12 +151,22 @@ mod tests {
 
     #[test]
     fn flags_reach_the_executable_as_given() {
-        let line = "sparkc run m -n 3 --temp 0.5 --top-k 4 --tokens 1,2 --logits l.st --json";
-        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-        let Subcommand::Run(args) = cli.command else { panic!("not run") };
-        let flags: Vec<String> =
-            flags(&args).into_iter().map(|f| f.into_string().unwrap()).collect();
-        let expected = "-n 3 --temp 0.5 --top-k 4 --tokens 1,2 --json --logits l.st";
-        assert_eq!(flags.join(" "), expected);
+        for (line, expected) in [
+            (
+                "-n 3 --temp 0.5 --top-k 4 --tokens 1,2 --logits l.st --json",
+                "-n 3 --temp 0.5 --top-k 4 --tokens 1,2 --json --logits l.st",
+            ),
+            (
+                "--batch - --parallel 4 --kv-budget 64 --greedy",
+                "--parallel 4 --kv-budget 64 --greedy --batch -",
+            ),
+        ] {
+            let line = format!("sparkc run m {line}");
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let Subcommand::Run(args) = cli.command else { panic!("not run") };
+            let flags: Vec<String> =
+                flags(&args).into_iter().map(|f| f.into_string().unwrap()).collect();
+            assert_eq!(flags.join(" "), expected);
+        }
     }
 }

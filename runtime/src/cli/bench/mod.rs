@@ -7,16 +7,19 @@
 //! instead: a line FIRST when the first token is known, then `RESULT {..}`.
 
 mod limits;
+mod together;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::{Args, CliError, Streams};
+use crate::exec::SessionOptions;
 use crate::generate::{Generation, GenerationOptions, Generator};
 use crate::program::{Call, Index, Op, Operand, Program, Repeat, Step};
 use crate::sample::Sampling;
 use crate::text::Text;
+use together::{Limits, Together};
 
 /// Tokens of the measured prompt and text, as far as the context allows.
 const PROMPT: usize = 512;
@@ -37,7 +40,9 @@ struct Measured {
     float_limit: f64,
     byte_limit: Option<f64>,
     work: Work,
+    /// Before several texts at once were tried.
     peak_bytes: Option<u64>,
+    together: Vec<Together>,
 }
 
 pub(super) fn bench(
@@ -84,7 +89,7 @@ fn measure(args: &Args, generator: &mut Generator) -> Result<Measured, CliError>
     if guessed.tokens != plain.tokens {
         return Err(CliError::Guessing);
     }
-    Ok(Measured {
+    let mut measured = Measured {
         prompt: prefill,
         text: plain,
         guessed,
@@ -95,7 +100,18 @@ fn measure(args: &Args, generator: &mut Generator) -> Result<Measured, CliError>
         byte_limit,
         work: Work::of(payload.program()),
         peak_bytes: peak_memory(),
-    })
+        together: Vec::new(),
+    };
+    let session = generator.session();
+    let options = SessionOptions {
+        threads: session.threads(),
+        isa: Some(session.isa()),
+        chunk: 0,
+        pin: true,
+    };
+    let limits = Limits { bytes: measured.read_limit, products: measured.product_limit().0 };
+    measured.together = together::measure(&payload, options, &measured.work, limits)?;
+    Ok(measured)
 }
 
 impl Measured {
@@ -139,6 +155,12 @@ fn as_json(m: &Measured, generator: &Generator) -> serde_json::Value {
         "guessed_tokens": m.guessed.timings.speculation.guessed,
         "accepted_tokens": m.guessed.timings.speculation.accepted,
         "acceptance": m.guessed.timings.speculation.rate(),
+        "together": m.together.iter().map(|t| serde_json::json!({
+            "sequences": t.sequences,
+            "tokens_per_second": t.rate,
+            "share_of_limit": t.share,
+            "limit": if t.reads { "bytes" } else { "products" },
+        })).collect::<Vec<_>>(),
         "first_token_seconds": m.first_seconds,
         "peak_bytes": m.peak_bytes,
         "weight_bytes": session.payload().weight_bytes(),
@@ -156,6 +178,7 @@ fn as_text(m: &Measured, generator: &Generator) -> String {
         "prompt         {:>10.1} tokens/s   ({} tokens; {:.0} G multiply-adds/s, {:.0} % of {:.0} {kind})\n\
          generation     {:>10.1} tokens/s   ({} tokens; {:.1} GB/s of weights, {:.0} % of {:.1})\n\
          guessing ahead {:>10.1} tokens/s   ({} of {} guesses held, {:.0} %)\n\
+         {}\
          first token    {:>10.1} ms         ({} prompt tokens, weights not yet in cache)\n\
          peak memory    {:>10} MiB        (weights {:.1} MiB, mapped)\n\
          kernels        {}, {} threads; limits measured in this run\n",
@@ -173,12 +196,23 @@ fn as_text(m: &Measured, generator: &Generator) -> String {
         guesses.accepted,
         guesses.guessed,
         100.0 * guesses.rate(),
+        m.together.iter().map(line_of).collect::<String>(),
         m.first_seconds * 1e3,
         m.short_tokens,
         m.peak_bytes.map_or_else(|| "?".to_string(), |p| format!("{:.1}", mebibytes(p))),
         mebibytes(session.payload().weight_bytes() as u64),
         session.isa(),
         session.threads(),
+    )
+}
+
+fn line_of(t: &Together) -> String {
+    format!(
+        "{:>2} at once     {:>10.1} tokens/s   ({:.0} % of what {} allows)\n",
+        t.sequences,
+        t.rate,
+        100.0 * t.share,
+        if t.reads { "reading the weights once a step" } else { "multiplying" },
     )
 }
 
