@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::exec::{CHUNK, Engine, SessionError, SessionOptions};
+use crate::exec::{CHUNK, Engine, Session, SessionError, SessionOptions};
 use crate::generate::StopReason;
 use crate::kernels::kv::PAGE;
 use crate::kernels::rows::Span;
@@ -134,6 +134,16 @@ struct Running {
     first: Option<Instant>,
 }
 
+/// Pages that the options allow.
+fn pages_of(payload: &Payload, options: &BatchOptions) -> usize {
+    let program = payload.program();
+    let most = options.parallel.max(1) * Engine::pages_of(program.context as usize);
+    match options.kv_bytes {
+        0 => most,
+        bytes => usize::try_from(bytes / page_bytes(program)).unwrap_or(most).min(most),
+    }
+}
+
 /// Bytes of a page of all caches.
 fn page_bytes(program: &Program) -> u64 {
     let token_bytes: u64 = program.caches.iter().map(|c| c.bytes_per_token()).sum();
@@ -181,29 +191,40 @@ impl Batch {
     /// # Errors
     /// When the instruction set is not there, or memory or threads are refused.
     pub fn new(payload: Arc<Payload>, options: BatchOptions) -> Result<Batch, SessionError> {
-        let program = payload.program();
+        let pages = pages_of(&payload, &options);
+        let engine = Engine::new(payload, &options.session, pages)?;
+        Batch::on(engine, pages, options)
+    }
+
+    /// A batch on the threads of a session, which must rest meanwhile; of the options for sessions
+    /// only the rows of prompts count.
+    ///
+    /// # Errors
+    /// When memory is refused.
+    pub fn beside(session: &Session, options: BatchOptions) -> Result<Batch, SessionError> {
+        let pages = pages_of(session.payload(), &options);
+        Batch::on(session.engine().beside(pages)?, pages, options)
+    }
+
+    fn on(mut engine: Engine, pages: usize, options: BatchOptions) -> Result<Batch, SessionError> {
         let parallel = options.parallel.max(1);
-        let context = program.context as usize;
-        let page_bytes = page_bytes(program);
-        let most = parallel * Engine::pages_of(context);
-        let budget = match options.kv_bytes {
-            0 => most,
-            bytes => usize::try_from(bytes / page_bytes).unwrap_or(most).min(most),
-        };
-        let mixes = program.rows_are_apart();
         let chunk = if options.session.chunk == 0 { CHUNK } else { options.session.chunk };
-        let mut engine = Engine::new(payload, &options.session, budget)?;
         let rows = schedule::rows_max(chunk, parallel);
         engine.reserve(rows, parallel)?;
+        engine.reserve_scratch(parallel);
         let plan = Plan {
             tokens: Vec::with_capacity(rows),
             spans: Vec::with_capacity(2 * parallel),
             logits: 0,
         };
+        let program = engine.payload().program();
+        let (mixes, page_bytes) = (program.rows_are_apart(), page_bytes(program));
+        let table_len = Engine::pages_of(engine.context());
         Ok(Batch {
             engine,
-            pages: Pages::new(budget),
-            tables: vec![Vec::with_capacity(Engine::pages_of(context)); parallel],
+            pages: Pages::new(pages),
+            // A clone of a vector has no more room than it needs.
+            tables: (0..parallel).map(|_| Vec::with_capacity(table_len)).collect(),
             running: Vec::with_capacity(parallel),
             waiting: VecDeque::new(),
             free_slots: (0..parallel).rev().collect(),

@@ -94,7 +94,7 @@ pub enum SessionError {
 pub(crate) struct Engine {
     payload: Arc<Payload>,
     kernels: Kernels,
-    pool: Pool,
+    pool: Arc<Pool>,
     bound: Bound,
     arena: Zeroed,
     caches: Caches,
@@ -123,10 +123,24 @@ impl Engine {
             what: format!("{threads} threads"),
             source,
         })?;
+        Engine::with(payload, kernels, Arc::new(pool), pages)
+    }
+
+    /// Another engine for the same model, on the same threads.
+    ///
+    /// # Errors
+    /// When memory is refused.
+    pub(crate) fn beside(&self, pages: usize) -> Result<Self, SessionError> {
+        Engine::with(Arc::clone(&self.payload), self.kernels, Arc::clone(&self.pool), pages)
+    }
+
+    fn with(
+        payload: Arc<Payload>,
+        kernels: Kernels,
+        pool: Arc<Pool>,
+        pages: usize,
+    ) -> Result<Self, SessionError> {
         let program = payload.program();
-        let width = program.caches.iter().map(|c| c.width as usize).max().unwrap_or(0);
-        let (floats, bytes) = kernels::decode_scratch(QUERY_HEADS, width);
-        pool.reserve_scratch(floats, bytes);
         let caches = Caches::new(program, pages).map_err(|(bytes, e)| refused_bytes(bytes, e))?;
         let ropes = vec![RopeTable::default(); program.ropes.len()];
         let arena = Zeroed::new(0).map_err(|e| refused(0, e))?;
@@ -174,6 +188,15 @@ impl Engine {
     /// Copies a page of every cache.
     pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
         self.caches.copy_page(from as usize, to as usize);
+    }
+
+    /// Makes room for steps of one token of each of `sequences` on every thread, so that whichever
+    /// computes what, none allocates.
+    pub(crate) fn reserve_scratch(&self, sequences: usize) {
+        let caches = &self.payload.program().caches;
+        let width = caches.iter().map(|c| c.width as usize).max().unwrap_or(0);
+        let (floats, bytes) = kernels::decode_scratch(sequences, QUERY_HEADS, width);
+        self.pool.reserve_scratch(floats, bytes);
     }
 
     /// Lays the arena out for steps of `tokens` with logits of `rows`, if it is not.

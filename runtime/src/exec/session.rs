@@ -28,6 +28,7 @@ impl Session {
         let mut engine = Engine::new(payload, &options, pages)?;
         let chunk = if options.chunk == 0 { CHUNK } else { options.chunk };
         engine.reserve(chunk, 1)?;
+        engine.reserve_scratch(1);
         Ok(Session { engine, tables: [(0..pages as u32).collect()], chunk, past: 0 })
     }
 
@@ -49,6 +50,11 @@ impl Session {
     /// The threads, for measurements.
     pub(crate) fn pool(&self) -> &Pool {
         self.engine.pool()
+    }
+
+    /// What computes its steps.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Tokens in the cache.

@@ -15,8 +15,18 @@ use crate::pool::{Columns, Pool, Scratch};
 const BLOCK: usize = 512;
 /// Tokens whose sums for two tiles fit the registers of AVX-512.
 pub(crate) const FLOAT_TOKENS: usize = 12;
+/// Tokens for which quantised weights are multiplied with one after the other, tile by tile: unpacking
+/// a tile for all of them costs more.
+const FEW_TOKENS: usize = 3;
 /// What making one element an integer or moving it costs, in multiplications.
 const ELEMENT_WORK: usize = 2;
+
+/// Scratch elements of a thread for products of `tokens` rows.
+pub(crate) fn scratch_elements(tokens: usize) -> usize {
+    // One token takes none of it.
+    let weights = if tokens > 1 { BLOCK * PAIR } else { 0 };
+    weights.max(HEADS) + tokens * PAIR
+}
 
 /// `out[t][n] = sum_k x[t][k] * w[n][k]`: x is `[T, cols]`, out `[T, rows]`.
 pub fn linear(kernels: &Kernels, pool: &Pool, w: &Packed<'_>, x: &[f32], out: &mut [f32]) {
@@ -67,6 +77,17 @@ pub fn linears<const N: usize>(
         }
     });
     let blocks = &*blocks;
+    if let Some(few) = kernels.few.filter(|_| tokens <= FLOAT_TOKENS) {
+        pool.split_matrices(out, PAIR, work, &|i, first, mut columns, _| {
+            for pair in 0..columns.width().div_ceil(PAIR) {
+                let mut sums = [0.0; FLOAT_TOKENS * PAIR];
+                let sums = &mut sums[..tokens * PAIR];
+                few(&w[i], first / TILE + 2 * pair, blocks, sums);
+                store_pair(pair, sums, &mut columns);
+            }
+        });
+        return;
+    }
     pool.split_matrices(out, PAIR, work, &|i, first, mut columns, scratch| {
         linear_columns(kernels, &w[i], blocks, first / TILE, &mut columns, scratch);
     });
@@ -93,22 +114,31 @@ fn integer_linears<const N: usize>(
 ) {
     let (groups, cols) = (w[0].groups(), w[0].cols);
     let tokens = x.len() / cols;
-    let block_words = TOKENS * groups * TOKEN_WORDS;
+    let gemv = kernels.integer_gemv.filter(|_| tokens <= FEW_TOKENS);
+    let block_tokens = if gemv.is_some() { 1 } else { TOKENS };
+    let block_words = block_tokens * groups * TOKEN_WORDS;
     let mut activations = pool.activations();
     let words = activations.words(tokens * groups * TOKEN_WORDS);
     pool.split(words, block_words, ELEMENT_WORK * x.len(), &|start, words, _| {
-        let x = &x[start / block_words * TOKENS * cols..];
+        let x = &x[start / block_words * block_tokens * cols..];
         let blocks = words.chunks_mut(block_words);
-        for (x, words) in x.chunks(TOKENS * cols).zip(blocks) {
+        for (x, words) in x.chunks(block_tokens * cols).zip(blocks) {
             let m = words.len() / (groups * TOKEN_WORDS);
             (kernels.quantize)(kernels.activations, m, cols, x, words);
         }
     });
     let words = &*words;
-    if let (1, Some(gemv)) = (tokens, kernels.integer_gemv) {
-        let x = Block::new(1, groups, words);
+    if let Some(gemv) = gemv {
         pool.split_matrices(out, TILE, work, &|i, first, mut columns, _| {
-            gemv(&w[i], first / TILE, &x, columns.row(0));
+            // A tile is read from memory once for all tokens.
+            for start in (0..columns.width()).step_by(TILE) {
+                let end = (start + TILE).min(columns.width());
+                for (t, words) in words.chunks_exact(block_words).enumerate() {
+                    let x = Block::new(1, groups, words);
+                    let out = &mut columns.row(t)[start..end];
+                    gemv(&w[i], (first + start) / TILE, &x, out);
+                }
+            }
         });
         return;
     }

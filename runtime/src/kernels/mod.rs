@@ -132,6 +132,10 @@ type IntegerGemv = fn(&Packed<'_>, usize, &Block<'_>, &mut [f32]);
 /// `(activations, tokens, columns, x, words)`: see [`activation::quantize`].
 type Quantize = fn(Activations, usize, usize, &[f32], &mut [u32]);
 
+/// `(w, tile, x, acc)`: the rows `16 * tile..` of a pair of tiles of floats, straight from the packed
+/// bytes, times `x[cols][m]`, to `acc[m][32]`. Tile is even; a pair that is one tile leaves half of acc.
+type Few = fn(&Packed<'_>, usize, &[f32], &mut [f32]);
+
 /// `(scores, visible, scale, state)`: see [`attention::soften`].
 type Soften = fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32;
 
@@ -149,6 +153,8 @@ pub struct Kernels {
     gemv: fn(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]),
     /// See [`pack::widen`].
     widen: fn(&FloatTile<'_>, first: usize, n: usize, out: &mut [f32], stride: usize),
+    /// The pair of tiles from `tile` on times a few tokens, `x[cols][m]` with m at most 12: see `Few`.
+    few: Option<Few>,
     /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[k][m]`, columns in order; m is at most
     /// 12.
     micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
@@ -175,11 +181,11 @@ pub struct Kernels {
     pub rms_norm: RmsNorm,
 }
 
-/// Scratch of a thread for decode steps with caches of elements up to `width` and `heads` query
-/// heads to a key/value head: f32 elements, and bytes.
-pub(crate) fn decode_scratch(heads: usize, width: usize) -> (usize, usize) {
+/// Scratch of a thread for decode steps of `sequences` with caches of elements up to `width` and
+/// `heads` query heads to a key/value head: f32 elements, and bytes.
+pub(crate) fn decode_scratch(sequences: usize, heads: usize, width: usize) -> (usize, usize) {
     let attention = attention::scratch_elements(heads, width, width);
-    (attention.max(panel::HEADS + 2 * pack::TILE), panel::CODES)
+    (attention.max(matmul::scratch_elements(sequences)), panel::CODES)
 }
 
 impl Kernels {

@@ -13,6 +13,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Portable,
     gemv,
     widen,
+    few: None,
     micro,
     prefetch: |_| {},
     activations: Activations::Full,

@@ -14,7 +14,6 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::{Args, CliError, Streams};
-use crate::exec::SessionOptions;
 use crate::generate::{Generation, GenerationOptions, Generator};
 use crate::program::{Call, Index, Op, Operand, Program, Repeat, Step};
 use crate::sample::Sampling;
@@ -102,15 +101,8 @@ fn measure(args: &Args, generator: &mut Generator) -> Result<Measured, CliError>
         peak_bytes: peak_memory(),
         together: Vec::new(),
     };
-    let session = generator.session();
-    let options = SessionOptions {
-        threads: session.threads(),
-        isa: Some(session.isa()),
-        chunk: 0,
-        pin: true,
-    };
     let limits = Limits { bytes: measured.read_limit, products: measured.product_limit().0 };
-    measured.together = together::measure(&payload, options, &measured.work, limits)?;
+    measured.together = together::measure(generator.session(), &measured.work, limits)?;
     Ok(measured)
 }
 

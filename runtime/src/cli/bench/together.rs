@@ -5,13 +5,11 @@
 //! texts are short.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{CliError, Work, filler};
 use crate::batch::{Batch, BatchOptions, NewToken, Request};
-use crate::exec::SessionOptions;
-use crate::payload::Payload;
+use crate::exec::{Session, SessionOptions};
 use crate::sample::Sampling;
 
 /// How many texts at once.
@@ -44,14 +42,13 @@ pub(super) struct Together {
 
 /// Measures all counts with one batch.
 pub(super) fn measure(
-    payload: &Arc<Payload>,
-    session: SessionOptions,
+    session: &Session,
     work: &Work,
     limits: Limits,
 ) -> Result<Vec<Together>, CliError> {
     let most = COUNTS[COUNTS.len() - 1];
-    let options = BatchOptions { session, parallel: most, kv_bytes: 0 };
-    let mut batch = Batch::new(Arc::clone(payload), options)?;
+    let options = BatchOptions { session: SessionOptions::default(), parallel: most, kv_bytes: 0 };
+    let mut batch = Batch::beside(session, options)?;
     let mut found = Vec::new();
     for sequences in COUNTS {
         let rate = rate(&mut batch, sequences)?;

@@ -26,6 +26,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         isa: Isa::Avx2,
         gemv,
         widen,
+        few: None,
         micro,
         prefetch,
         activations: Activations::Full,

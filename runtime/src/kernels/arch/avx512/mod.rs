@@ -26,6 +26,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         isa: Isa::Avx512,
         gemv,
         widen,
+        few: Some(few),
         micro,
         prefetch,
         activations: Activations::Full,
@@ -84,6 +85,83 @@ fn store<const U: usize>(acc: [__m512; U], out: &mut [f32]) {
         // SAFETY: `rows` has 16 elements.
         unsafe { _mm512_storeu_ps(rows.as_mut_ptr(), acc) };
         out.copy_from_slice(&rows[..out.len()]);
+    }
+}
+
+fn few(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
+    check_gemv(w, tile, x, &[]);
+    let m = acc.len() / PAIR;
+    assert!((1..=TOKENS).contains(&m) && x.len() >= w.cols * m && tile < w.tiles());
+    // SAFETY: the features were detected before `few` was handed out, and the lengths are checked.
+    unsafe {
+        match w.dtype {
+            DType::F32 => few_tokens::<F32>(w, tile, x, acc),
+            DType::F16 => few_tokens::<F16>(w, tile, x, acc),
+            _ => few_tokens::<BF16>(w, tile, x, acc),
+        }
+    }
+}
+
+/// # Safety
+/// x holds `acc.len() / 32` tokens, at most 12, of as many columns as w.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
+    // SAFETY: the caller vouches for x and acc, a `Packed` for its tiles.
+    unsafe {
+        match acc.len() / PAIR {
+            TOKENS => few_some::<D, TOKENS>(w, tile, x, acc),
+            11 => few_some::<D, 11>(w, tile, x, acc),
+            10 => few_some::<D, 10>(w, tile, x, acc),
+            9 => few_some::<D, 9>(w, tile, x, acc),
+            8 => few_some::<D, 8>(w, tile, x, acc),
+            7 => few_some::<D, 7>(w, tile, x, acc),
+            6 => few_some::<D, 6>(w, tile, x, acc),
+            5 => few_some::<D, 5>(w, tile, x, acc),
+            4 => few_some::<D, 4>(w, tile, x, acc),
+            3 => few_some::<D, 3>(w, tile, x, acc),
+            2 => few_some::<D, 2>(w, tile, x, acc),
+            _ => few_some::<D, 1>(w, tile, x, acc),
+        }
+    }
+}
+
+/// `M` tokens times a pair of tiles.
+///
+/// # Safety
+/// x holds `M` tokens of as many columns as w, acc `M` rows of 32.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn few_some<const D: u8, const M: usize>(
+    w: &Packed<'_>,
+    tile: usize,
+    x: &[f32],
+    acc: &mut [f32],
+) {
+    let pair = w.pair_tiles(tile);
+    let size = TILE * if D == F32 { 4 } else { 2 };
+    let mut at = w.tiles_from(tile, pair).as_ptr();
+    // The neighbour of a last tile is the tile itself, whose sums nobody reads.
+    let second = if pair == 2 { size } else { 0 };
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: the columns of the pair, in order; the caller vouches for x and acc.
+    unsafe {
+        for k in 0..w.cols {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            if D == F32 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + size).cast());
+            }
+            let (w0, w1) = (column::<D>(at), column::<D>(at.add(second)));
+            at = at.add(pair * size);
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*x.as_ptr().add(k * M + m));
+                sum[0] = _mm512_fmadd_ps(w0, x, sum[0]);
+                sum[1] = _mm512_fmadd_ps(w1, x, sum[1]);
+            }
+        }
+        for (m, sum) in sums.iter().enumerate() {
+            let to = acc.as_mut_ptr().add(m * 2 * TILE);
+            _mm512_storeu_ps(to, sum[0]);
+            _mm512_storeu_ps(to.add(TILE), sum[1]);
+        }
     }
 }
 
@@ -229,6 +307,14 @@ mod tests {
             (1, micro_some::<1> as Micro),
         ] {
             check(&format!("micro, {m} tokens"), kernel as *const u8, Vfmadd231ps, 2 * m);
+        }
+        type Few = unsafe fn(&Packed<'_>, usize, &[f32], &mut [f32]);
+        for (m, kernel) in [
+            (TOKENS, few_some::<BF16, TOKENS> as Few),
+            (8, few_some::<F16, 8> as Few),
+            (8, few_some::<F32, 8> as Few),
+        ] {
+            check(&format!("few, {m} tokens"), kernel as *const u8, Vfmadd231ps, 2 * m);
         }
     }
 }
