@@ -176,6 +176,8 @@ unsafe fn widen_all(tile: &FloatTile<'_>, first: usize, n: usize, out: &mut [f32
         // SAFETY: the caller vouches for columns and targets.
         unsafe {
             let at = tile.bytes.as_ptr().add((first + i) * tile.step);
+            // Keys and values are read from memory, tile after tile.
+            prefetch_line(at.wrapping_add(AHEAD));
             let w = match tile.dtype {
                 DType::F32 => column_f32(at),
                 DType::F16 => column_f16(at),

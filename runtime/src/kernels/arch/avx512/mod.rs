@@ -231,10 +231,13 @@ fn widen_some<const D: u8>(
     stride: usize,
 ) {
     for i in 0..n {
-        // SAFETY: `widen` checked that the columns lie in the tile and the targets in `out`.
+        // SAFETY: `widen` checked that the columns lie in the tile and the targets in `out`; a prefetch
+        // reads nothing it may not.
         unsafe {
             let target = out.as_mut_ptr().add(i * stride);
             let at = tile.bytes.as_ptr().add((first + i) * tile.step);
+            // Keys and values are read from memory, tile after tile.
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
             _mm512_storeu_ps(target, column::<D>(at));
         }
     }
