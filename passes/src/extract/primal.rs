@@ -50,7 +50,7 @@ impl<'a> Primal<'a> {
         Primal { problem, readers, work: 0, work_limit, patient: false, seen, visit: 0 }
     }
 
-    fn exhausted(&self) -> bool {
+    pub(super) fn exhausted(&self) -> bool {
         self.work >= self.work_limit
     }
 
@@ -159,22 +159,46 @@ impl<'a> Primal<'a> {
 
     /// Improves a choice without cycles until no move pays.
     pub(super) fn improve(&mut self, picks: Vec<usize>) -> Option<(Vec<usize>, u64)> {
+        self.improve_around(picks, NONE)
+    }
+
+    /// As [`Primal::improve`]; in the first pass one class keeps its node.
+    pub(super) fn improve_around(
+        &mut self,
+        picks: Vec<usize>,
+        kept: usize,
+    ) -> Option<(Vec<usize>, u64)> {
         let cost = self.problem.cost(|c| Some(picks[c]))?;
         let mut state = State { counts: vec![0; picks.len()], picks, cost: 0 };
         for &root in &self.problem.roots {
             self.add(&mut state, root);
         }
         debug_assert_eq!(state.cost, cost, "counts say what the walk says");
-        for _ in 0..SWEEPS {
+        for sweep in 0..SWEEPS {
             let before = state.cost;
             self.renew_idle(&mut state);
             for class in 0..self.problem.classes.len() {
                 if self.exhausted() {
                     return Some((state.picks, state.cost));
                 }
+                if sweep == 0 && class == kept {
+                    continue;
+                }
                 if state.counts[class] > 0 {
-                    for node in 0..self.problem.classes[class].len() {
-                        self.attempt(&mut state, &[(class, node)]);
+                    let nodes = &self.problem.classes[class];
+                    if nodes.len() < 2 {
+                        continue;
+                    }
+                    // What goes with the node that is there: nothing as dear can pay.
+                    let mut most = self.own_cost(&mut state, class);
+                    for (node, other) in nodes.iter().enumerate() {
+                        if other.cost < most {
+                            let before = state.cost;
+                            self.attempt(&mut state, &[(class, node)]);
+                            if state.cost < before {
+                                most = self.own_cost(&mut state, class);
+                            }
+                        }
                     }
                 } else if self.readers[class].len() > 1 {
                     let readers = self.readers[class].clone();
@@ -185,11 +209,25 @@ impl<'a> Primal<'a> {
                     }
                 }
             }
-            if state.cost == before {
+            if state.cost == before && (sweep > 0 || kept == NONE) {
                 break;
             }
         }
         Some((state.picks, state.cost))
+    }
+
+    /// What a needed class costs with all that only it needs.
+    fn own_cost(&mut self, state: &mut State, class: usize) -> u64 {
+        let whole = state.cost;
+        let node = self.problem.node(class, state.picks[class]);
+        for &operand in &node.operands {
+            self.remove(state, operand);
+        }
+        let own = whole - state.cost + node.cost;
+        for &operand in &node.operands {
+            self.add(state, operand);
+        }
+        own
     }
 
     /// Classes that nobody needs take the node that would be cheapest to start to need.
