@@ -12,7 +12,7 @@ use plan::{
 };
 use tensor::DType;
 
-use super::{Built, input, mesh_tree};
+use super::{Built, input, mesh_tree, rope};
 use crate::partition::Linear;
 use crate::program::builder::{Columns, TemplateBuilder, Vector};
 use crate::program::pins::{Tiling, pin_matrix, pin_vector};
@@ -193,25 +193,6 @@ impl Layer {
         }
     }
 
-    /// Rotates the pairs of a vector: six element-wise operations on halves.
-    fn rope(&mut self, data: Slice, table: Slice, scratch: Slice) {
-        let half = data.len.constant / 2;
-        if half == 0 {
-            return;
-        }
-        let part =
-            |s: Slice, i: u32| Slice { offset: s.offset + i * half, len: Len::of(half), ..s };
-        let (u, v) = (part(data, 0), part(data, 1));
-        let (cos, sin) = (Operand::Slice(part(table, 0)), Operand::Slice(part(table, 1)));
-        let (us, vs) = (part(scratch, 0), part(scratch, 1));
-        self.binary(BinaryOp::Mul, us, u, sin);
-        self.binary(BinaryOp::Mul, vs, v, sin);
-        self.update(BinaryOp::Mul, u, cos);
-        self.update(BinaryOp::Mul, v, cos);
-        self.update(BinaryOp::Sub, u, Operand::Slice(vs));
-        self.update(BinaryOp::Add, v, Operand::Slice(us));
-    }
-
     /// Norm, q k v, rotation, scores, softmax and values; the result is split along X.
     fn attention(&mut self, x: Slice, stat: Slice) -> Slice {
         let Sizes { d, s, .. } = self.sizes;
@@ -224,8 +205,9 @@ impl Layer {
         self.allreduce("qkv", Axis::Y, qkv, Combine::Add);
         let table = self.given("rope", Axis::X, d.max(2));
         let scratch = self.vector("scratch", d.max(2));
-        self.rope(part(0), table, scratch);
-        self.rope(part(1), table, scratch);
+        for data in [part(0), part(1)] {
+            self.before.extend(rope(d / 2, data, (table, scratch)));
+        }
         let new = self.vector("kv.new", 2 * d);
         for i in 0..2 {
             let dst = Slice { offset: i * d, len: Len::of(d), ..new };

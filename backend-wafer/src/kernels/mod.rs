@@ -17,8 +17,8 @@ mod summa;
 
 use plan::target::cost::instruction_cycles;
 use plan::{
-    LogitsOutput, ModelInfo, Orientation, Outputs, PhaseClaim, Plan, Rect, Region, Storage, Target,
-    TemplateId, WeightData, WeightDecl, WireFormat,
+    BinaryOp, Instr, Len, LogitsOutput, ModelInfo, Operand, Orientation, Outputs, PhaseClaim, Plan,
+    Rect, Region, Slice, Storage, Target, TemplateId, WeightData, WeightDecl, WireFormat,
 };
 use tensor::DType;
 
@@ -342,6 +342,25 @@ fn mesh_tree(line: Line, group: u32, colors: TreeColors) -> Tree {
     // One group is always regular.
     let tree = tree.unwrap_or_else(|| Tree::with_group(line, line.len, colors));
     Tree { wire: WireFormat::F16, ..tree }
+}
+
+/// Rotates the pairs of `data`, elements i and i + `half`, by a table of cosines and then sines, as long: six
+/// element-wise operations on halves.
+fn rope(half: u32, data: Slice, (table, scratch): (Slice, Slice)) -> Vec<Instr> {
+    if half == 0 {
+        return Vec::new();
+    }
+    let part = |s: Slice, i: u32| Slice { offset: s.offset + i * half, len: Len::of(half), ..s };
+    let [(u, v), (cos, sin), (us, vs)] = [data, table, scratch].map(|s| (part(s, 0), part(s, 1)));
+    let binary = |op, dst, a, b| Instr::Binary { op, dst, a, b: Operand::Slice(b) };
+    vec![
+        binary(BinaryOp::Mul, us, u, sin),
+        binary(BinaryOp::Mul, vs, v, sin),
+        binary(BinaryOp::Mul, u, u, cos),
+        binary(BinaryOp::Mul, v, v, cos),
+        binary(BinaryOp::Sub, u, u, vs),
+        binary(BinaryOp::Add, v, v, us),
+    ]
 }
 
 /// A program and where its result is.

@@ -15,7 +15,7 @@ use tensor::DType;
 
 use super::gemm_t::GemmT;
 use super::meshgemm::{CELL, Layout, MeshGemm, Operands, Tile, whole};
-use super::{Built, mesh_tree};
+use super::{Built, mesh_tree, rope};
 use crate::partition::WeightRef;
 use crate::program::builder::{Columns, TemplateBuilder};
 use crate::route::tree::{Line, Message, Reach, Tree, TreeColors};
@@ -222,25 +222,6 @@ impl Layer {
         self.product(name, (a, w), (tile, layout), Axis::X)
     }
 
-    /// Rotates pairs of a tile, features i and i + d/2 of every token: six element-wise operations.
-    fn rope(&mut self, data: Slice, table: Slice, scratch: Slice) {
-        let half = self.sizes.d / 2 * self.sizes.s;
-        if half == 0 {
-            return;
-        }
-        let part =
-            |s: Slice, i: u32| Slice { offset: s.offset + i * half, len: Len::of(half), ..s };
-        let (u, v) = (part(data, 0), part(data, 1));
-        let (cos, sin) = (Operand::Slice(part(table, 0)), Operand::Slice(part(table, 1)));
-        let (us, vs) = (part(scratch, 0), part(scratch, 1));
-        self.binary(BinaryOp::Mul, us, u, sin);
-        self.binary(BinaryOp::Mul, vs, v, sin);
-        self.update(BinaryOp::Mul, u, cos);
-        self.update(BinaryOp::Mul, v, cos);
-        self.update(BinaryOp::Sub, u, Operand::Slice(vs));
-        self.update(BinaryOp::Add, v, Operand::Slice(us));
-    }
-
     /// Norm, q k v, rotation, scores, softmax, values, o, residual.
     fn attention(&mut self, x: Slice) -> Slice {
         let Sizes { d, s, .. } = self.sizes;
@@ -250,8 +231,9 @@ impl Layer {
         let v = self.linear("v", normed, (d, d), Layout::ByRows);
         let table = self.table("rope", (d, s), MeshGemm::pins_of_a);
         let scratch = self.vector("scratch", s * d);
-        self.rope(q, table, scratch);
-        self.rope(k, table, scratch);
+        for data in [q, k] {
+            self.before.extend(rope(d / 2 * s, data, (table, scratch)));
+        }
         let scores = self.scores(q, k);
         self.update(BinaryOp::Mul, scores, Operand::Scalar(0.125));
         self.over_row("softmax.max", BinaryOp::Max, scores);
