@@ -16,7 +16,7 @@ enum Value {
 }
 
 impl Value {
-    fn as_f32(self) -> Self {
+    fn into_f32(self) -> Self {
         match self {
             Value::Tensor(balls) => Value::Tensor(balls.as_f32()),
             cache => cache,
@@ -99,14 +99,14 @@ impl Machine<'_> {
             let mut operands = operands.collect::<Result<Vec<_>, _>>()?;
             let folds = !matches!(node.op, Op::Const(_)) && scalars[node.results[0].index()];
             if folds {
-                operands = operands.into_iter().map(Value::as_f32).collect();
+                operands = operands.into_iter().map(Value::into_f32).collect();
             }
             let mut results = match node.op {
                 Op::Repeat { .. } => self.repeat(place, node, operands)?,
                 _ => vec![self.apply(place, node, &operands)?],
             };
             if folds {
-                results = results.into_iter().map(Value::as_f32).collect();
+                results = results.into_iter().map(Value::into_f32).collect();
             }
             for (&id, value) in node.results.iter().zip(results) {
                 values[id.index()] = Some(value);
@@ -212,7 +212,7 @@ impl Machine<'_> {
                         stack[at] = one.pop().flatten();
                     }
                     (operand @ Value::Tensor(_), Some(result @ Value::Tensor(_))) => {
-                        *operand = result
+                        *operand = result;
                     }
                     _ => return Err(inner.malformed("results are not those of a block")),
                 }
