@@ -15,9 +15,11 @@ use crate::pool::{Columns, Pool, Scratch};
 const BLOCK: usize = 512;
 /// Tokens whose sums for two tiles fit the registers of AVX-512.
 pub(crate) const FLOAT_TOKENS: usize = 12;
-/// Tokens for which quantised weights are multiplied with one after the other, tile by tile: unpacking
-/// a tile for all of them costs more.
-const FEW_TOKENS: usize = 3;
+/// Tokens, at most, that are multiplied with weights straight from their packed bytes; for more it
+/// pays to widen or unpack them first.
+const FEW_TOKENS: [usize; 2] = [2 * FLOAT_TOKENS, 2 * INTEGER_TOKENS];
+/// Tokens that a kernel multiplies with quantised weights straight from their packed bytes.
+pub(crate) const INTEGER_TOKENS: usize = 8;
 /// What making one element an integer or moving it costs, in multiplications.
 const ELEMENT_WORK: usize = 2;
 
@@ -77,12 +79,15 @@ pub fn linears<const N: usize>(
         }
     });
     let blocks = &*blocks;
-    if let Some(few) = kernels.few.filter(|_| tokens <= FLOAT_TOKENS) {
+    if let Some(few) = kernels.few.filter(|_| tokens <= FEW_TOKENS[0]) {
         pool.split_matrices(out, PAIR, work, &|i, first, mut columns, _| {
+            let mut sums = [0.0; FEW_TOKENS[0] * PAIR];
+            let sums = &mut sums[..tokens * PAIR];
             for pair in 0..columns.width().div_ceil(PAIR) {
-                let mut sums = [0.0; FLOAT_TOKENS * PAIR];
-                let sums = &mut sums[..tokens * PAIR];
-                few(&w[i], first / TILE + 2 * pair, blocks, sums);
+                let parts = blocks.chunks(block_len).zip(sums.chunks_mut(FLOAT_TOKENS * PAIR));
+                for (block, sums) in parts {
+                    few(&w[i], first / TILE + 2 * pair, block, sums);
+                }
                 store_pair(pair, sums, &mut columns);
             }
         });
@@ -114,8 +119,8 @@ fn integer_linears<const N: usize>(
 ) {
     let (groups, cols) = (w[0].groups(), w[0].cols);
     let tokens = x.len() / cols;
-    let gemv = kernels.integer_gemv.filter(|_| tokens <= FEW_TOKENS);
-    let block_tokens = if gemv.is_some() { 1 } else { TOKENS };
+    let few = kernels.integer_few.filter(|_| tokens > 1 && tokens <= FEW_TOKENS[1]);
+    let block_tokens = if few.is_some() { 1 } else { TOKENS };
     let block_words = block_tokens * groups * TOKEN_WORDS;
     let mut activations = pool.activations();
     let words = activations.words(tokens * groups * TOKEN_WORDS);
@@ -128,15 +133,26 @@ fn integer_linears<const N: usize>(
         }
     });
     let words = &*words;
-    if let Some(gemv) = gemv {
+    if let (1, Some(gemv)) = (tokens, kernels.integer_gemv) {
+        let x = Block::new(1, groups, words);
         pool.split_matrices(out, TILE, work, &|i, first, mut columns, _| {
-            // A tile is read from memory once for all tokens.
+            gemv(&w[i], first / TILE, &x, columns.row(0));
+        });
+        return;
+    }
+    if let Some(few) = few {
+        pool.split_matrices(out, TILE, work, &|i, first, mut columns, _| {
             for start in (0..columns.width()).step_by(TILE) {
                 let end = (start + TILE).min(columns.width());
-                for (t, words) in words.chunks_exact(block_words).enumerate() {
-                    let x = Block::new(1, groups, words);
-                    let out = &mut columns.row(t)[start..end];
-                    gemv(&w[i], (first + start) / TILE, &x, out);
+                // A tile is read from memory once for all tokens.
+                for (b, words) in words.chunks(INTEGER_TOKENS * block_words).enumerate() {
+                    let mut sums = [0.0; INTEGER_TOKENS * TILE];
+                    let sums = &mut sums[..words.len() / block_words * TILE];
+                    few(&w[i], (first + start) / TILE, words, sums);
+                    for (t, sums) in sums.chunks_exact(TILE).enumerate() {
+                        let out = &mut columns.row(b * INTEGER_TOKENS + t)[start..end];
+                        out.copy_from_slice(&sums[..end - start]);
+                    }
                 }
             }
         });

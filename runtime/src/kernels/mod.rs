@@ -136,6 +136,10 @@ type Quantize = fn(Activations, usize, usize, &[f32], &mut [u32]);
 /// bytes, times `x[cols][m]`, to `acc[m][32]`. Tile is even; a pair that is one tile leaves half of acc.
 type Few = fn(&Packed<'_>, usize, &[f32], &mut [f32]);
 
+/// `(w, tile, words, sums)`: rows `16 * tile..` of quantised weights times at most 8 tokens, each a block
+/// of its own in the words, to `sums[m][16]`.
+type IntegerFew = fn(&Packed<'_>, usize, &[u32], &mut [f32]);
+
 /// `(scores, visible, scale, state)`: see [`attention::soften`].
 type Soften = fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32;
 
@@ -166,6 +170,8 @@ pub struct Kernels {
     quantize: Quantize,
     /// `gemv` of quantised weights and one token, where it is faster than `integer_micro`.
     integer_gemv: Option<IntegerGemv>,
+    /// The same of a few tokens, straight from the packed bytes: see `IntegerFew`.
+    integer_few: Option<IntegerFew>,
     /// See [`panel::unpack`].
     unpack: fn(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f32]),
     /// Adds to `acc[m][32]` a panel times the groups of x from `first` on: per group the exact

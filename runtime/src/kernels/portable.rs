@@ -19,6 +19,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     activations: Activations::Full,
     quantize: |bits, m, cols, x, words| activation::quantize(bits, m, cols, x, words),
     integer_gemv: None,
+    integer_few: None,
     unpack: panel::unpack,
     integer_micro,
     soften: super::attention::soften,

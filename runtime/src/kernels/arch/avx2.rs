@@ -32,6 +32,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         activations: Activations::Full,
         quantize,
         integer_gemv: None,
+        integer_few: None,
         unpack,
         integer_micro,
         soften: wide::soften,

@@ -11,7 +11,10 @@ use std::arch::x86_64::*;
 use tensor::DType;
 use tensor::quant::GROUP;
 
-use super::super::super::activation::{self, BLOCK, Block, CODE_WORDS, Group, PARAMETERS, QUADS};
+use super::super::super::activation::{
+    self, BLOCK, Block, CODE_WORDS, Group, PARAMETERS, QUADS, TOKEN_WORDS,
+};
+use super::super::super::matmul::INTEGER_TOKENS;
 use super::super::super::pack::{
     Chunk, GROUP_CODES, Packed, TILE, UNIT, code_bytes, head_bytes, heads_bytes, offset, unit_bytes,
 };
@@ -154,6 +157,143 @@ unsafe fn one_tile<const D: u8>(mut tile: *const u8, x: &Block<'_>) -> __m512 {
         left -= n;
     }
     acc
+}
+
+pub(super) fn few(w: &Packed<'_>, tile: usize, words: &[u32], sums: &mut [f32]) {
+    let m = sums.len() / TILE;
+    assert!(w.dtype.is_quantized() && tile < w.tiles());
+    assert!((1..=INTEGER_TOKENS).contains(&m) && words.len() >= m * w.groups() * TOKEN_WORDS);
+    // SAFETY: the features were detected before `few` was handed out, and the extents are checked.
+    unsafe {
+        match w.dtype {
+            DType::Q8 => few_tokens::<Q8>(w, tile, words, sums),
+            DType::Q4 => few_tokens::<Q4>(w, tile, words, sums),
+            _ => few_tokens::<Q4M>(w, tile, words, sums),
+        }
+    }
+}
+
+/// # Safety
+/// The words are `sums.len() / 16` blocks, at most 8, of one token and as many groups as w.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, words: &[u32], sums: &mut [f32]) {
+    let (tile, groups) = (w.tile(tile).as_ptr(), w.groups());
+    // SAFETY: the caller vouches for the words and sums, a `Packed` for its tiles.
+    unsafe {
+        match sums.len() / TILE {
+            8 => few_some::<D, 8>(tile, groups, words, sums),
+            7 => few_some::<D, 7>(tile, groups, words, sums),
+            6 => few_some::<D, 6>(tile, groups, words, sums),
+            5 => few_some::<D, 5>(tile, groups, words, sums),
+            4 => few_some::<D, 4>(tile, groups, words, sums),
+            3 => few_some::<D, 3>(tile, groups, words, sums),
+            2 => few_some::<D, 2>(tile, groups, words, sums),
+            _ => few_some::<D, 1>(tile, groups, words, sums),
+        }
+    }
+}
+
+/// The sums of a tile for `M` tokens: a group is unpacked once for all.
+///
+/// # Safety
+/// The tile holds `groups` groups, the words as many of each of `M` tokens, and sums `M` times 16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn few_some<const D: u8, const M: usize>(
+    mut tile: *const u8,
+    groups: usize,
+    words: &[u32],
+    sums: &mut [f32],
+) {
+    let dtype = const { dtype(D) };
+    let mut acc = [_mm512_setzero_ps(); M];
+    let mut group = 0;
+    while group < groups {
+        let n = (groups - group).min(UNIT);
+        let mut head = tile;
+        // SAFETY: the units of the tile and the groups of each token, in order; the caller vouches for
+        // all.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(head.wrapping_add(AHEAD).cast());
+            let mut at = tile.add(heads_bytes(dtype, n));
+            for _ in 0..n {
+                let quads = quads::<D>(at);
+                let scales = halves(head);
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    let x = words.as_ptr().add(m * groups * TOKEN_WORDS);
+                    let of_x = x.add(groups * CODE_WORDS + group * PARAMETERS);
+                    let start = _mm512_set1_epi32(*of_x.add(2) as i32 * offset(dtype));
+                    let planes = *of_x.add(3) != 0;
+                    let dots = dots_of(&quads, x.add(group * CODE_WORDS), start, planes);
+                    let by = _mm512_mul_ps(scales, _mm512_set1_ps(*of_x.cast()));
+                    *acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), by, *acc);
+                    if D == Q4M {
+                        let sum = _mm512_set1_ps(*of_x.add(1).cast());
+                        *acc = _mm512_fmadd_ps(halves(head.add(2 * TILE)), sum, *acc);
+                    }
+                }
+                (head, at) = (head.add(head_bytes(dtype)), at.add(code_bytes(dtype)));
+                group += 1;
+            }
+            tile = tile.add(unit_bytes(dtype, n));
+        }
+    }
+    for (acc, sums) in acc.into_iter().zip(sums.chunks_exact_mut(TILE)) {
+        // SAFETY: the chunk has 16 elements.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), acc) };
+    }
+}
+
+/// The quads of columns of one group of a tile.
+///
+/// # Safety
+/// A group's codes are readable.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn quads<const D: u8>(codes: *const u8) -> [__m512i; QUADS] {
+    let mut quads = [_mm512_setzero_si512(); QUADS];
+    let step = if D == Q8 { 1 } else { 2 };
+    for q in (0..QUADS).step_by(step) {
+        // SAFETY: the caller vouches for the codes; a prefetch reads nothing it may not.
+        let bytes = unsafe {
+            let at = codes.add(q / step * LINE);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+            _mm512_loadu_si512(at.cast())
+        };
+        if D == Q8 {
+            quads[q] = bytes;
+        } else {
+            (quads[q], quads[q + 1]) = (even(bytes), odd(bytes));
+        }
+    }
+    quads
+}
+
+/// As [`dots`], of quads in registers; `planes` says whether the first plane of x has anything.
+///
+/// # Safety
+/// `CODE_WORDS` words of x are readable.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+unsafe fn dots_of(
+    quads: &[__m512i; QUADS],
+    x: *const u32,
+    start: __m512i,
+    planes: bool,
+) -> __m512i {
+    let (mut high, mut low) = (_mm512_setzero_si512(), start);
+    // SAFETY: the words of both planes; the caller vouches for them.
+    unsafe {
+        for (q, &w) in quads.iter().enumerate() {
+            low = _mm512_dpbusd_epi32(low, w, _mm512_set1_epi32(*x.add(QUADS + q) as i32));
+        }
+        if !planes {
+            return low;
+        }
+        for (q, &w) in quads.iter().enumerate() {
+            high = _mm512_dpbusd_epi32(high, w, _mm512_set1_epi32(*x.add(q) as i32));
+        }
+    }
+    _mm512_add_epi32(_mm512_slli_epi32(high, 8), low)
 }
 
 /// 16 f16.

@@ -32,6 +32,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         activations: Activations::Full,
         quantize: integer::quantize,
         integer_gemv: Some(integer::gemv),
+        integer_few: Some(integer::few),
         unpack: integer::unpack,
         integer_micro: integer::micro,
         soften: wide::soften,
