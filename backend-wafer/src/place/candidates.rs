@@ -14,6 +14,9 @@ use crate::partition::{LayerSpec, Partition};
 use crate::program::{cost, layer, table};
 use crate::route::stream::{Entry, Exit};
 
+/// Cells from the narrowest that fits to twice its width.
+const TOKEN_STEPS: u32 = 12;
+
 /// A shape that fits, and its predicted cycles per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
@@ -120,8 +123,10 @@ impl Candidates {
 }
 
 impl OfBlock {
-    fn add(&mut self, shape: Shape, template: &Template, target: &Target, pos: u32) {
-        if fits(template, target) {
+    /// Adds a shape if it fits; whether it does.
+    fn add(&mut self, shape: Shape, template: &Template, target: &Target, pos: u32) -> bool {
+        let fits = fits(template, target);
+        if fits {
             let cycles = cost::template_cycles(target, template, pos);
             self.list.push(Candidate { shape, cycles });
         }
@@ -129,6 +134,7 @@ impl OfBlock {
             self.fullest = contributors(template);
             self.widest = u64::from(shape.width());
         }
+        fits
     }
 
     /// Columns that would hold the bytes of the widest shape tried, spread evenly.
@@ -157,53 +163,107 @@ pub(crate) fn costed_position(partition: &Partition) -> u32 {
 /// Cells of heads: how many, how wide, and how their caches lie.
 type Cells = (u32, u32, CacheCut);
 
+/// Tries shapes of decoder layers.
+struct Layers<'a> {
+    spec: &'a LayerSpec,
+    count: u32,
+    partition: &'a Partition,
+    target: &'a Target,
+    height: u32,
+    found: &'a mut OfBlock,
+}
+
+impl Layers<'_> {
+    /// Tries one shape; whether it fits.
+    fn add(&mut self, width: u32, cells: Cells) -> Result<bool, WaferError> {
+        let (spec, target) = (self.spec, self.target);
+        let size = (width, self.height);
+        let shape = LayerShape::new((spec, self.count), size, cells, self.partition.context);
+        let shared = self.count == 1 || shape.width * self.height <= MAX_SHARED_PES;
+        if shape.width > target.width || !shared {
+            return Ok(false);
+        }
+        let io = (Entry::Row, Exit::Row);
+        let program = layer::layer(spec, shape, io, spec.name.clone(), target)?;
+        let pos = costed_position(self.partition);
+        Ok(self.found.add(Shape::Layer(shape), &program.template, target, pos))
+    }
+
+    /// Shapes whose columns share the tokens of their row.
+    fn elements(&mut self, widths: &[u32]) -> Result<(), WaferError> {
+        let kv_heads = size(self.spec.kv_heads);
+        let cells = LayerShape::cells(self.spec);
+        for &cell in &cells {
+            for groups in divisors(kv_heads) {
+                self.add(groups * cell, (groups, cell, CacheCut::Elements))?;
+            }
+        }
+        for &width in widths {
+            let widest = width / kv_heads.max(1);
+            if let Some(&cell) = cells.iter().rev().find(|&&c| c <= widest) {
+                self.add(width, (kv_heads, cell, CacheCut::Elements))?;
+            }
+        }
+        // Heads cannot use more columns than this; the MLP can.
+        let widest = cells.last().copied().unwrap_or(1);
+        let mut width = kv_heads.saturating_mul(widest);
+        while width < self.target.width {
+            width = (width + width.div_ceil(8)).min(self.target.width);
+            self.add(width, (kv_heads, widest, CacheCut::Elements))?;
+        }
+        Ok(())
+    }
+
+    /// Shapes whose columns have tokens of their own: any number of columns will do, so from the
+    /// narrowest that fits in steps.
+    fn tokens(&mut self, widths: &[u32]) -> Result<(), WaferError> {
+        let kv_heads = size(self.spec.kv_heads);
+        let room = self.target.width;
+        let Some(groups) = divisors(kv_heads).rfind(|&g| g <= room) else { return Ok(()) };
+        let (mut least, mut most) = (1, room / groups);
+        while least < most {
+            let cell = least.midpoint(most);
+            match self.add(groups * cell, (groups, cell, CacheCut::Tokens))? {
+                true => most = cell,
+                false => least = cell + 1,
+            }
+        }
+        for step in 0..TOKEN_STEPS {
+            let cell = least + (least * step).div_ceil(TOKEN_STEPS);
+            self.add(groups * cell, (groups, cell, CacheCut::Tokens))?;
+        }
+        for &width in widths.iter().filter(|&&w| w >= groups) {
+            self.add(width, (groups, width / groups, CacheCut::Tokens))?;
+        }
+        Ok(())
+    }
+}
+
+fn size(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Ascending.
+fn divisors(n: u32) -> impl DoubleEndedIterator<Item = u32> {
+    (1..=n).filter(move |d| n.is_multiple_of(*d))
+}
+
 fn layer_candidates(
-    (spec, layers): (&LayerSpec, u32),
+    (spec, count): (&LayerSpec, u32),
     (partition, target, height): (&Partition, &Target, u32),
     regions: usize,
     found: &mut OfBlock,
 ) -> Result<(), WaferError> {
-    let kv_heads = u32::try_from(spec.kv_heads).unwrap_or(u32::MAX);
-    let groups: Vec<u32> = (1..=kv_heads).filter(|g| kv_heads.is_multiple_of(*g)).collect();
-    let mut add = |width: u32, (groups, cell, cut): Cells| -> Result<(), WaferError> {
-        let size = (width, height);
-        let shape = LayerShape::new((spec, layers), size, (groups, cell, cut), partition.context);
-        let shared = layers == 1 || shape.width * height <= MAX_SHARED_PES;
-        if shape.width > target.width || !shared {
-            return Ok(());
-        }
-        let io = (Entry::Row, Exit::Row);
-        let program = layer::layer(spec, shape, io, spec.name.clone(), target)?;
-        found.add(Shape::Layer(shape), &program.template, target, costed_position(partition));
-        Ok(())
-    };
-    let cells = LayerShape::cells(spec);
-    for cut in [CacheCut::Elements, CacheCut::Tokens] {
-        for &cell in &cells {
-            for &groups in &groups {
-                add(groups * cell, (groups, cell, cut))?;
-            }
-        }
-    }
-    // Shapes of which a whole number fills a strip, heads on as many of their columns as can be.
+    // Widths of which a whole number fills a strip.
     let strips = target.height / height;
-    let regions = u32::try_from(regions).unwrap_or(u32::MAX);
-    for n in 1..=regions.div_ceil(strips) + 1 {
-        let width = target.width / n;
-        let widest = width / kv_heads.max(1);
-        if let Some(&cell) = cells.iter().rev().find(|&&c| c <= widest) {
-            add(width, (kv_heads, cell, CacheCut::Elements))?;
-            // Tokens use any number of columns.
-            add(width, (kv_heads, widest, CacheCut::Tokens))?;
-        }
-    }
-    // Heads cannot use more columns than this; the MLP can.
-    let widest = cells.last().copied().unwrap_or(1);
-    let mut width = kv_heads.saturating_mul(widest);
-    while width < target.width {
-        width = (width + width.div_ceil(8)).min(target.width);
-        add(width, (kv_heads, widest, CacheCut::Elements))?;
-        add(width, (kv_heads, width / kv_heads.max(1), CacheCut::Tokens))?;
+    let most = size(regions).div_ceil(strips) + 1;
+    let widths: Vec<u32> = (1..=most).map(|n| target.width / n).collect();
+    let attended = spec.window.map_or(partition.context, |w| w.min(partition.context));
+    let mut layers = Layers { spec, count, partition, target, height, found };
+    layers.elements(&widths)?;
+    // With fewer tokens on a row than elements in a head, scores travel more cheaply than heads.
+    if size(attended).div_ceil(height) > size(spec.head_dim) {
+        layers.tokens(&widths)?;
     }
     Ok(())
 }
@@ -214,14 +274,27 @@ fn table_candidates(
     height: u32,
     found: &mut OfBlock,
 ) -> Result<(), WaferError> {
-    let mut width = 1;
-    loop {
+    let block = found.block;
+    let make = |width: u32| -> Result<(Shape, Template), WaferError> {
         let shape = TableShape::new(partition.vocab, partition.hidden, (width, height));
-        let template = match found.block {
+        let template = match block {
             Block::Embedding => table::embedding(partition, shape, Exit::Row, target)?.template,
             _ => table::head(partition, shape, Entry::Row, target)?.0.template,
         };
-        found.add(Shape::Table(shape), &template, target, 0);
+        Ok((Shape::Table(shape), template))
+    };
+    // The narrowest that fits, which counts where little room is left, and wider ones in steps.
+    let (mut width, mut most) = (1, target.width);
+    while width < most {
+        let middle = width.midpoint(most);
+        match fits(&make(middle)?.1, target) {
+            true => most = middle,
+            false => width = middle + 1,
+        }
+    }
+    loop {
+        let (shape, template) = make(width)?;
+        found.add(shape, &template, target, 0);
         if width >= target.width {
             return Ok(());
         }

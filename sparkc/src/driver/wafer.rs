@@ -24,6 +24,10 @@ pub struct Planned {
     pub passes: Report,
     /// The plan, proven legal.
     pub plan: Plan,
+    /// It has as few wafers as hold the model, because nobody said how many.
+    pub fewest: bool,
+    /// Requests to work on at once, where somebody said how many.
+    pub requests: Option<u32>,
 }
 
 /// Compiles a plan.
@@ -45,6 +49,7 @@ pub fn compile(
         WaferCount::Auto => Wafers::Fewest,
         WaferCount::UpTo(n) => Wafers::UpTo(n),
     };
+    let fewest = wafers == Wafers::Fewest;
     let (requests, digest) = (build.requests, model.info.digest.to_string());
     let options = Options { context: None, wafers, requests, digest };
     let (mut plan, _) = backend_wafer::compile(&module, target, &options, progress)?;
@@ -53,7 +58,7 @@ pub fn compile(
         let weights = plan_file::weights_of(&plan, weights)?;
         plan_file::record_digests(&mut plan, &weights);
     }
-    Ok(Planned { module, passes, plan })
+    Ok(Planned { module, passes, plan, fewest, requests })
 }
 
 /// Proves a plan of the compiler legal.

@@ -108,7 +108,7 @@ impl Built {
             executable_rows(executable, &mut facts);
         }
         if let Some((planned, n)) = &self.planned {
-            wafer_rows(&planned.plan, *n, &mut facts);
+            wafer_rows(planned, *n, &mut facts);
         }
         self.optimiser_rows(&mut facts);
         text.push_str(&format!("{}\n", Style::Bold.paint(&self.name, colored)));
@@ -197,7 +197,8 @@ fn executable_rows(executable: &Executable, facts: &mut Table) {
     facts.row(["executable".to_string(), text]);
 }
 
-fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
+fn wafer_rows(planned: &Planned, file_bytes: u64, facts: &mut Table) {
+    let plan = &planned.plan;
     let target = &plan.target;
     let used = pes(plan);
     let all = u64::from(target.total_width()) * u64::from(target.height);
@@ -218,6 +219,9 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
     if target.wafers > 1 {
         facts.row(["pipeline".to_string(), pipeline(plan)]);
     }
+    if target.wafers > 1 && planned.fewest {
+        facts.row(["wafers".to_string(), why_wafers(plan)]);
+    }
     let speed = Speed::of(plan);
     let text = format!(
         "{} tokens/s decode ({} cycles), {} tokens/s prefill, with a full context, by the \
@@ -237,6 +241,40 @@ fn wafer_rows(plan: &Plan, file_bytes: u64, facts: &mut Table) {
         );
         facts.row(["SRAM".to_string(), text]);
     }
+    let resident = plan.templates.iter().filter_map(|t| Some(t.kv?.requests)).min();
+    let layers = plan.regions.iter().filter(|r| r.layer.is_some()).count();
+    if planned.requests.is_none() && resident == Some(1) && layers > MANY_REGIONS {
+        let text = format!(
+            "1 of the whole context at a time, in one of {layers} regions at any moment; --requests 1 \
+             gives it larger regions and a shorter token"
+        );
+        facts.row(["requests".to_string(), text]);
+    }
+}
+
+/// A token visits at least so many regions before larger ones are worth a hint.
+const MANY_REGIONS: usize = 8;
+
+/// Why a plan has several wafers when nobody asked for them: what the regions keep.
+fn why_wafers(plan: &Plan) -> String {
+    let kept = |role: plan::BufferRole| -> u64 {
+        let of = |r: &plan::Region| {
+            let buffers = plan.template_of(r).into_iter().flat_map(|t| &t.buffers);
+            let each = buffers.filter(|b| b.role == role).map(|b| u64::from(b.bytes)).sum::<u64>();
+            each.saturating_mul(r.rect.area())
+        };
+        plan.regions.iter().map(of).fold(0, u64::saturating_add)
+    };
+    let target = &plan.target;
+    let pes = u64::from(target.width) * u64::from(target.height);
+    format!(
+        "{}, the fewest that hold {} of weights and {} of KV cache as they lie on the PEs, and what PEs \
+         work with; one has {}. A smaller --context or --quant q8 needs less",
+        target.wafers,
+        bytes(kept(plan::BufferRole::Weights)),
+        bytes(kept(plan::BufferRole::KvCache)),
+        bytes(pes * u64::from(target.usable_sram())),
+    )
 }
 
 /// Which layers each wafer holds, and what the links between them cost.
