@@ -53,6 +53,21 @@ fn llama_8b_keeps_a_full_16k_cache_on_one_wse3() {
 }
 
 #[test]
+fn llama_8b_keeps_a_full_128k_cache_on_one_wse3_in_8_bits() {
+    use simulator::timing::{Level, time};
+    let module = module(&Decoder { quant: Some(DType::Q8), ..llama_8b(131_072) });
+    let target = plan::Target::preset("wse3").expect("preset");
+    let options = Options { requests: Some(1), ..Options::default() };
+    let (plan, _) = compile(&module, &target, &options, &|_| {}).expect("fits");
+    assert!(plan::verify::verify(&plan).is_ok());
+    assert!(plan.templates.iter().all(|t| t.kv.is_none_or(|kv| kv.columns > 1)));
+    let full = time(&plan, Level::L0, plan.claims.at_pos).expect("times");
+    assert!(full.tokens_per_second >= 1_500.0, "{} tokens/s", full.tokens_per_second);
+    let error = (plan.claims.token_cycles as f64 / full.token_cycles as f64 - 1.0).abs();
+    assert!(error < 0.05, "the claim is off by {:.2} %", 100.0 * error);
+}
+
+#[test]
 fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
     use simulator::timing::{Level, time};
     for (side, name) in [(16, "wse3"), (40, "wse3"), (64, "wse3"), (40, "small")] {

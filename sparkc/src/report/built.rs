@@ -261,7 +261,10 @@ fn why_wafers(plan: &Plan) -> String {
         let of = |r: &plan::Region| {
             let buffers = plan.template_of(r).into_iter().flat_map(|t| &t.buffers);
             let each = buffers.filter(|b| b.role == role).map(|b| u64::from(b.bytes)).sum::<u64>();
-            each.saturating_mul(r.rect.area())
+            // One request decides how many wafers; others take what is left.
+            let requests = plan.template_of(r).and_then(|t| Some(t.kv?.requests)).unwrap_or(1);
+            let shares = if role == plan::BufferRole::KvCache { requests.max(1) } else { 1 };
+            each.saturating_mul(r.rect.area()) / u64::from(shares)
         };
         plan.regions.iter().map(of).fold(0, u64::saturating_add)
     };
