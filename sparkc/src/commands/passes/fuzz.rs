@@ -67,10 +67,24 @@ pub(super) fn run(args: &FuzzArgs) -> Result<()> {
             output::write_file(&path, module(*seed).to_string().as_bytes())?;
         }
     }
+    say(args, compared, &tightness, &failed)?;
+    match failed.first() {
+        None => Ok(()),
+        Some((seed, why)) => Err(Fault::internal(format!("seed {seed}: {why}")).into()),
+    }
+}
+
+/// What was tried and found.
+fn say(
+    args: &FuzzArgs,
+    compared: usize,
+    tightness: &Tightness,
+    failed: &[(u64, String)],
+) -> Result<()> {
     if args.json {
         let failures: Vec<_> =
             failed.iter().map(|(seed, why)| json!({ "seed": seed, "why": why })).collect();
-        output::print_json(&json!({
+        return output::print_json(&json!({
             "first_seed": args.seed,
             "models": args.count,
             "compared": compared,
@@ -78,24 +92,19 @@ pub(super) fn run(args: &FuzzArgs) -> Result<()> {
             "bounds_f64_below_1e-6": tightness.tight,
             "largest_share_of_bound": tightness.share,
             "failures": failures,
-        }))?;
-    } else {
-        output::print(&format!(
-            "seeds {}..={}: {compared} models mean the same at every tier, {} do not\n\
+        }));
+    }
+    output::print(&format!(
+        "seeds {}..={}: {compared} models mean the same at every tier, {} do not\n\
              exact: bit by bit; reassoc: within the bound of each model, in f64 {:.1e} of the largest logit \
              in the median, below 1e-6 for {} of them; no difference above {:.0} % of its bound\n",
-            args.seed,
-            last - 1,
-            failed.len(),
-            tightness.median,
-            tightness.tight,
-            100.0 * tightness.share
-        ))?;
-    }
-    match failed.first() {
-        None => Ok(()),
-        Some((seed, why)) => Err(Fault::internal(format!("seed {seed}: {why}")).into()),
-    }
+        args.seed,
+        args.seed + args.count - 1,
+        failed.len(),
+        tightness.median,
+        tightness.tight,
+        100.0 * tightness.share
+    ))
 }
 
 fn threads(args: &FuzzArgs) -> u32 {
