@@ -33,6 +33,27 @@ fn turn(instr: &Instr) -> String {
     }
 }
 
+/// A communicating instruction; `s` names a slice.
+fn message(instr: &Instr, s: impl Fn(Slice) -> String) -> String {
+    let wire = |w: crate::WireFormat| format!("{w:?}").to_lowercase();
+    match *instr {
+        Instr::Send { color, src, wire: w } => format!("send {}, {} {}", color.0, s(src), wire(w)),
+        Instr::Recv { color, dst, combine, wire: w } => {
+            format!("recv {} {combine:?} {}, {}", color.0, s(dst), wire(w))
+        }
+        Instr::Relay { input, output, local, combine, store, wire: w } => {
+            let kept = if store { " store" } else { "" };
+            format!("relay {} -> {} {combine:?}{kept} {}, {}", input.0, output.0, s(local), wire(w))
+        }
+        Instr::Broadcast { axis, up, down, src, dst, root, per_turn, wire: w } => {
+            let (src, dst, w) = (s(src), s(dst), wire(w));
+            let from = format!("{axis:?} = {root} + {per_turn} per turn");
+            format!("broadcast {} up {} down, {dst} = {src} of {from} {w}", up.0, down.0)
+        }
+        _ => String::new(),
+    }
+}
+
 /// One instruction with the names of its buffers, e.g. `send 3, hidden[0..16] f32`.
 pub fn instruction(template: &Template, instr: &Instr) -> String {
     let name = |id: crate::BufferId| {
@@ -48,7 +69,6 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
         Operand::Scalar(v) => v.to_string(),
         Operand::PerSegment(b) => format!("per segment {}", s(b)),
     };
-    let wire = |w: crate::WireFormat| format!("{w:?}").to_lowercase();
     match *instr {
         Instr::Fill { dst, value } => format!("fill {} = {value}", s(dst)),
         Instr::Software { cycles } => format!("software {cycles} cycles"),
@@ -84,22 +104,12 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
         Instr::ArgMax { dst, src, base, limit } => {
             format!("argmax {} = {} from {} below {limit}", s(dst), s(src), affine(&base))
         }
-        Instr::Send { color, src, wire: w } => format!("send {}, {} {}", color.0, s(src), wire(w)),
-        Instr::Recv { color, dst, combine, wire: w } => {
-            format!("recv {} {combine:?} {}, {}", color.0, s(dst), wire(w))
-        }
-        Instr::Relay { input, output, local, combine, store, wire: w } => {
-            let kept = if store { " store" } else { "" };
-            format!("relay {} -> {} {combine:?}{kept} {}, {}", input.0, output.0, s(local), wire(w))
+        Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } | Instr::Broadcast { .. } => {
+            message(instr, s)
         }
         Instr::Gemm { m, k, n, c, a, b, accumulate } => {
             let sign = if accumulate { "+=" } else { "=" };
             format!("gemm {} {sign} {} x {} ({m} x {k} x {n})", s(c), s(a), s(b))
-        }
-        Instr::Broadcast { axis, up, down, src, dst, root, per_turn, wire: w } => {
-            let (src, dst, w) = (s(src), s(dst), wire(w));
-            let from = format!("{axis:?} = {root} + {per_turn} per turn");
-            format!("broadcast {} up {} down, {dst} = {src} of {from} {w}", up.0, down.0)
         }
         Instr::Start { thread } => format!("start {thread}:"),
         Instr::Join { threads } => {

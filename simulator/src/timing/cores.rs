@@ -267,14 +267,18 @@ impl<'a> Cores<'a> {
                 if core.pending & threads != 0 {
                     return false;
                 }
-                for t in (0..THREADS).filter(|t| threads & (1 << t) != 0) {
-                    core.now = core.now.max(self.threads[tile as usize * THREADS + t].now);
-                }
+                core.now = core.now.max(self.joined(tile, threads));
                 core.now += u64::from(after);
                 self.out.work.active_cycles += u64::from(after);
                 true
             }
         }
+    }
+
+    /// When the last of a set of microthreads ended.
+    fn joined(&self, tile: u32, threads: u8) -> u64 {
+        let threads = (0..THREADS).filter(|t| threads & (1 << t) != 0);
+        threads.map(|t| self.threads[tile as usize * THREADS + t].now).max().unwrap_or(0)
     }
 
     /// Emits both messages of a broadcast's root, which hears itself: when it has heard the last wavelet.

@@ -23,7 +23,7 @@ mod parts;
 pub mod phases;
 pub mod report;
 pub mod runs;
-mod sweeps;
+pub mod sweeps;
 pub mod trace;
 pub mod wavelets;
 

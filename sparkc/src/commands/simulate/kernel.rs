@@ -116,11 +116,7 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         }
         "meshgemm" | "summa" => {
             let (m, k, n) = (flags.need("m")?, flags.need("k")?, flags.need("n")?);
-            let grid = flags.need("grid")?;
-            match name {
-                "summa" => Kernel::Summa { grid, m, k, n },
-                _ => Kernel::MeshGemm { grid, m, k, n },
-            }
+            gemm(name, flags.need("grid")?, (m, k, n))
         }
         "prefill-layer" => {
             let (d, s, f) = (flags.need("d")?, flags.need("s")?, flags.need("f")?);
@@ -155,6 +151,14 @@ fn kernel(name: &str, args: &KernelArgs) -> Result<Kernel> {
         }
     }
     Ok(kernel)
+}
+
+/// A product of two matrices on a square of PEs.
+fn gemm(name: &str, grid: u32, (m, k, n): (u32, u32, u32)) -> Kernel {
+    match name {
+        "summa" => Kernel::Summa { grid, m, k, n },
+        _ => Kernel::MeshGemm { grid, m, k, n },
+    }
 }
 
 fn algorithm(asked: ReduceAlgorithm) -> Algorithm {
