@@ -1,6 +1,6 @@
 //! Compiled plans are legal and, executed, give the logits of `ir::eval`, over the variants of decoders.
 
-use crate::decoder::{Decoder, check, grid};
+use crate::decoder::{Decoder, check, grid, module};
 use ir::{Activation, Real, RopeScaling};
 use tensor::{DType, Rng};
 
@@ -64,6 +64,45 @@ fn sliding_windows_wrap_their_ring() {
 fn contexts_beyond_the_rows() {
     check(&Decoder { context: 40, ..Decoder::default() }, &grid(30, 4), 40);
     check(&Decoder { context: 40, ..Decoder::default() }, &grid(30, 7), 40);
+}
+
+/// Whether columns without heads hold MLP weights where q, k and v lie elsewhere.
+fn has_surplus(plan: &plan::Plan) -> bool {
+    plan.templates.iter().any(|t| {
+        let of = |buffer: plan::BufferId| t.pins.iter().filter(move |p| p.buffer == buffer);
+        let named = |name| t.buffers.iter().position(|b| b.name == name);
+        let qkv = named("w-qkv").map(|i| plan::BufferId(i as u32));
+        qkv.is_some_and(|qkv| {
+            let gate = named("w-gate-up").map(|i| plan::BufferId(i as u32));
+            gate.is_some_and(|gate| of(gate).any(|p| of(qkv).any(|q| q.weight == p.weight)))
+        })
+    })
+}
+
+/// Where an even share of the MLP does not fit beside q, k, v and o, and only there, columns without heads take
+/// more of it.
+#[test]
+fn columns_without_heads_hold_more_of_the_mlp_where_memory_decides() {
+    let base = Decoder { kv_heads: 1, ffn: 160, layers: 1, ..Decoder::default() };
+    for d in [base.clone(), Decoder { folded: true, dtype: DType::BF16, layers: 2, ..base.clone() }]
+    {
+        let plan = |usable| {
+            let target = small_sram(24, 8, usable);
+            let found = backend_wafer::compile(&module(&d), &target, &Default::default(), &|_| {});
+            found.ok().map(|(plan, _)| plan)
+        };
+        assert!(!has_surplus(&plan(20_000).expect("fits with room to spare")));
+        let tight = (200..6000)
+            .rev()
+            .step_by(28)
+            .filter(|&usable| plan(usable).is_some_and(|plan| has_surplus(&plan)));
+        let tight: Vec<u32> = tight.collect();
+        assert!(!tight.is_empty());
+        // The roomiest and the tightest.
+        for &usable in [tight.first(), tight.last()].into_iter().flatten() {
+            check(&d, &small_sram(24, 8, usable), 5);
+        }
+    }
 }
 
 #[test]

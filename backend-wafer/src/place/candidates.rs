@@ -11,6 +11,7 @@ use super::shape::{CacheCut, LayerShape, TableShape};
 use super::{Block, Choice, Contributor, MAX_SHARED_PES, Shape, Shortage, contributors, fits};
 use crate::WaferError;
 use crate::partition::{LayerSpec, Partition};
+use crate::program::builder::sram_bytes;
 use crate::program::{cost, layer, table};
 use crate::route::stream::{Entry, Exit};
 
@@ -183,10 +184,35 @@ impl Layers<'_> {
         if shape.width > target.width || !shared {
             return Ok(false);
         }
-        let io = (Entry::Row, Exit::Row);
-        let program = layer::layer(spec, shape, io, spec.name.clone(), target)?;
+        let template = self.template(shape)?;
         let pos = costed_position(self.partition);
-        Ok(self.found.add(Shape::Layer(shape), &program.template, target, pos))
+        if self.found.add(Shape::Layer(shape), &template, target, pos) {
+            return Ok(true);
+        }
+        let over = sram_bytes(&template).saturating_sub(u64::from(target.usable_sram()));
+        match shape.with_surplus(spec).filter(|fuller| self.relief(shape, *fuller) >= over) {
+            Some(fuller) => {
+                let template = self.template(fuller)?;
+                Ok(self.found.add(Shape::Layer(fuller), &template, target, pos))
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn template(&self, shape: LayerShape) -> Result<Template, WaferError> {
+        let io = (Entry::Row, Exit::Row);
+        let name = self.spec.name.clone();
+        Ok(layer::layer(self.spec, shape, io, name, self.target)?.template)
+    }
+
+    /// Bytes that a PE with heads saves by a surplus elsewhere: gate, up and down get smaller.
+    fn relief(&self, even: LayerShape, fuller: LayerShape) -> u64 {
+        if !layer::surplus_possible(self.spec) {
+            return 0;
+        }
+        let elements = even.ffn_tile.saturating_sub(fuller.ffn_tile) * even.hidden_tile;
+        let storage = self.spec.gate.piece().and_then(|p| p.storage.bytes_for(1)).unwrap_or(4);
+        3 * u64::from(self.count) * u64::from(elements) * storage as u64
     }
 
     /// Shapes whose columns share the tokens of their row.

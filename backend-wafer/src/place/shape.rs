@@ -66,6 +66,8 @@ pub struct LayerShape {
     pub hidden_tile: u32,
     /// Elements of the MLP per column.
     pub ffn_tile: u32,
+    /// Elements of the MLP that a column without heads has besides.
+    pub surplus: u32,
     /// How caches lie.
     pub cut: CacheCut,
     /// Cached tokens per PE and request.
@@ -103,10 +105,27 @@ impl LayerShape {
             heads,
             hidden_tile: size(spec.hidden).div_ceil(height),
             ffn_tile: size(spec.ffn).div_ceil(width),
+            surplus: 0,
             cut,
             slots: size(cached).div_ceil(height.saturating_mul(columns)).max(1),
             requests: 1,
         }
+    }
+
+    /// The same with as much of the MLP as can be in the columns without heads, where q, k, v and o would lie;
+    /// `None` where that does not relieve the others.
+    pub fn with_surplus(self, spec: &LayerSpec) -> Option<Self> {
+        let heads = self.heads;
+        let free = self.width - heads.columns();
+        let o = heads.q_heads() * heads.dim();
+        let qkv = o + 2 * heads.kv_heads * heads.dim();
+        let ffn = u32::try_from(spec.ffn).unwrap_or(u32::MAX);
+        let most = o.min(qkv / 2);
+        let tile = ffn.saturating_sub(most.saturating_mul(free)).div_ceil(self.width);
+        // No more than what is then missing.
+        let surplus = ffn.saturating_sub(tile * self.width).checked_div(free)?;
+        let surplus = surplus + u32::from(tile * self.width + surplus * free < ffn);
+        (tile < self.ffn_tile).then_some(LayerShape { ffn_tile: tile, surplus, ..self })
     }
 
     /// The useful cell widths of a spec: those that use fewer columns for the same slice.

@@ -99,6 +99,13 @@ impl TemplateBuilder {
         id
     }
 
+    /// The buffer of the current layer with this name.
+    pub(crate) fn buffer_named(&self, name: &str) -> Option<BufferId> {
+        let name = self.in_layer(name);
+        let found = self.template.buffers.iter().position(|b| b.name == name)?;
+        u32::try_from(found).ok().map(BufferId)
+    }
+
     /// An f32 vector of activations.
     pub(crate) fn vector(&mut self, name: &str, len: u32) -> Vector {
         let buffer = self.buffer(name, BufferRole::Activation, Storage::F32, (1, len));

@@ -1,6 +1,6 @@
 //! Which slice of a weight lies on which PE: tilings of the axes of a mat-vec, turned into pins.
 //!
-//! A mat-vec cuts K and N each in one of four ways (`Tiling`); a pin is a pair of a K span and an N
+//! A mat-vec cuts K and N each in one of these ways (`Tiling`); a pin is a pair of a K span and an N
 //! span. Ragged ends are cut by the span's limit; the elements beyond are zero.
 //! Invariant: over all PEs the spans of a tiling cover its axis, each index once along its axis of the
 //! fabric.
@@ -40,6 +40,17 @@ pub(crate) enum Tiling {
         /// Indices in all.
         extent: u32,
     },
+    /// Tiles along X in some columns, replicated along Y.
+    Beyond {
+        /// First column, and the end.
+        columns: (u32, u32),
+        /// Indices per PE.
+        tile: u32,
+        /// Index at which the first of these columns starts.
+        first: u32,
+        /// Indices in all.
+        extent: u32,
+    },
     /// Heads along X: `heads` per cell of columns, each cut into pair-closed slices.
     Heads {
         /// Heads per cell.
@@ -59,6 +70,11 @@ impl Tiling {
             }
             Tiling::Columns { tile, extent } => {
                 let start = Affine::of_x(0, i64::from(tile), cell);
+                vec![(Span { start, len: tile, limit: Affine::constant(i64::from(extent)) }, 0)]
+            }
+            Tiling::Beyond { columns, tile, first, extent } => {
+                let base = i64::from(first) - i64::from(columns.0) * i64::from(tile);
+                let start = Affine::of_x(base, i64::from(tile), cell);
                 vec![(Span { start, len: tile, limit: Affine::constant(i64::from(extent)) }, 0)]
             }
             Tiling::Heads { heads, tiling } => {
@@ -85,6 +101,9 @@ impl Tiling {
             Tiling::Heads { tiling, .. } => {
                 Predicate::everywhere().and_x(Clause::range(0, tiling.columns()))
             }
+            Tiling::Beyond { columns, .. } => {
+                Predicate::everywhere().and_x(Clause::range(columns.0, columns.1))
+            }
             _ => Predicate::everywhere(),
         }
     }
@@ -92,7 +111,9 @@ impl Tiling {
     /// Elements on a PE.
     pub(crate) fn tile(&self) -> u32 {
         match *self {
-            Tiling::Rows { tile, .. } | Tiling::Columns { tile, .. } => tile,
+            Tiling::Rows { tile, .. }
+            | Tiling::Columns { tile, .. }
+            | Tiling::Beyond { tile, .. } => tile,
             Tiling::Heads { heads, tiling } => heads * 2 * tiling.half,
         }
     }

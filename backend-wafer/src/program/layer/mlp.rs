@@ -25,7 +25,7 @@ impl Layer<'_> {
     ) -> Result<Vec<Instr>, WaferError> {
         let spec = self.spec;
         let tile = self.shape.ffn_tile;
-        let buffer = self.b.vector("gate-up", 2 * tile + 1).buffer;
+        let buffer = self.b.vector("gate-up", 2 * (tile + self.shape.surplus) + 1).buffer;
         let gate_up = Vector { buffer, len: Len::of(2 * tile) };
         let (gate, up) = (gate_up.part(0, tile), gate_up.part(tile, tile));
         let n = Tiling::Columns { tile, extent: spec.ffn as u32 };
@@ -34,17 +34,20 @@ impl Layer<'_> {
         let input = (self.hidden_rows(), self.x, self.shape.width);
         let output = (gate_up, self.shape.height);
         let work = normed_mat_vec(&mut self.b, "gate-up", norm, &blocks, input, output)?;
-        let tree = self.trees.columns;
-        let message = Message { data: work.message, combine: Combine::Add };
-        let columns = self.all_columns();
+        let surplus = self.surplus(buffer)?;
         let program: Vec<Instr> = before.into_iter().chain(work.before.iter().cloned()).collect();
-        self.b.reduce_phase("gate-up", &program, (&tree, message, Reach::All), columns);
+        self.gate_up_phase(&program, &work, surplus.as_ref());
 
         let (h, program) = self.activate(&work, gate, up);
+        let factor = work.factor;
         let work = self.residual_mat_vec("down", &spec.down, (n, h))?;
         let with = |rest: Vec<Instr>| program.iter().cloned().chain(rest).collect();
         let (width, height) = (self.shape.width, self.shape.height);
-        let columns = [(0, 1, with(work.first)), (1, width, with(work.others))];
+        let more = surplus.map_or(Vec::new(), |s| self.surplus_down(&s, factor, work.y.all()));
+        let even = if more.is_empty() { width } else { self.shape.heads.columns() };
+        let rest = work.others.iter().cloned().chain(more).collect();
+        let columns =
+            [(0, 1, with(work.first)), (1, even, with(work.others)), (even, width, with(rest))];
         let tree = self.trees.rows;
         let Some((entry, exit)) = way else {
             stay(
@@ -104,7 +107,7 @@ impl Layer<'_> {
     }
 }
 
-fn activation(act: ir::Activation) -> UnaryOp {
+pub(super) fn activation(act: ir::Activation) -> UnaryOp {
     match act {
         ir::Activation::Silu => UnaryOp::Silu,
         ir::Activation::Gelu => UnaryOp::GeluErf,

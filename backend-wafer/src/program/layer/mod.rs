@@ -16,6 +16,7 @@ mod attention;
 mod mlp;
 mod residual;
 mod softmax;
+mod surplus;
 
 use plan::target::cost::instruction_cycles;
 use plan::{Axis, CommShape, Instr, Len, Slice, Target};
@@ -31,6 +32,7 @@ use crate::route::stream::{Entry, Exit, enter};
 use crate::route::tree::{Line, Reach, Tree};
 
 pub(super) use residual::leave;
+pub(crate) use surplus::possible as surplus_possible;
 
 /// Everything the phases of a layer share.
 struct Layer<'a> {
@@ -99,7 +101,7 @@ fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
     let heads = shape.heads;
     let q = heads.q_heads() * heads.dim();
     let kv = heads.kv_heads * heads.dim();
-    let messages = [q + 2 * kv + 1, q + heads.q_heads(), 2 * shape.ffn_tile + 1];
+    let messages = [q + 2 * kv + 1, q + heads.q_heads(), 2 * (shape.ffn_tile + shape.surplus) + 1];
     let reduce = |&n: &u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
     // Two special functions per element, whatever the activation.
     let special = target.core.special;
