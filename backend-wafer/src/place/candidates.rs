@@ -42,7 +42,7 @@ impl Candidates {
     pub(super) fn new(
         partition: &Partition,
         target: &Target,
-        height: u32,
+        (height, surplus): (u32, bool),
         pipeline: &[(Block, Option<u32>)],
     ) -> Result<Self, WaferError> {
         let blocks: BTreeSet<Block> = pipeline.iter().map(|(block, _)| *block).collect();
@@ -50,9 +50,10 @@ impl Candidates {
             let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new(), widest: 0 };
             match block {
                 Block::Layers { spec, count } => {
-                    let layers = (&partition.layers[spec], count);
-                    let regions = pipeline.len();
-                    layer_candidates(layers, (partition, target, height), regions, &mut found)?;
+                    let spec = &partition.layers[spec];
+                    let found = &mut found;
+                    let layers = Layers { spec, count, partition, target, height, surplus, found };
+                    layers.all(pipeline.len())?;
                 }
                 Block::Embedding | Block::Head => {
                     table_candidates(partition, target, height, &mut found)?;
@@ -171,10 +172,28 @@ struct Layers<'a> {
     partition: &'a Partition,
     target: &'a Target,
     height: u32,
+    /// Whether shapes that do not fit are tried with a surplus.
+    surplus: bool,
     found: &'a mut OfBlock,
 }
 
 impl Layers<'_> {
+    /// Tries the shapes for a pipeline of so many regions.
+    fn all(mut self, regions: usize) -> Result<(), WaferError> {
+        // Widths of which a whole number fills a strip.
+        let strips = self.target.height / self.height;
+        let most = size(regions).div_ceil(strips) + 1;
+        let widths: Vec<u32> = (1..=most).map(|n| self.target.width / n).collect();
+        let context = self.partition.context;
+        let attended = self.spec.window.map_or(context, |w| w.min(context));
+        self.elements(&widths)?;
+        // With fewer tokens on a row than elements in a head, scores travel more cheaply than heads.
+        if size(attended).div_ceil(self.height) > size(self.spec.head_dim) {
+            self.tokens(&widths)?;
+        }
+        Ok(())
+    }
+
     /// Tries one shape; whether it fits.
     fn add(&mut self, width: u32, cells: Cells) -> Result<bool, WaferError> {
         let (spec, target) = (self.spec, self.target);
@@ -188,6 +207,9 @@ impl Layers<'_> {
         let pos = costed_position(self.partition);
         if self.found.add(Shape::Layer(shape), &template, target, pos) {
             return Ok(true);
+        }
+        if !self.surplus {
+            return Ok(false);
         }
         let over = sram_bytes(&template).saturating_sub(u64::from(target.usable_sram()));
         match shape.with_surplus(spec).filter(|fuller| self.relief(shape, *fuller) >= over) {
@@ -272,26 +294,6 @@ fn size(n: usize) -> u32 {
 /// Ascending.
 fn divisors(n: u32) -> impl DoubleEndedIterator<Item = u32> {
     (1..=n).filter(move |d| n.is_multiple_of(*d))
-}
-
-fn layer_candidates(
-    (spec, count): (&LayerSpec, u32),
-    (partition, target, height): (&Partition, &Target, u32),
-    regions: usize,
-    found: &mut OfBlock,
-) -> Result<(), WaferError> {
-    // Widths of which a whole number fills a strip.
-    let strips = target.height / height;
-    let most = size(regions).div_ceil(strips) + 1;
-    let widths: Vec<u32> = (1..=most).map(|n| target.width / n).collect();
-    let attended = spec.window.map_or(partition.context, |w| w.min(partition.context));
-    let mut layers = Layers { spec, count, partition, target, height, found };
-    layers.elements(&widths)?;
-    // With fewer tokens on a row than elements in a head, scores travel more cheaply than heads.
-    if size(attended).div_ceil(height) > size(spec.head_dim) {
-        layers.tokens(&widths)?;
-    }
-    Ok(())
 }
 
 fn table_candidates(

@@ -170,43 +170,43 @@ pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Place
         return Err(WaferError::Colors { target: target.name.clone(), needed, available });
     }
     let pipelines = pipelines(partition, goal.requests.unwrap_or(REQUESTS));
-    let mut search = Search {
+    let search = |surplus| Search {
         partition,
         target,
         wafers: goal.wafers,
+        surplus,
         turn_colors: available - needed,
         limit: goal.wafers.limit(target),
         least: None,
         searched: Vec::new(),
     };
-    // Larger regions want taller strips: a pipeline starts at the best height of those before.
-    let mut lowest = 0;
-    for blocks in &pipelines {
-        for height in heights(target).into_iter().filter(|&h| h >= lowest) {
-            search.height(blocks, height)?;
-        }
-        lowest = best(&search.searched).map_or(lowest, |found| found.0);
-    }
-    match best(&search.searched) {
-        Some((height, cuts, found, price)) => {
+    // A surplus costs time: only where nothing else fits, or the fewest wafers are asked for.
+    let possible = partition.layers.iter().any(crate::program::layer::surplus_possible);
+    let mut least = None;
+    let tries: &[bool] = match (possible, goal.wafers) {
+        (false, _) => &[false],
+        (true, Wafers::Fewest) => &[true],
+        (true, _) => &[false, true],
+    };
+    for &surplus in tries {
+        let search = search(surplus).all(&pipelines)?;
+        if let Some((height, cuts, found, price)) = best(&search.searched) {
             let regions = cuts.regions(found);
-            Ok(Placement { height, wafers: found.0.0, regions, cycles: price.cycles })
+            return Ok(Placement { height, wafers: found.0.0, regions, cycles: price.cycles });
         }
-        None => {
-            let wafers = search.wafers.limit(target);
-            let mut shortfall =
-                shortfall(partition, (target, wafers), pipelines[0].len(), search.least);
-            // How many wafers would do is found like a plan for them.
-            if shortfall.hints.iter().any(|h| matches!(h, Hint::WafersAtLeast(_)))
-                && goal.wafers != Wafers::Fewest
-                && let Ok(found) = place(partition, target, Goal { wafers: Wafers::Fewest, ..goal })
-            {
-                shortfall.hints.retain(|h| !matches!(h, Hint::WafersAtLeast(_)));
-                shortfall.hints.insert(0, Hint::Wafers(found.wafers));
-            }
-            Err(WaferError::DoesNotFit(Box::new(shortfall)))
-        }
+        least = search.least;
     }
+    let limit = goal.wafers.limit(target);
+    let mut shortfall = shortfall(partition, (target, limit), pipelines[0].len(), least);
+    // How many wafers would do is found like a plan for them.
+    if shortfall.hints.iter().any(|h| matches!(h, Hint::WafersAtLeast(_)))
+        && goal.wafers != Wafers::Fewest
+        && let Ok(found) = place(partition, target, Goal { wafers: Wafers::Fewest, ..goal })
+    {
+        shortfall.hints.retain(|h| !matches!(h, Hint::WafersAtLeast(_)));
+        shortfall.hints.insert(0, Hint::Wafers(found.wafers));
+    }
+    Err(WaferError::DoesNotFit(Box::new(shortfall)))
 }
 
 /// The pipelines to try: one layer in a region, then more as long as there are `requests` regions.
@@ -228,6 +228,8 @@ struct Search<'a> {
     partition: &'a Partition,
     target: &'a Target,
     wafers: Wafers,
+    /// Whether columns without heads may hold more of the MLP (decision 17).
+    surplus: bool,
     turn_colors: u32,
     /// The most wafers still of interest.
     limit: u32,
@@ -238,13 +240,25 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
+    /// Larger regions want taller strips: a pipeline starts at the best height of those before.
+    fn all(mut self, pipelines: &'a [Vec<(Block, Option<u32>)>]) -> Result<Self, WaferError> {
+        let mut lowest = 0;
+        for blocks in pipelines {
+            for height in heights(self.target).into_iter().filter(|&h| h >= lowest) {
+                self.height(blocks, height)?;
+            }
+            lowest = best(&self.searched).map_or(lowest, |found| found.0);
+        }
+        Ok(self)
+    }
+
     fn height(
         &mut self,
         blocks: &'a [(Block, Option<u32>)],
         height: u32,
     ) -> Result<(), WaferError> {
         let target = self.target;
-        let candidates = Candidates::new(self.partition, target, height, blocks)?;
+        let candidates = Candidates::new(self.partition, target, (height, self.surplus), blocks)?;
         let shortage = candidates.shortage(self.partition, blocks, (target, height));
         if self.least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
             self.least = Some(shortage);
