@@ -69,7 +69,9 @@ pub(super) struct TemplateFlows {
     pub(super) exports: Vec<(u32, u8)>,
     /// Receivers (position, color) that no sender of the region reaches, in order.
     pub(super) imports: Vec<(u32, u8)>,
-    /// Per position and color: input port bit, output bits.
+    /// Per position: the colors that have a route, as bits.
+    routed: Vec<u64>,
+    /// Per position and color: input port bit, output bits. Large, and gone once flows are followed.
     routes: Vec<(u8, u8)>,
 }
 
@@ -94,6 +96,7 @@ impl Flows {
             queues(plan, t, &mut found);
             let mut flows = TemplateFlows::new(t);
             flows.follow(t, &mut found);
+            flows.routes = Vec::new();
             (flows, found)
         };
         let followed = parallel::map(&map.templates, follow);
@@ -316,11 +319,16 @@ impl TemplateFlows {
             });
             class_of.push(class);
         }
-        let (routed, table) = (map.color_count(), map.route_table());
+        let (used, table) = (map.color_count(), map.route_table());
         let mut routes = vec![(0, 0); tiles * colors];
         for tile in 0..tiles {
-            routes[tile * colors..][..routed].copy_from_slice(&table[tile * routed..][..routed]);
+            routes[tile * colors..][..used].copy_from_slice(&table[tile * used..][..used]);
         }
+        let bits = |of: &[(u8, u8)]| {
+            let some = of.iter().enumerate().filter(|(_, route)| **route != (0, 0));
+            some.fold(0, |bits, (color, _)| bits | 1u64 << color)
+        };
+        let routed = routes.chunks_exact(colors.max(1)).map(bits).collect();
         let source = vec![NOWHERE; tiles * colors];
         let (exports, imports) = (Vec::new(), Vec::new());
         TemplateFlows {
@@ -331,13 +339,14 @@ impl TemplateFlows {
             source,
             exports,
             imports,
+            routed,
             routes,
         }
     }
 
     /// Whether `color` has a route at a position.
     fn routed(&self, tile: u32, color: u8) -> bool {
-        self.routes[tile as usize * self.colors + usize::from(color)] != (0, 0)
+        self.routed[tile as usize] >> color & 1 == 1
     }
 
     /// Follows all flows inside the template.
