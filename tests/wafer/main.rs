@@ -12,6 +12,7 @@ mod kernels;
 mod levels;
 mod meshgemm;
 mod prefill;
+mod products;
 mod refusals;
 mod scale;
 mod shared;

@@ -2,25 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::products::{inline, legal};
 use backend_wafer::kernels::{Kernel, build};
-use plan::{Instr, Plan, Target, Template, WeightData};
+use plan::{Instr, Plan, Target, Template};
 use simulator::timing::{Level, time};
 use tensor::Tensor;
 
 fn plan(grid: u32, (m, k, n): (u32, u32, u32), name: &str) -> Plan {
-    let target = Target::preset(name).expect("preset");
-    let plan = build(Kernel::Summa { grid, m, k, n }, &target).expect("fits");
-    if let Err(found) = plan::verify::verify(&plan) {
-        panic!("{grid} {m} {k} {n}: {} violations, first: {}", found.len(), found[0]);
-    }
-    plan
-}
-
-fn inline(plan: &Plan, name: &str) -> Vec<f32> {
-    match &plan.weight(name).expect("declared").1.data {
-        WeightData::Inline(values) => values.clone(),
-        WeightData::Model => panic!("{name} comes from a model"),
-    }
+    legal(Kernel::Summa { grid, m, k, n }, name)
 }
 
 #[test]
