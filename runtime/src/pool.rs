@@ -39,6 +39,8 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     scratch: Vec<Mutex<Scratch>>,
     activations: Mutex<Scratch>,
+    /// Held while a job runs: engines on several threads may share a pool.
+    turn: Mutex<()>,
 }
 
 /// Keeps the counters that threads spin on in cache lines of their own.
@@ -183,7 +185,8 @@ impl Pool {
         });
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         let activations = Mutex::default();
-        let mut pool = Pool { shared, workers: Vec::new(), scratch, activations };
+        let turn = Mutex::default();
+        let mut pool = Pool { shared, workers: Vec::new(), scratch, activations, turn };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("kernel-{index}"));
@@ -210,7 +213,8 @@ impl Pool {
         (work >= THREAD_WORK && threads > 1).then_some(parts)
     }
 
-    /// Calls `job(part, thread)` once for each part of `0..parts` and waits for all.
+    /// Calls `job(part, thread)` once for each part of `0..parts` and waits for all. One job runs at
+    /// a time: other callers wait for it, so a job that runs another one on its pool never ends.
     ///
     /// # Panics
     /// When the job panics in any part.
@@ -218,6 +222,7 @@ impl Pool {
         if self.workers.is_empty() || parts > usize::from(u16::MAX) {
             return (0..parts).for_each(|part| job(part, 0));
         }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // Waits when dropped, even by a panic: the job must outlive its use by workers.
         let wait = self.shared.publish(parts, job);
         self.shared.take_parts(0);
@@ -367,7 +372,8 @@ impl Shared {
         // what `job` borrows. A thread uses the job only between taking a part and reporting it
         // done, and `Wait` is dropped only when all parts are done.
         let job = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
-        // SAFETY: `run` waits for its parts, so none is pending and nobody reads the cell.
+        // SAFETY: jobs take turns, and `run` waits for the parts of its own before the next: none is
+        // pending, and nobody reads the cell.
         unsafe { *self.job.get() = Some(JobPointer(job)) };
         let (epoch, threads) =
             (self.epoch.0.load(Ordering::Relaxed).wrapping_add(1), self.shares.len());
@@ -638,6 +644,25 @@ mod tests {
             });
             assert_eq!(calls.load(Ordering::Relaxed), 2);
         }
+    }
+
+    #[test]
+    fn callers_on_several_threads_take_turns() {
+        let pool = Pool::new(2).unwrap();
+        let caller = || {
+            for parts in (1..9).cycle().take(400) {
+                let calls = AtomicUsize::new(0);
+                pool.run(parts, &|_, _| {
+                    // Lets the others begin while this job runs.
+                    std::thread::yield_now();
+                    calls.fetch_add(1, Ordering::Relaxed);
+                });
+                assert_eq!(calls.load(Ordering::Relaxed), parts);
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(caller)));
+        });
     }
 
     #[test]

@@ -99,6 +99,7 @@ struct Progress {
     done: Vec<usize>,
     running: Vec<bool>,
     failed: Option<SimError>,
+    panicked: bool,
 }
 
 impl<'a> Simulator<'a> {
@@ -264,6 +265,7 @@ impl<'a> Machine<'a> {
             done: vec![0; jobs.len()],
             running: vec![false; jobs.len()],
             failed: None,
+            panicked: false,
         });
         let changed = Condvar::new();
         let work = Work { machine: self, sequences, jobs: &jobs, after: &after };
@@ -393,10 +395,12 @@ impl Work<'_, '_> {
     /// the one before and the sequence's previous token has left this one.
     fn run(&self, progress: &Mutex<Progress>, changed: &Condvar) {
         let regions = self.machine.order.len();
+        let _leave = LeaveTogether { progress, changed };
         let mut worker = Worker::default();
         let mut state = lock(progress);
         loop {
-            if state.failed.is_some() || state.done.iter().all(|&d| d == regions) {
+            if state.panicked || state.failed.is_some() || state.done.iter().all(|&d| d == regions)
+            {
                 changed.notify_all();
                 return;
             }
@@ -422,6 +426,21 @@ impl Work<'_, '_> {
                 state.failed.get_or_insert(error);
             }
             changed.notify_all();
+        }
+    }
+}
+
+/// Held by every thread of a run: one that panics does not leave the others waiting for its region.
+struct LeaveTogether<'p> {
+    progress: &'p Mutex<Progress>,
+    changed: &'p Condvar,
+}
+
+impl Drop for LeaveTogether<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(self.progress).panicked = true;
+            self.changed.notify_all();
         }
     }
 }

@@ -67,11 +67,12 @@ pub(super) fn kernels(isa: Isa) -> Option<Kernels> {
     }
 }
 
-/// Checks what every packed kernel relies on: x covers the columns, out the rows of whole tiles from
-/// `tile` on that exist, from the first of a pair on.
+/// Checks what every kernel of packed floats relies on: x covers the columns, out the rows of whole
+/// tiles from `tile` on that exist, from the first of a pair on.
 fn check_gemv(w: &super::pack::Packed<'_>, tile: usize, x: &[f32], out: &[f32]) {
     assert!(
-        tile.is_multiple_of(2)
+        w.dtype.is_float()
+            && tile.is_multiple_of(2)
             && x.len() >= w.cols
             && tile + out.len().div_ceil(super::pack::TILE) <= w.tiles()
     );

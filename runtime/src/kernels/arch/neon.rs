@@ -77,7 +77,7 @@ fn gemv(w: &Packed<'_>, tile: usize, x: &[f32], out: &mut [f32]) {
 }
 
 fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
-    check_micro(w, x, m, acc);
+    let columns = check_micro(w, x, m, acc);
     for t in 0..m {
         for half in [0, TILE] {
             // SAFETY: the feature was detected before `micro` was handed out, and the extents are
@@ -85,7 +85,7 @@ fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
             unsafe {
                 let at = acc.as_mut_ptr().add(t * 2 * TILE + half);
                 let mut sum = load(at);
-                let x = x[t..].iter().step_by(m);
+                let x = x[t..].iter().step_by(m).take(columns);
                 add_products(&mut sum, w.as_ptr().add(half), 2 * TILE, x);
                 store(at, sum);
             }

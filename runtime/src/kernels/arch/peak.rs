@@ -13,12 +13,14 @@ const SUMS: usize = 16;
 /// Runs `rounds` of f32 multiply-adds; returns how many those were.
 pub(crate) fn float_products(isa: Isa, rounds: u64) -> u64 {
     match isa {
-        // SAFETY: only an instruction set that this machine has is used in a session.
+        // SAFETY: the feature was asked for.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if is_x86_feature_detected!("avx512f") => unsafe { x86::fma512(rounds) },
-        // SAFETY: as above.
+        // SAFETY: the features were asked for.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 if is_x86_feature_detected!("fma") => unsafe { x86::fma256(rounds) },
+        Isa::Avx2 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => unsafe {
+            x86::fma256(rounds)
+        },
         _ => {
             let (a, b) = (black_box(0.999f32), black_box(1e-3f32));
             let mut sums = [[1.0f32; 4]; SUMS];
