@@ -198,6 +198,22 @@ fn a_missing_send_is_a_deadlock_with_tiles_and_colors() {
 }
 
 #[test]
+fn a_panic_of_one_thread_ends_the_run() {
+    let mut plan = language_model(LanguageModel::RAGGED, tiny());
+    let roles = plan.templates.iter_mut().flat_map(|t| &mut t.phases).flat_map(|p| &mut p.roles);
+    let send = roles.flat_map(|r| &mut r.program).find_map(|i| match i {
+        Instr::Send { src, .. } => Some(src),
+        _ => None,
+    });
+    send.unwrap().offset = 1 << 20;
+    let w = weights(LanguageModel::RAGGED, 1);
+    let mut sim = Simulator::unchecked(&plan, &w).unwrap();
+    // Several tokens, so that several threads wait for one another.
+    let run = std::panic::AssertUnwindSafe(|| sim.feed(&[0; 8], 0));
+    assert!(std::panic::catch_unwind(run).is_err());
+}
+
+#[test]
 fn a_missing_receive_leaves_wavelets() {
     let mut plan = line(Collective::Broadcast, Axis::X, 5, 2, tiny());
     let member = plan.templates[0].phases[1].roles.iter_mut().find(|r| r.name == "member").unwrap();
