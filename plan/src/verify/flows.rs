@@ -26,7 +26,7 @@ pub(super) struct Message {
 }
 
 /// A communicating instruction: which message of which color, or which broadcast. A Join has none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Event {
     pub(super) phase: u32,
     /// Runs in this microthread.

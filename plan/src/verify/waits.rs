@@ -10,7 +10,7 @@
 //!
 //! A message belongs to one phase at both of its ends, and a PE's phases follow one another: so a cycle
 //! lies within a phase, and each phase has a graph of its own. Of the border messages of a region those
-//! of a later phase count as after those of an earlier one.
+//! of a later phase count as after those of an earlier one. Phases with equal graphs ([`Patterns`]) are proven once.
 //!
 //! A message in a microthread comes after what is before its Start and before what is behind its Join.
 //! A loop counts as one turn, and no way may lead out of loops that exchange messages and back into them:
@@ -56,7 +56,11 @@ impl BorderOrder {
     fn of(t: &TemplateFlows, template: &Template) -> Result<Self, String> {
         let mut order = BorderOrder::default();
         let mut earlier: Vec<Border> = Vec::new();
+        let mut patterns = Patterns::new(t);
         for phase in 0..template.phases.len() as u32 {
+            if patterns.repeats(t, phase) {
+                continue;
+            }
             let graph = Graph::new(t, phase);
             let borders: Vec<Border> = graph.borders.keys().copied().collect();
             for &before in &earlier {
@@ -67,6 +71,73 @@ impl BorderOrder {
         }
         Ok(order)
     }
+}
+
+/// What classes exchange phase by phase. Two phases in which every class does the same, inside of the region, have
+/// the same graph: of the layers of a region, and of reductions along one tree, only the first is proven.
+struct Patterns {
+    /// (class, enters, color) of all messages that cross the border.
+    borders: BTreeSet<(u32, bool, u8)>,
+    /// Events of a class in a phase, numbered; messages and loops count from the phase's first.
+    known: BTreeMap<Vec<Event>, u32>,
+    /// Phases seen: the number of each class's events.
+    seen: BTreeSet<Vec<u32>>,
+}
+
+impl Patterns {
+    fn new(t: &TemplateFlows) -> Self {
+        let of = |enters: bool| {
+            let list = if enters { &t.imports } else { &t.exports };
+            list.iter().map(move |&(tile, color)| (t.class_of[tile as usize], enters, color))
+        };
+        let borders = of(true).chain(of(false)).collect();
+        Patterns { borders, known: BTreeMap::new(), seen: BTreeSet::new() }
+    }
+
+    /// Whether a phase that was seen has the same graph, and nothing crosses the border in this one.
+    fn repeats(&mut self, t: &TemplateFlows, phase: u32) -> bool {
+        let crosses = self.borders.iter().any(|&(class, enters, color)| {
+            let class = &t.classes[class as usize];
+            let messages = if enters { &class.receives[&color] } else { &class.sends[&color] };
+            !of_phase(messages, phase).is_empty()
+        });
+        if crosses {
+            return false;
+        }
+        let number = |class: &Class| {
+            let next = self.known.len() as u32;
+            *self.known.entry(pattern(class, phase)).or_insert(next)
+        };
+        !self.seen.insert(t.classes.iter().map(number).collect())
+    }
+}
+
+/// The events of a class in a phase, with messages and loops counted from the first of the phase.
+fn pattern(class: &Class, phase: u32) -> Vec<Event> {
+    let (from, to) = phase_events(class, phase);
+    let mut loops: Vec<u32> = Vec::new();
+    let mut event = |e: &Event| {
+        let count = |(color, k): (u8, u32), messages: &BTreeMap<u8, Vec<Message>>| {
+            (color, k - of_phase(&messages[&color], phase).start)
+        };
+        let repeat = e.repeat.map(|at| {
+            let known = loops.iter().position(|&l| l == at);
+            known.unwrap_or_else(|| {
+                loops.push(at);
+                loops.len() - 1
+            }) as u32
+        });
+        let input = e.input.map(|m| count(m, &class.receives));
+        let output = e.output.map(|m| count(m, &class.sends));
+        Event { phase: 0, repeat, input, output, ..*e }
+    };
+    class.events[from..to].iter().map(&mut event).collect()
+}
+
+/// The range of a class's events in a phase.
+fn phase_events(class: &Class, phase: u32) -> (usize, usize) {
+    let from = class.events.partition_point(|e| e.phase < phase);
+    (from, class.events.partition_point(|e| e.phase <= phase))
 }
 
 /// The messages of one phase of a template.
@@ -134,8 +205,7 @@ impl Graph {
 
     /// The events of this phase, and the index of the first of them.
     fn events<'a>(&self, class: &'a Class) -> (usize, &'a [Event]) {
-        let from = class.events.partition_point(|e| e.phase < self.phase);
-        let to = class.events.partition_point(|e| e.phase <= self.phase);
+        let (from, to) = phase_events(class, self.phase);
         (from, &class.events[from..to])
     }
 
