@@ -1,6 +1,10 @@
 //! Several layers on the PEs of one region: the same results, every level of time, and no fewer regions
 //! than there are requests to work on.
 
+use backend_wafer::partition::partition;
+use backend_wafer::place::{Block, Goal, Shape, place};
+use backend_wafer::program::{builder::sram_bytes, cost::template_cycles, layer, table};
+use backend_wafer::route::stream::{Entry, Exit};
 use backend_wafer::{Options, compile};
 use simulator::timing::{Level, time};
 use tensor::DType;
@@ -30,6 +34,45 @@ fn layers_that_share_a_region_compute_what_eval_says() {
         }
     }
     assert!(shared >= 6, "{shared} of 9 plans have regions of several layers");
+}
+
+#[test]
+fn placement_prices_what_programs_of_several_layers_take() {
+    let odd = Decoder { bias: true, qk_norm: true, window: Some(5), ..deep() };
+    let mut longest = 0;
+    for (decoder, (width, height)) in
+        [deep(), odd].into_iter().flat_map(|d| [(24, 16), (40, 12)].map(|grid| (d.clone(), grid)))
+    {
+        let (module, target) = (module(&decoder), grid(width, height));
+        let partition = partition(&module, module.context).expect("recognised");
+        let goal = Goal { requests: Some(1), ..Goal::default() };
+        let placement = place(&partition, &target, goal).expect("fits");
+        let last = partition.context as u32 - 1;
+        let mut cycles = 0;
+        for region in &placement.regions {
+            let (program, pos) = match (region.block, region.shape) {
+                (Block::Layers { spec, .. }, Shape::Layer(shape)) => {
+                    let spec = &partition.layers[spec];
+                    longest = longest.max(shape.layers);
+                    let io = (Entry::Row, Exit::Row);
+                    (layer::layer(spec, shape, io, spec.name.clone(), &target), last)
+                }
+                (Block::Embedding, Shape::Table(shape)) => {
+                    (table::embedding(&partition, shape, Exit::Row, &target), 0)
+                }
+                (_, Shape::Table(shape)) => {
+                    let head = table::head(&partition, shape, Entry::Row, &target);
+                    (head.map(|h| h.0), 0)
+                }
+                other => panic!("{other:?}"),
+            };
+            let template = program.expect("pins").template;
+            assert!(sram_bytes(&template) <= u64::from(target.usable_sram()));
+            cycles += template_cycles(&target, &template, pos);
+        }
+        assert_eq!(cycles, placement.cycles);
+    }
+    assert!(longest > 2, "{longest} layers in a region at most");
 }
 
 #[test]

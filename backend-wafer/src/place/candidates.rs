@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use plan::{Target, Template};
+use plan::Target;
 
+use super::needs::{Need, Needs};
 use super::shape::{CacheCut, LayerShape, TableShape};
-use super::{Block, Choice, Contributor, MAX_SHARED_PES, Shape, Shortage, contributors, fits};
+use super::{Block, Choice, Contributor, MAX_SHARED_PES, Shape, Shortage};
 use crate::WaferError;
 use crate::partition::{LayerSpec, Partition};
-use crate::program::builder::sram_bytes;
-use crate::program::{cost, layer, table};
+use crate::program::{layer, table};
 use crate::route::stream::{Entry, Exit};
 
 /// Cells from the narrowest that fits to twice its width.
@@ -40,29 +40,28 @@ pub(super) struct Candidates {
 
 impl Candidates {
     pub(super) fn new(
-        partition: &Partition,
-        target: &Target,
+        needs: &mut Needs<'_>,
         (height, surplus): (u32, bool),
         pipeline: &[(Block, Option<u32>)],
     ) -> Result<Self, WaferError> {
-        let blocks: BTreeSet<Block> = pipeline.iter().map(|(block, _)| *block).collect();
-        let of = |&block: &Block| -> Result<OfBlock, WaferError> {
+        let kinds: BTreeSet<Block> = pipeline.iter().map(|(block, _)| *block).collect();
+        let mut blocks = Vec::new();
+        for block in kinds {
             let mut found = OfBlock { block, list: Vec::new(), fullest: Vec::new(), widest: 0 };
             match block {
                 Block::Layers { spec, count } => {
-                    let spec = &partition.layers[spec];
                     let found = &mut found;
-                    let layers = Layers { spec, count, partition, target, height, surplus, found };
+                    let layers = Layers { spec, count, needs, height, surplus, found };
                     layers.all(pipeline.len())?;
                 }
                 Block::Embedding | Block::Head => {
-                    table_candidates(partition, target, height, &mut found)?;
+                    table_candidates((needs.partition, needs.target), height, &mut found)?;
                 }
             }
             found.prune();
-            Ok(found)
-        };
-        Ok(Candidates { blocks: blocks.iter().map(of).collect::<Result<_, _>>()? })
+            blocks.push(found);
+        }
+        Ok(Candidates { blocks })
     }
 
     /// Combinations to try for the blocks of `kinds`: every pair of width limits for layers and for
@@ -126,14 +125,13 @@ impl Candidates {
 
 impl OfBlock {
     /// Adds a shape if it fits; whether it does.
-    fn add(&mut self, shape: Shape, template: &Template, target: &Target, pos: u32) -> bool {
-        let fits = fits(template, target);
+    fn add(&mut self, shape: Shape, need: &Need, target: &Target) -> bool {
+        let fits = need.bytes <= u64::from(target.usable_sram());
         if fits {
-            let cycles = cost::template_cycles(target, template, pos);
-            self.list.push(Candidate { shape, cycles });
+            self.list.push(Candidate { shape, cycles: need.cycles });
         }
         if u64::from(shape.width()) >= self.widest {
-            self.fullest = contributors(template);
+            self.fullest.clone_from(&need.contributors);
             self.widest = u64::from(shape.width());
         }
         fits
@@ -157,38 +155,38 @@ impl OfBlock {
     }
 }
 
-/// The position at which costs are compared: the last of the context.
-pub(crate) fn costed_position(partition: &Partition) -> u32 {
-    u32::try_from(partition.context).unwrap_or(u32::MAX).saturating_sub(1)
-}
-
 /// Cells of heads: how many, how wide, and how their caches lie.
 type Cells = (u32, u32, CacheCut);
 
 /// Tries shapes of decoder layers.
-struct Layers<'a> {
-    spec: &'a LayerSpec,
+struct Layers<'a, 'b> {
+    /// Index of the spec.
+    spec: usize,
     count: u32,
-    partition: &'a Partition,
-    target: &'a Target,
+    needs: &'a mut Needs<'b>,
     height: u32,
     /// Whether shapes that do not fit are tried with a surplus.
     surplus: bool,
     found: &'a mut OfBlock,
 }
 
-impl Layers<'_> {
+impl<'b> Layers<'_, 'b> {
+    fn spec(&self) -> &'b LayerSpec {
+        &self.needs.partition.layers[self.spec]
+    }
+
     /// Tries the shapes for a pipeline of so many regions.
     fn all(mut self, regions: usize) -> Result<(), WaferError> {
         // Widths of which a whole number fills a strip.
-        let strips = self.target.height / self.height;
+        let target = self.needs.target;
+        let strips = target.height / self.height;
         let most = size(regions).div_ceil(strips) + 1;
-        let widths: Vec<u32> = (1..=most).map(|n| self.target.width / n).collect();
-        let context = self.partition.context;
-        let attended = self.spec.window.map_or(context, |w| w.min(context));
+        let widths: Vec<u32> = (1..=most).map(|n| target.width / n).collect();
+        let context = self.needs.partition.context;
+        let attended = self.spec().window.map_or(context, |w| w.min(context));
         self.elements(&widths)?;
         // With fewer tokens on a row than elements in a head, scores travel more cheaply than heads.
-        if size(attended).div_ceil(self.height) > size(self.spec.head_dim) {
+        if size(attended).div_ceil(self.height) > size(self.spec().head_dim) {
             self.tokens(&widths)?;
         }
         Ok(())
@@ -196,51 +194,45 @@ impl Layers<'_> {
 
     /// Tries one shape; whether it fits.
     fn add(&mut self, width: u32, cells: Cells) -> Result<bool, WaferError> {
-        let (spec, target) = (self.spec, self.target);
+        let (spec, target) = (self.spec(), self.needs.target);
         let size = (width, self.height);
-        let shape = LayerShape::new((spec, self.count), size, cells, self.partition.context);
+        let shape = LayerShape::new((spec, self.count), size, cells, self.needs.partition.context);
         let shared = self.count == 1 || shape.width * self.height <= MAX_SHARED_PES;
         if shape.width > target.width || !shared {
             return Ok(false);
         }
-        let template = self.template(shape)?;
-        let pos = costed_position(self.partition);
-        if self.found.add(Shape::Layer(shape), &template, target, pos) {
+        let need = self.needs.layers(self.spec, shape)?;
+        if self.found.add(Shape::Layer(shape), &need, target) {
             return Ok(true);
         }
         if !self.surplus {
             return Ok(false);
         }
-        let over = sram_bytes(&template).saturating_sub(u64::from(target.usable_sram()));
+        let over = need.bytes.saturating_sub(u64::from(target.usable_sram()));
         match shape.with_surplus(spec).filter(|fuller| self.relief(shape, *fuller) >= over) {
             Some(fuller) => {
-                let template = self.template(fuller)?;
-                Ok(self.found.add(Shape::Layer(fuller), &template, target, pos))
+                let need = self.needs.layers(self.spec, fuller)?;
+                Ok(self.found.add(Shape::Layer(fuller), &need, target))
             }
             None => Ok(false),
         }
     }
 
-    fn template(&self, shape: LayerShape) -> Result<Template, WaferError> {
-        let io = (Entry::Row, Exit::Row);
-        let name = self.spec.name.clone();
-        Ok(layer::layer(self.spec, shape, io, name, self.target)?.template)
-    }
-
     /// Bytes that a PE with heads saves by a surplus elsewhere: gate, up and down get smaller.
     fn relief(&self, even: LayerShape, fuller: LayerShape) -> u64 {
-        if !layer::surplus_possible(self.spec) {
+        let spec = self.spec();
+        if !layer::surplus_possible(spec) {
             return 0;
         }
         let elements = even.ffn_tile.saturating_sub(fuller.ffn_tile) * even.hidden_tile;
-        let storage = self.spec.gate.piece().and_then(|p| p.storage.bytes_for(1)).unwrap_or(4);
+        let storage = spec.gate.piece().and_then(|p| p.storage.bytes_for(1)).unwrap_or(4);
         3 * u64::from(self.count) * u64::from(elements) * storage as u64
     }
 
     /// Shapes whose columns share the tokens of their row.
     fn elements(&mut self, widths: &[u32]) -> Result<(), WaferError> {
-        let kv_heads = size(self.spec.kv_heads);
-        let cells = LayerShape::cells(self.spec);
+        let kv_heads = size(self.spec().kv_heads);
+        let cells = LayerShape::cells(self.spec());
         for &cell in &cells {
             for groups in divisors(kv_heads) {
                 self.add(groups * cell, (groups, cell, CacheCut::Elements))?;
@@ -255,8 +247,9 @@ impl Layers<'_> {
         // Heads cannot use more columns than this; the MLP can.
         let widest = cells.last().copied().unwrap_or(1);
         let mut width = kv_heads.saturating_mul(widest);
-        while width < self.target.width {
-            width = (width + width.div_ceil(8)).min(self.target.width);
+        let room = self.needs.target.width;
+        while width < room {
+            width = (width + width.div_ceil(8)).min(room);
             self.add(width, (kv_heads, widest, CacheCut::Elements))?;
         }
         Ok(())
@@ -265,8 +258,8 @@ impl Layers<'_> {
     /// Shapes whose columns have tokens of their own: any number of columns will do, so from the
     /// narrowest that fits in steps.
     fn tokens(&mut self, widths: &[u32]) -> Result<(), WaferError> {
-        let kv_heads = size(self.spec.kv_heads);
-        let room = self.target.width;
+        let kv_heads = size(self.spec().kv_heads);
+        let room = self.needs.target.width;
         let Some(groups) = divisors(kv_heads).rfind(|&g| g <= room) else { return Ok(()) };
         let (mut least, mut most) = (1, room / groups);
         while least < most {
@@ -297,32 +290,31 @@ fn divisors(n: u32) -> impl DoubleEndedIterator<Item = u32> {
 }
 
 fn table_candidates(
-    partition: &Partition,
-    target: &Target,
+    (partition, target): (&Partition, &Target),
     height: u32,
     found: &mut OfBlock,
 ) -> Result<(), WaferError> {
     let block = found.block;
-    let make = |width: u32| -> Result<(Shape, Template), WaferError> {
+    let make = |width: u32| -> Result<(Shape, Need), WaferError> {
         let shape = TableShape::new(partition.vocab, partition.hidden, (width, height));
         let template = match block {
             Block::Embedding => table::embedding(partition, shape, Exit::Row, target)?.template,
             _ => table::head(partition, shape, Entry::Row, target)?.0.template,
         };
-        Ok((Shape::Table(shape), template))
+        Ok((Shape::Table(shape), Need::of(&template, target, 0)))
     };
     // The narrowest that fits, which counts where little room is left, and wider ones in steps.
     let (mut width, mut most) = (1, target.width);
     while width < most {
         let middle = width.midpoint(most);
-        match fits(&make(middle)?.1, target) {
+        match make(middle)?.1.bytes <= u64::from(target.usable_sram()) {
             true => most = middle,
             false => width = middle + 1,
         }
     }
     loop {
-        let (shape, template) = make(width)?;
-        found.add(shape, &template, target, 0);
+        let (shape, need) = make(width)?;
+        found.add(shape, &need, target);
         if width >= target.width {
             return Ok(());
         }

@@ -11,6 +11,7 @@
 //! Does not choose colors (`route`) or final programs (`schedule`).
 
 mod candidates;
+mod needs;
 mod pack;
 pub mod repair;
 pub mod shape;
@@ -22,11 +23,12 @@ use tensor::DType;
 use crate::WaferError;
 use crate::error::{Contributor, Hint, Shortfall, role_name};
 use crate::partition::Partition;
-use crate::program::builder::{sram_by_role, sram_bytes};
+use crate::program::builder::sram_by_role;
 use crate::route::stream::{Entry, Exit};
 
-pub(crate) use candidates::costed_position;
 use candidates::{Candidate, Candidates};
+use needs::Needs;
+pub(crate) use needs::costed_position;
 use pack::Floor;
 use shape::{LayerShape, TableShape};
 use wafers::{Cuts, Pipeline, Price};
@@ -177,6 +179,7 @@ pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Place
         surplus,
         turn_colors: available - needed,
         limit: goal.wafers.limit(target),
+        needs: Needs::new(partition, target),
         least: None,
         searched: Vec::new(),
     };
@@ -233,6 +236,7 @@ struct Search<'a> {
     turn_colors: u32,
     /// The most wafers still of interest.
     limit: u32,
+    needs: Needs<'a>,
     /// What is missing where least is missing.
     least: Option<Shortage>,
     /// Heights at which the pipeline fits and is not much longer than the shortest.
@@ -258,7 +262,7 @@ impl<'a> Search<'a> {
         height: u32,
     ) -> Result<(), WaferError> {
         let target = self.target;
-        let candidates = Candidates::new(self.partition, target, (height, self.surplus), blocks)?;
+        let candidates = Candidates::new(&mut self.needs, (height, self.surplus), blocks)?;
         let shortage = candidates.shortage(self.partition, blocks, (target, height));
         if self.least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
             self.least = Some(shortage);
@@ -427,9 +431,4 @@ fn shortfall(
 /// Contributors of a template in SRAM.
 fn contributors(template: &plan::Template) -> Vec<Contributor> {
     sram_by_role(template).into_iter().map(|(role, bytes)| Contributor { role, bytes }).collect()
-}
-
-/// Whether a template fits a PE.
-fn fits(template: &plan::Template, target: &Target) -> bool {
-    sram_bytes(template) <= u64::from(target.usable_sram())
 }

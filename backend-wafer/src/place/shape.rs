@@ -7,7 +7,7 @@ use crate::partition::LayerSpec;
 /// How heads are cut over columns: `groups` cells of `width` columns; each cell serves `kv_heads`
 /// key/value heads and their query heads; in a cell, column j holds of every head the elements
 /// `j*half .. (j+1)*half` of both halves, so that rotation needs no neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeadTiling {
     /// Cells.
     pub groups: u32,
@@ -52,7 +52,7 @@ pub enum CacheCut {
 }
 
 /// Decoder layers, one after the other on the same `width` x `height` PEs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LayerShape {
     /// Layers.
     pub layers: u32,
