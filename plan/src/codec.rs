@@ -3,13 +3,15 @@
 //! ```text
 //! "SPKWPLAN"  version u32  sections u32
 //! per section: tag 4 bytes  length u64  FNV-1a 64 of the payload  payload
-//!   PLAN  the plan in postcard encoding (compact, canonical for equal plans)
+//!   PLAN  the plan in postcard encoding, what it repeats pooled (`pools`); canonical for equal plans
 //!   WGTS  optional: weights, see `write_weights`
 //! ```
 //!
-//! Integers are little-endian. Decoding is bounds-checked, allocates no more than a small multiple of
+//! Integers are little-endian. Decoding is bounds-checked, allocates no more than a fixed multiple of
 //! the input, and never panics; `decode(encode(p)) == p`, and equal plans encode to equal bytes.
 //! Does not verify: a decoded plan can be illegal, see [`crate::verify`](mod@crate::verify).
+
+mod pools;
 
 use std::collections::BTreeMap;
 
@@ -22,7 +24,7 @@ use crate::plan::Plan;
 pub const MAGIC: [u8; 8] = *b"SPKWPLAN";
 /// Version written, and the only one read. Raised with every change of what a plan holds: the encoding
 /// names no fields, so older bytes would be read as something else (`tests/codec.rs` notices).
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 const PLAN: [u8; 4] = *b"PLAN";
 const WEIGHTS: [u8; 4] = *b"WGTS";
@@ -81,7 +83,7 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
 
 /// The bytes of a plan; `weights` that are not empty are packed along.
 pub fn encode_with_weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Vec<u8> {
-    let mut sections = vec![(PLAN, payload(plan))];
+    let mut sections = vec![(PLAN, pools::write(plan))];
     if !weights.is_empty() {
         sections.push((WEIGHTS, write_weights(weights)));
     }
@@ -100,11 +102,7 @@ pub fn encode_with_weights(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> V
 
 /// SHA-256 of the plan (weights packed along do not count), in hex: for comparing artefacts.
 pub fn digest(plan: &Plan) -> String {
-    Sha256::digest(payload(plan)).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn payload(plan: &Plan) -> Vec<u8> {
-    postcard::to_allocvec(plan).expect("a plan holds only lengths that are known and no maps")
+    Sha256::digest(pools::write(plan)).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Reads a plan.
@@ -119,8 +117,7 @@ pub fn decode(bytes: &[u8]) -> Result<Plan, CodecError> {
         match tag {
             PLAN if plan.is_some() => return Err(bad("there twice")),
             PLAN => {
-                let (p, rest) =
-                    postcard::take_from_bytes::<Plan>(payload).map_err(|e| bad(&e.to_string()))?;
+                let (p, rest) = pools::read(payload).map_err(|e| bad(&e))?;
                 if !rest.is_empty() {
                     return Err(bad("bytes are left over"));
                 }

@@ -6,7 +6,7 @@ use sparkc_plan::codec::{
     CodecError, VERSION, decode, decode_weights, digest, encode, encode_with_weights,
 };
 use sparkc_plan::samples::{Collective, LanguageModel, language_model, line};
-use sparkc_plan::{Axis, Bend, Detour, Plan, Point, Port, Repair, Spares, Target};
+use sparkc_plan::{Axis, Bend, Clause, Detour, Plan, Point, Port, Repair, Spares, Target};
 use tensor::{DType, Rng, Tensor};
 
 fn plans() -> Vec<Plan> {
@@ -30,6 +30,34 @@ fn decode_inverts_encode_and_json() {
     }
     let [a, b] = &plans()[..] else { panic!("two plans") };
     assert_ne!(digest(a), digest(b));
+}
+
+#[test]
+fn what_repeats_is_stored_once_and_what_is_long_where_it_is_used() {
+    let mut plan = plans().remove(0);
+    let sizes = |plan: &Plan| {
+        (encode(plan).len(), postcard::to_allocvec(plan).expect("only known lengths").len())
+    };
+    let once = sizes(&plan);
+    let template = plan.templates.iter_mut().max_by_key(|t| t.phases.len()).expect("templates");
+    let copies: Vec<_> = (2..10)
+        .flat_map(|n| {
+            let mut phases = template.phases.clone();
+            phases.iter_mut().for_each(|p| p.name.push_str(&format!(".{n}")));
+            phases
+        })
+        .collect();
+    template.phases.extend(copies);
+    assert_eq!(decode(&encode(&plan)).expect("own bytes"), plan);
+    let more = sizes(&plan);
+    assert!((more.0 - once.0) * 2 < more.1 - once.1, "from {once:?} to {more:?} bytes");
+    // Too long for a pool, and used twice.
+    let long = "long ".repeat(40);
+    for role in plan.templates[0].phases.iter_mut().take(2).flat_map(|p| &mut p.roles) {
+        role.name.clone_from(&long);
+        role.predicate.x = vec![Clause::range(0, 9); 40];
+    }
+    assert_eq!(decode(&encode(&plan)).expect("own bytes"), plan);
 }
 
 #[test]
@@ -111,7 +139,7 @@ fn the_version_rises_with_the_fields() {
     let hash = found.iter().flat_map(|path| path.bytes()).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let known = (3, 11_235_775_643_616_009_923);
+    let known = (4, 11_235_775_643_616_009_923);
     assert_eq!((VERSION, hash), known, "raise codec::VERSION, and write both down here");
 }
 
