@@ -95,3 +95,58 @@ fn rounded_activations_stay_within_their_steps() {
         assert!(error < 0.02, "seed {seed}: {error}");
     }
 }
+
+/// Runs a block of two carries over three layers: what it computes is what `eval` says.
+fn compare_carries(body: &str) {
+    let text = format!(
+        r#"module "carries" context 8 {{
+  block @layer(carry %x: f32[T, 8], carry %before: f32[T, 8]) {{
+    %sum = add %x, %before : f32[T, 8]
+    %twice = add %sum, %sum : f32[T, 8]
+    %y = tanh %twice : f32[T, 8]
+    {body}
+  }}
+  graph @main(input %tokens: i32[T]) {{
+    %table = weight "table" : f32[8, 8]
+    %x = gather %table, %tokens : f32[T, 8]
+    %half = const 0.5 : f32[]
+    %other = mul %x, %half : f32[T, 8]
+    %y, %before = repeat @layer 0..3 (%x, %other) : f32[T, 8], f32[T, 8]
+    %first = const 3.0 : f32[]
+    %scaled = mul %y, %first : f32[T, 8]
+    %sum = add %scaled, %before : f32[T, 8]
+    %logits = slice %sum {{axis=0, start=T - R, end=T}} : f32[R, 8]
+    return %logits
+  }}
+}}"#
+    );
+    let module = ir::parse(&text).unwrap_or_else(|e| panic!("{body}: {e}"));
+    let values: Vec<f32> = (0..64).map(|i| i as f32 / 32.0 - 1.0).collect();
+    let table = tensor::Tensor::from_f32(vec![8, 8], &values);
+    let weights: WeightMap = [("table".to_string(), table)].into_iter().collect();
+    let tokens = [3, 0, 2];
+    let found = logits(&payload(&module, &weights), options(1, Isa::Portable), &tokens, 3);
+    let error = relative_to_max(&found, &expected(&module, &weights, &tokens));
+    assert!(error < 1e-5, "{body}: {error}");
+}
+
+#[test]
+fn carries_may_take_the_places_of_each_other() {
+    for results in ["%y, %x", "%before, %y", "%before, %x", "%y, %y", "%y, %before", "%x, %y"] {
+        compare_carries(&format!("return {results}"));
+    }
+}
+
+#[test]
+fn a_carry_may_be_part_of_a_larger_value() {
+    compare_carries(
+        "%both = concat %y, %sum {axis=0} : f32[2*T, 8]
+    %part = slice %both {axis=0, start=0, end=T} : f32[T, 8]
+    return %part, %x",
+    );
+    compare_carries(
+        "%both = concat %y, %sum {axis=0} : f32[2*T, 8]
+    %part = slice %both {axis=0, start=0, end=T} : f32[T, 8]
+    return %part, %y",
+    );
+}

@@ -295,17 +295,19 @@ impl<'a> GraphLower<'a> {
 
     /// Ends the body of a loop: results become the carries of the next layer.
     fn carry_over(&mut self, carries: &[BufferId]) -> Result<(), CpuError> {
-        let graph = self.graph;
-        let mut sources = Vec::new();
-        for (&carry, &result) in carries.iter().zip(&graph.results) {
-            let mut source = self.operand(result)?;
-            let storage = |b: BufferId| self.shared.buffers[b as usize].storage;
+        let results = &self.graph.results[..carries.len()];
+        let sources = results.iter().map(|&v| self.operand(v)).collect::<Result<Vec<_>, _>>()?;
+        let mut copies = Vec::new();
+        for (i, (&carry, &result)) in carries.iter().zip(results).enumerate() {
+            let mut source = sources[i];
             if let Operand::Buffer(buffer) = source {
-                let is_carry = carries.iter().any(|&c| storage(c) == storage(buffer));
-                if buffer == carry || self.compute_in_place(buffer, carry) {
+                // Another result may be what this carry was before.
+                let others = sources.iter().enumerate().filter(|&(j, _)| j != i);
+                let wanted = others.into_iter().any(|(_, &other)| self.shares(other, carry));
+                if buffer == carry || !wanted && self.compute_in_place(buffer, carry) {
                     continue;
                 }
-                if is_carry {
+                if carries.iter().any(|&c| self.shares(source, c)) {
                     // Another carry's old value: set aside before the carries are overwritten.
                     let dims = self.dims(result)?;
                     let aside = self.new_buffer(dims.clone());
@@ -313,12 +315,18 @@ impl<'a> GraphLower<'a> {
                     source = Operand::Buffer(aside);
                 }
             }
-            sources.push((source, carry, self.dims(result)?));
+            copies.push((source, carry, self.dims(result)?));
         }
-        for (source, carry, dims) in sources {
+        for (source, carry, dims) in copies {
             self.emit(super::ops::whole_copy(&dims), vec![source], carry);
         }
         Ok(())
+    }
+
+    /// Whether an operand lies in the memory of a buffer.
+    fn shares(&self, operand: Operand, buffer: BufferId) -> bool {
+        let storage = |b: BufferId| self.shared.buffers[b as usize].storage;
+        matches!(operand, Operand::Buffer(b) if storage(b) == storage(buffer))
     }
 
     /// Lets `result` be computed in the memory of `carry` where the old value is dead before the

@@ -57,10 +57,11 @@ impl Memory {
         self.storages[storage].last = self.storages[storage].last.max(self.now);
     }
 
-    /// Lets storage `from` live in `to` where `to` is dead before `from` is first written; says
-    /// whether it could.
+    /// Lets storage `from` live in `to`, which has as many elements, where `to` is dead before `from`
+    /// is first written; says whether it could.
     pub(super) fn merge(&mut self, from: usize, to: usize) -> bool {
-        if self.storages[to].last >= self.storages[from].first {
+        let (old, new) = (&self.storages[to], &self.storages[from]);
+        if old.last >= new.first || old.elements != new.elements {
             return false;
         }
         self.storages[to].last = self.storages[from].last.max(self.now);
