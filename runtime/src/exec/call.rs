@@ -85,8 +85,10 @@ impl Machine<'_> {
             *value = match operand {
                 Operand::Buffer(id) => {
                     let range = self.bound.ranges[*id as usize].clone();
-                    // `check` refuses a result that overlaps an operand.
-                    let data = if range.start < out_range.start {
+                    // `check` refuses a result that overlaps an operand; nothing overlaps nothing.
+                    let data = if range.is_empty() {
+                        &[]
+                    } else if range.start < out_range.start {
                         &left[range]
                     } else {
                         &right[range.start - out_range.end..range.end - out_range.end]
@@ -220,7 +222,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn op(&self, op: &Op, out: &mut [f32], scope: Scope<'_>) {
         let [a, b, _] = self.x;
-        let width = self.out_dims.last().copied().unwrap_or(1);
+        // Not 0: a tensor without elements has no rows either.
+        let width = self.out_dims.last().copied().unwrap_or(1).max(1);
         match op {
             Op::Positions => {
                 for (o, (position, _)) in out.iter_mut().zip(rows::positions(self.spans)) {
@@ -259,12 +262,11 @@ impl Run<'_> {
             }
             Op::Gather { weight } => {
                 let table = packed(self.payload, *weight, scope);
-                for (out, &id) in out.chunks_exact_mut(table.cols).zip(a.data) {
+                for (out, &id) in out.chunks_exact_mut(width).zip(a.data) {
                     table.row(id as usize, out);
                 }
             }
             Op::GatherPlain => {
-                let width = a.dims[1];
                 for (out, &id) in out.chunks_exact_mut(width).zip(b.data) {
                     out.copy_from_slice(&a.data[id as usize * width..][..width]);
                 }

@@ -83,11 +83,26 @@ pub fn unary(op: Unary, x: f32) -> f32 {
         Unary::Square => x * x,
         Unary::Tanh => tanh(x),
         Unary::Sigmoid => sigmoid(x),
-        Unary::Silu => x * sigmoid(x),
-        Unary::Gelu => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
-        Unary::GeluTanh => 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))),
-        Unary::Relu => x.max(0.0),
+        Unary::Silu => or_limit(x, x * sigmoid(x)),
+        Unary::Gelu => or_limit(x, 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
+        Unary::GeluTanh => {
+            or_limit(x, 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))))
+        }
+        // `f32::max` would turn NaN into 0.
+        Unary::Relu => {
+            if x <= 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
     }
+}
+
+/// The activation `y` of x; 0 at -inf, its limit, where the formulas give NaN.
+#[inline(always)]
+fn or_limit(x: f32, y: f32) -> f32 {
+    if x == f32::NEG_INFINITY { 0.0 } else { y }
 }
 
 #[cfg(test)]

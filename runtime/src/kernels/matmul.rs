@@ -49,10 +49,11 @@ pub fn linears<const N: usize>(
 ) {
     let (cols, quantized) = (w[0].cols, w[0].dtype.is_quantized());
     assert!(w.iter().all(|w| w.cols == cols && w.dtype.is_quantized() == quantized));
-    let tokens = x.len().checked_div(cols).unwrap_or(0);
-    if tokens == 0 {
-        return;
+    if x.is_empty() {
+        // No tokens, or sums of nothing.
+        return out.into_iter().for_each(|out| out.fill(0.0));
     }
+    let tokens = x.len() / cols;
     let rows: usize = w.iter().map(|w| w.rows).sum();
     // Products with few-bit weights go about four times as fast as those with 16 bits.
     let work = rows * cols * tokens / if quantized { 4 } else { 1 };
@@ -283,7 +284,7 @@ pub struct MatmulShape {
 pub fn matmul(pool: &Pool, shape: MatmulShape, a: &[f32], b: &[f32], out: &mut [f32]) {
     let MatmulShape { batch, m, k, n, shared_a, shared_b } = shape;
     pool.split(out, n.max(1), batch * m * k * n, &|start, part, _| {
-        for (i, row) in part.chunks_mut(n).enumerate() {
+        for (i, row) in part.chunks_mut(n.max(1)).enumerate() {
             let index = start / n + i;
             let a_row = if shared_a { index % m } else { index };
             let from = if shared_b { 0 } else { index / m * k * n };

@@ -47,6 +47,9 @@ pub fn rms_norm(x: &[f32], gain: Option<&[f32]>, eps: f32, width: usize, out: &m
 /// Softmax of one row in place. A row of -inf only becomes NaN, as the formula says.
 pub fn softmax(row: &mut [f32]) {
     let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+    if max == f32::NEG_INFINITY && row.iter().all(|&v| v == max) {
+        return row.fill(0.0);
+    }
     for v in row.iter_mut() {
         *v = exp(*v - max);
     }
@@ -62,7 +65,7 @@ pub fn reduce(op: Reduce, x: &[f32], len: usize, inner: usize, out: &mut [f32]) 
         out.copy_from_slice(&x[..inner]);
         for row in x[inner..].chunks_exact(inner) {
             for (o, &v) in out.iter_mut().zip(row) {
-                *o = if op == Reduce::Max { o.max(v) } else { *o + v };
+                *o = if op == Reduce::Max { larger(*o, v) } else { *o + v };
             }
         }
         if op == Reduce::Mean {
@@ -71,6 +74,12 @@ pub fn reduce(op: Reduce, x: &[f32], len: usize, inner: usize, out: &mut [f32]) 
             }
         }
     }
+}
+
+/// The maximum; NaN if either is.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 #[cfg(test)]
