@@ -8,7 +8,7 @@ use ir::eval::{EvalOptions, Session as Eval};
 use runtime::kernels::Kernels;
 use runtime::program::Activations;
 use runtime::{Assets, Isa, Session, SessionOptions, Wanted};
-use sparkc_backend_cpu::compile_in_memory;
+use sparkc_backend_cpu::{CpuError, compile_in_memory};
 use tensor::Tensor;
 
 /// Columns of the table, and of the logits: more than a register of any instruction set.
@@ -120,4 +120,22 @@ fn tensors_without_elements_are_computed() {
     %zeros = matmul %e, %rows : f32[T, {WIDTH}]
     %y = add %x, %zeros : f32[T, {WIDTH}]"
     ));
+}
+
+#[test]
+fn tokens_without_a_row_are_refused_when_compiling() {
+    let text = "module \"few-rows\" context 8 {
+  graph @main(input %tokens: i32[T]) {
+    %table = weight \"table\" : f32[4, 8]
+    %x = gather %table, %tokens : f32[T, 8]
+    %logits = slice %x {axis=0, start=T - R, end=T} : f32[R, 8]
+    return %logits
+  }
+}";
+    let module = ir::parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let table = Tensor::from_f32(vec![4, 8], &[0.0; 32]);
+    let weights: WeightMap = [("table".to_string(), table)].into_iter().collect();
+    let compiled = compile_in_memory(&module, Activations::Full, &weights, Assets::default());
+    let Err(CpuError::Entry { why }) = compiled else { panic!("{compiled:?}") };
+    assert!(why.contains("4 rows") && why.contains("8 logits"), "{why}");
 }

@@ -10,7 +10,7 @@ mod graph;
 mod memory;
 mod ops;
 
-use ir::{Module, ParamKind, Type};
+use ir::{Module, Op, ParamKind, Type, ValueId};
 use runtime::program::{Activations, Buffer, Program, Rope};
 
 use crate::error::CpuError;
@@ -65,6 +65,7 @@ pub fn lower(module: &Module, activations: Activations) -> Result<Lowered, CpuEr
     let (Some(tokens), None) = (inputs.next().map(|p| p.value), inputs.next()) else {
         return Err(entry("main takes other inputs than its tokens".to_string()));
     };
+    check_embeddings(module, tokens, vocab).map_err(entry)?;
     let token_buffer = main.define(tokens)?;
     main.bind_states()?;
     main.nodes()?;
@@ -105,6 +106,23 @@ fn vocab(module: &Module) -> Result<u32, String> {
         _ => None,
     };
     width.ok_or_else(|| "main returns no logits f32[R, vocab]".to_string())
+}
+
+/// Every token that the logits name has a row in what tokens are looked up in: texts continue with it.
+fn check_embeddings(module: &Module, tokens: ValueId, vocab: u32) -> Result<(), String> {
+    let main = &module.main;
+    let lookups = main.nodes().filter(|(_, n)| n.op == Op::Gather && n.operands[1] == tokens);
+    for (_, node) in lookups {
+        let table = main.ty(node.operands[0]).as_tensor();
+        let rows = table.and_then(|t| t.dims.first()?.as_const());
+        if let Some(rows) = rows.filter(|&rows| rows < vocab as usize) {
+            return Err(format!(
+                "tokens are looked up in {rows} rows, but there are {vocab} logits: \
+                 tokens from {rows} on would have no row"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a type is a cache.
