@@ -44,68 +44,111 @@ impl fmt::Debug for Real {
     }
 }
 
-/// Elementwise functions of one tensor, computed in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum UnaryOp {
-    /// -x
-    Neg,
-    /// e^x
-    Exp,
-    /// sqrt(x)
-    Sqrt,
-    /// 1/sqrt(x)
-    Rsqrt,
-    /// 1/x
-    Recip,
-    /// x^2
-    Square,
-    /// tanh(x)
-    Tanh,
-    /// 1/(1 + e^-x)
-    Sigmoid,
+/// An enum of functions: a list of all, and the spelling in the text form of each. What takes a
+/// function with a spelling of its own stands behind the list.
+macro_rules! functions {
+    (
+        $(#[$about:meta])* $name:ident, $(#[$about_list:meta])* $list:ident {
+            $($(#[$formula:meta])* $function:ident $spelling:literal;)*
+        }
+        $($(#[$about_other:meta])* $other:ident($inner:ident);)?
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$formula])* $function,)*
+            $($(#[$about_other])* $other($inner),)?
+        }
+
+        impl $name {
+            $(#[$about_list])*
+            pub const $list: [$name; [$($spelling),*].len()] = [$($name::$function),*];
+
+            /// The spelling in the text form.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$function => $spelling,)*
+                    $($name::$other(function) => function.name(),)?
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    /// Elementwise functions of one tensor, computed in f32.
+    UnaryOp,
+    /// Every function but the activations.
+    PLAIN {
+        /// -x
+        Neg "neg";
+        /// e^x
+        Exp "exp";
+        /// sqrt(x)
+        Sqrt "sqrt";
+        /// 1/sqrt(x)
+        Rsqrt "rsqrt";
+        /// 1/x
+        Recip "recip";
+        /// x^2
+        Square "square";
+        /// tanh(x)
+        Tanh "tanh";
+        /// 1/(1 + e^-x)
+        Sigmoid "sigmoid";
+    }
     /// An activation function.
-    Act(Activation),
+    Act(Activation);
 }
 
-/// Activation functions of gated and plain MLPs. Different functions: never merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Activation {
-    /// x * sigmoid(x)
-    Silu,
-    /// x/2 (1 + erf(x / sqrt 2))
-    Gelu,
-    /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-    GeluTanh,
-    /// max(x, 0)
-    Relu,
+functions! {
+    /// Activation functions of gated and plain MLPs. Different functions: never merged.
+    Activation,
+    /// Every activation.
+    ALL {
+        /// x * sigmoid(x)
+        Silu "silu";
+        /// x/2 (1 + erf(x / sqrt 2))
+        Gelu "gelu";
+        /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+        GeluTanh "gelu_tanh";
+        /// max(x, 0)
+        Relu "relu";
+    }
 }
 
-/// Elementwise functions of two tensors, with broadcasting, computed in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum BinaryOp {
-    /// a + b
-    Add,
-    /// a - b
-    Sub,
-    /// a * b
-    Mul,
-    /// a / b
-    Div,
-    /// max(a, b)
-    Max,
-    /// min(a, b)
-    Min,
+functions! {
+    /// Elementwise functions of two tensors, with broadcasting, computed in f32.
+    BinaryOp,
+    /// Every function.
+    ALL {
+        /// a + b
+        Add "add";
+        /// a - b
+        Sub "sub";
+        /// a * b
+        Mul "mul";
+        /// a / b
+        Div "div";
+        /// max(a, b)
+        Max "max";
+        /// min(a, b)
+        Min "min";
+    }
 }
 
-/// Reductions along one axis, which stays with extent 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ReduceOp {
-    /// Sum.
-    Sum,
-    /// Largest element.
-    Max,
-    /// Arithmetic mean.
-    Mean,
+functions! {
+    /// Reductions along one axis, which stays with extent 1.
+    ReduceOp,
+    /// Every reduction.
+    ALL {
+        /// Sum.
+        Sum "reduce_sum";
+        /// Largest element.
+        Max "reduce_max";
+        /// Arithmetic mean.
+        Mean "reduce_mean";
+    }
 }
 
 /// An operation with its attributes. Operands and results are the [`Node`](crate::Node)'s.
@@ -328,83 +371,6 @@ impl Op {
     /// This op's row of the table.
     pub fn info(&self) -> &'static OpInfo {
         self.kind().info()
-    }
-}
-
-impl UnaryOp {
-    /// Every function but the activations.
-    pub const PLAIN: [UnaryOp; 8] = [
-        UnaryOp::Neg,
-        UnaryOp::Exp,
-        UnaryOp::Sqrt,
-        UnaryOp::Rsqrt,
-        UnaryOp::Recip,
-        UnaryOp::Square,
-        UnaryOp::Tanh,
-        UnaryOp::Sigmoid,
-    ];
-
-    /// The spelling in the text form: `neg`, `exp`, ..., `silu`.
-    pub fn name(self) -> &'static str {
-        match self {
-            UnaryOp::Neg => "neg",
-            UnaryOp::Exp => "exp",
-            UnaryOp::Sqrt => "sqrt",
-            UnaryOp::Rsqrt => "rsqrt",
-            UnaryOp::Recip => "recip",
-            UnaryOp::Square => "square",
-            UnaryOp::Tanh => "tanh",
-            UnaryOp::Sigmoid => "sigmoid",
-            UnaryOp::Act(act) => act.name(),
-        }
-    }
-}
-
-impl Activation {
-    /// Every activation.
-    pub const ALL: [Activation; 4] =
-        [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
-
-    /// The spelling in the text form.
-    pub fn name(self) -> &'static str {
-        match self {
-            Activation::Silu => "silu",
-            Activation::Gelu => "gelu",
-            Activation::GeluTanh => "gelu_tanh",
-            Activation::Relu => "relu",
-        }
-    }
-}
-
-impl BinaryOp {
-    /// Every function.
-    pub const ALL: [BinaryOp; 6] =
-        [BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div, BinaryOp::Max, BinaryOp::Min];
-
-    /// The spelling in the text form.
-    pub fn name(self) -> &'static str {
-        match self {
-            BinaryOp::Add => "add",
-            BinaryOp::Sub => "sub",
-            BinaryOp::Mul => "mul",
-            BinaryOp::Div => "div",
-            BinaryOp::Max => "max",
-            BinaryOp::Min => "min",
-        }
-    }
-}
-
-impl ReduceOp {
-    /// Every reduction.
-    pub const ALL: [ReduceOp; 3] = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Mean];
-
-    /// The spelling in the text form.
-    pub fn name(self) -> &'static str {
-        match self {
-            ReduceOp::Sum => "reduce_sum",
-            ReduceOp::Max => "reduce_max",
-            ReduceOp::Mean => "reduce_mean",
-        }
     }
 }
 

@@ -286,6 +286,9 @@ mod tests {
         ops.extend(Activation::ALL.map(Op::Glu));
         ops.extend(BinaryOp::ALL.map(Op::Binary));
         ops.extend(ReduceOp::ALL.map(|op| Op::Reduce { op, axis: 1 }));
+        for row in ir::op_table().iter().filter(|row| row.pure) {
+            assert!(ops.iter().any(|op| op.kind() == row.kind), "no example of {}", row.name);
+        }
         for op in ops {
             let (head, attrs) = encode(&op);
             assert_eq!(decode(&head, &attrs.iter().collect::<Vec<_>>()), Some(op));
