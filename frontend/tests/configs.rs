@@ -121,6 +121,18 @@ fn windows_make_blocks_of_the_layers_that_have_them() {
 }
 
 #[test]
+fn ministral_lists_its_sliding_layers_or_slides_everywhere() {
+    let family = json!({"model_type": "ministral", "architectures": ["MinistralForCausalLM"], "head_dim": 4});
+    let ministral = |changes: Value| with(with(llama_config(), family.clone()), changes);
+    assert_eq!(window(&open_config(&ministral(json!({}))), "layer"), Some(4096));
+    assert_eq!(window(&open_config(&ministral(json!({"sliding_window": null}))), "layer"), None);
+    let types = json!(["full_attention", "sliding_attention"]);
+    let listed = json!({"sliding_window": 6, "layer_types": types});
+    let listed = open_config(&ministral(listed));
+    assert_eq!((window(&listed, "layer_full"), window(&listed, "layer_sliding")), (None, Some(6)));
+}
+
+#[test]
 fn silence_about_heads_means_what_the_family_means_by_it() {
     let shape = |config: Value, weight: &str| {
         let uses = open_config(&config).module.weights();

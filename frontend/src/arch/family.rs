@@ -45,6 +45,8 @@ pub enum WindowRule {
     Never,
     /// `sliding_window` holds for every layer; this value where it is not given, null for none.
     EveryLayer(usize),
+    /// As `EveryLayer`, but where `layer_types` lists layers, for those it calls `sliding_attention`.
+    Listed(usize),
     /// `sliding_window` holds when `use_sliding_window`, from layer `max_window_layers` on, or for
     /// the layers that `layer_types` calls `sliding_attention`.
     ByLayer {
@@ -55,11 +57,11 @@ pub enum WindowRule {
     },
 }
 
-/// RMS norm epsilon where `rms_norm_eps` is not given: the same in all four families.
+/// RMS norm epsilon where `rms_norm_eps` is not given: the same in all families.
 pub(crate) const NORM_EPS_DEFAULT: f64 = 1e-6;
 
 /// Every family.
-pub static FAMILIES: [Family; 4] = [
+pub static FAMILIES: [Family; 5] = [
     Family {
         model_type: "llama",
         architectures: &["LlamaForCausalLM", "LLaMAForCausalLM"],
@@ -80,6 +82,17 @@ pub static FAMILIES: [Family; 4] = [
         has_mlp_bias: false,
         has_qk_norm: false,
         window: WindowRule::EveryLayer(4096),
+        max_positions_default: 4096 * 32,
+    },
+    Family {
+        model_type: "ministral",
+        architectures: &["MinistralForCausalLM"],
+        head_dim_default: None,
+        kv_heads_default: Some(8),
+        attention_bias: AttentionBias::Never,
+        has_mlp_bias: false,
+        has_qk_norm: false,
+        window: WindowRule::Listed(4096),
         max_positions_default: 4096 * 32,
     },
     Family {

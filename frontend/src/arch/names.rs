@@ -1,6 +1,6 @@
 //! The tensors of a Llama-like decoder: role, name, shape and when there is one.
 //!
-//! One table for all four families, which share their names. `{layer}` in a name is the layer index;
+//! One table for all families, which share their names. `{layer}` in a name is the layer index;
 //! such a tensor exists once per layer. Matrices are [rows of output, columns of input], as
 //! `torch.nn.Linear` stores them.
 

@@ -8,6 +8,7 @@ mod fields;
 mod rope;
 mod without_effect;
 
+use std::ops::Range;
 use std::path::Path;
 
 use ir::{Activation, RopeScaling, RopeSpec};
@@ -232,14 +233,10 @@ fn windows(
             let used = fields.flag("use_sliding_window")?.unwrap_or(false);
             let first = fields.integer("max_window_layers", 0..=EXTENT_MAX)?.unwrap_or(first_layer);
             let window = given.or(silent.then_some(window)).filter(|_| used);
-            return match types {
-                None => Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect()),
-                Some(types) if window.is_none() && types.contains(&true) => {
-                    let why = "it has sliding layers, but there is no window in use".to_string();
-                    Err(fields.conflict("layer_types", why))
-                }
-                Some(types) => Ok(types.iter().map(|&slides| window.filter(|_| slides)).collect()),
-            };
+            return listed(fields, types, window, first..layers);
+        }
+        WindowRule::Listed(default) => {
+            return listed(fields, types, given.or(silent.then_some(default)), 0..layers);
         }
     };
     match types {
@@ -248,6 +245,24 @@ fn windows(
             Err(fields.conflict("layer_types", why))
         }
         _ => Ok(by_rule),
+    }
+}
+
+/// The window of the layers that `layer_types` says slide; where it lists none, of those in `otherwise`,
+/// which ends with the last layer.
+fn listed(
+    fields: &Fields<'_>,
+    types: Option<Vec<bool>>,
+    window: Option<usize>,
+    otherwise: Range<usize>,
+) -> Result<Vec<Option<usize>>, FrontendError> {
+    match types {
+        None => Ok((0..otherwise.end).map(|i| window.filter(|_| otherwise.contains(&i))).collect()),
+        Some(types) if window.is_none() && types.contains(&true) => {
+            let why = "it has sliding layers, but there is no window in use".to_string();
+            Err(fields.conflict("layer_types", why))
+        }
+        Some(types) => Ok(types.iter().map(|&slides| window.filter(|_| slides)).collect()),
     }
 }
 
