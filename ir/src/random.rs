@@ -31,12 +31,21 @@ pub struct RandomOptions {
     pub half_activations: bool,
     /// Strange and repeated value names.
     pub names: bool,
+    /// Blocks have a second carry: results may be either carry's old value, in either place.
+    pub second_carry: bool,
 }
 
 impl Default for RandomOptions {
-    /// Eight ops a graph, at most two blocks, everything allowed.
+    /// Eight ops a graph, at most two blocks of one carry, everything else allowed.
     fn default() -> Self {
-        RandomOptions { steps: 8, blocks: 2, quantized: true, half_activations: true, names: true }
+        RandomOptions {
+            steps: 8,
+            blocks: 2,
+            quantized: true,
+            half_activations: true,
+            names: true,
+            second_carry: false,
+        }
     }
 }
 
@@ -104,13 +113,19 @@ fn generate(rng: &mut Rng, options: &RandomOptions) -> Result<Module, InferError
     let y = scene.run(x, width)?;
     x = scene.b.binary(crate::BinaryOp::Add, x, y)?;
     let mut stacks = Vec::new();
+    let mut before = x;
     for (i, layers, states) in repeats {
         let mut operands = vec![x];
+        operands.extend(options.second_carry.then_some(before));
         operands.extend(scene.inputs(&blocks[i])?);
         operands.extend(states);
         let out = scene.b.repeat(BlockId::new(i), &blocks[i], layers, &operands)?;
         x = out[0];
-        stacks.extend_from_slice(&out[1..]);
+        before = if options.second_carry { out[1] } else { x };
+        stacks.extend_from_slice(&out[1 + usize::from(options.second_carry)..]);
+    }
+    if options.second_carry {
+        x = scene.b.binary(crate::BinaryOp::Add, x, before)?;
     }
     let end = crate::Dim::from(Symbol::T);
     let start = &end - &Symbol::R.into();
@@ -128,7 +143,7 @@ fn generate(rng: &mut Rng, options: &RandomOptions) -> Result<Module, InferError
     Ok(module)
 }
 
-/// A block: `carry x`, `input positions`, perhaps two caches.
+/// A block: `carry x`, perhaps another, `input positions`, perhaps two caches.
 fn block(
     rng: &mut Rng,
     options: &RandomOptions,
@@ -137,7 +152,9 @@ fn block(
 ) -> Result<Graph, InferError> {
     let mut b = Builder::new(name);
     let dims = [Symbol::T.into(), crate::Dim::from(width)];
-    let x = b.param(ParamKind::Carry, TensorType::new(DType::F32, dims), "x");
+    let carry = TensorType::new(DType::F32, dims);
+    let x = b.param(ParamKind::Carry, carry.clone(), "x");
+    let before = options.second_carry.then(|| b.param(ParamKind::Carry, carry, "before"));
     let prefix = format!("{name}.{{layer}}");
     let mut scene = Scene::new(b, rng, options, &prefix, CONTEXT);
     if scene.chance(2) {
@@ -146,9 +163,24 @@ fn block(
     if !scene.chance(4) {
         scene.add_cache();
     }
-    let y = scene.run(x, width)?;
-    let y = scene.b.binary(crate::BinaryOp::Add, x, y)?;
-    Ok(scene.finish(vec![y]))
+    let Some(before) = before else {
+        let y = scene.run(x, width)?;
+        let y = scene.b.binary(crate::BinaryOp::Add, x, y)?;
+        return Ok(scene.finish(vec![y]));
+    };
+    // Their mean, so that values do not grow from layer to layer.
+    let sum = scene.b.binary(crate::BinaryOp::Add, x, before)?;
+    let half = scene.b.constant(0.5)?;
+    let both = scene.b.binary(crate::BinaryOp::Mul, sum, half)?;
+    let y = scene.run(both, width)?;
+    let other = match (scene.chance(2), scene.chance(2)) {
+        (true, true) => before,
+        (true, false) => x,
+        (false, true) => both,
+        (false, false) => y,
+    };
+    let results = if scene.chance(2) { vec![y, other] } else { vec![other, y] };
+    Ok(scene.finish(results))
 }
 
 /// The cache types of a block's states.

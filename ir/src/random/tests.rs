@@ -25,6 +25,7 @@ fn options_are_kept() {
         quantized: false,
         half_activations: false,
         names: false,
+        second_carry: false,
     };
     for seed in 0..100 {
         let module = super::module(seed, &options);
