@@ -139,3 +139,16 @@ fn tokens_without_a_row_are_refused_when_compiling() {
     let Err(CpuError::Entry { why }) = compiled else { panic!("{compiled:?}") };
     assert!(why.contains("4 rows") && why.contains("8 logits"), "{why}");
 }
+
+#[test]
+fn constants_that_share_parts_are_spelled_once() {
+    // Each doubles the one before: written out in full, 2^100 weights.
+    let mut body = "%c0 = add %table, %table : f32[40, 40]\n".to_string();
+    for i in 1..100 {
+        let before = i - 1;
+        body += &format!("%c{i} = max %c{before}, %c{before} : f32[40, 40]\n");
+    }
+    body += "%p = matmul %x, %c99 : f32[T, 40]\n%z = const 0.0 : f32[]\n";
+    body += "%y = min %p, %z : f32[T, 40]";
+    compare(&body);
+}

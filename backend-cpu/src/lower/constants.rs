@@ -1,6 +1,6 @@
 //! Constants: which expressions over weights a program needs, in which layout, each stored once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ir::{Graph, Op, ValueId};
 use runtime::kernels::pack;
@@ -104,23 +104,45 @@ fn stored(graph: &Graph, value: ValueId) -> DType {
     dtype
 }
 
-/// The expression in full: equal text, equal bytes.
+/// The expression in full, operands first and each once: equal text, equal bytes.
 fn spell(graph: &Graph, value: ValueId, layer: Option<u32>) -> String {
-    let Some((_, node)) = graph.producer(value) else { return "?".to_string() };
-    let operands: Vec<String> = node.operands.iter().map(|&v| spell(graph, v, layer)).collect();
-    let op = match &node.op {
-        Op::Weight { name, .. } => format!("weight {}", filled(name, layer)),
-        op => format!("{op:?}"),
-    };
-    format!("{op}({})", operands.join(","))
+    let (mut numbers, mut text) = (BTreeMap::new(), String::new());
+    let mut pending = vec![value];
+    while let Some(&top) = pending.last() {
+        let (op, operands) = match graph.producer(top) {
+            Some((_, node)) => (Some(&node.op), node.operands.as_slice()),
+            None => (None, &[][..]),
+        };
+        let missing = operands.iter().find(|v| !numbers.contains_key(*v));
+        if let Some(&operand) = missing.filter(|_| !numbers.contains_key(&top)) {
+            pending.push(operand);
+            continue;
+        }
+        pending.pop();
+        let number = numbers.len();
+        if numbers.contains_key(&top) {
+            continue;
+        }
+        let operands: Vec<usize> = operands.iter().map(|v| numbers[v]).collect();
+        let op = match op {
+            Some(Op::Weight { name, .. }) => format!("weight {}", filled(name, layer)),
+            Some(op) => format!("{op:?}"),
+            None => "?".to_string(),
+        };
+        text.push_str(&format!("{op}{operands:?};"));
+        numbers.insert(top, number);
+    }
+    text
 }
 
 /// A short name for messages: the names of the weights inside.
 fn label(graph: &Graph, value: ValueId, layer: Option<u32>) -> String {
     let mut names: Vec<String> = Vec::new();
-    let mut pending = vec![value];
+    let (mut pending, mut seen) = (vec![value], BTreeSet::new());
     while let Some(value) = pending.pop() {
-        let Some((_, node)) = graph.producer(value) else { continue };
+        let Some((_, node)) = graph.producer(value).filter(|_| seen.insert(value)) else {
+            continue;
+        };
         if let Op::Weight { name, .. } = &node.op {
             names.push(filled(name, layer));
         }
