@@ -129,6 +129,20 @@ fn an_optimised_module_reads_back() {
 }
 
 #[test]
+fn the_next_step_after_compiling_works_with_and_without_a_tokenizer() {
+    for name in ["llama_chat", "qwen3"] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = harness::fixture::named(name).unwrap().path;
+        let line = ["compile", model.to_str().unwrap(), "--emit", "cpu", "-o", "out"];
+        let said = run(PROGRAM, folder.path(), &line).unwrap();
+        let advised = said.stdout.lines().map(str::trim).find(|line| line.starts_with("out/model"));
+        let advised = advised.unwrap_or_else(|| panic!("{said}"));
+        let followed = run("sh", folder.path(), &["-c", &format!("{advised} -n 1")]).unwrap();
+        assert_eq!(followed.code, Some(0), "{name}: {advised}: {followed}");
+    }
+}
+
+#[test]
 fn an_8b_model_becomes_a_legal_plan_from_its_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let config = harness::root().join("tests/configs/llama-3.1-8b/config.json");

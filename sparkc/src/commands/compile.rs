@@ -107,6 +107,7 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
         quantisation,
         short,
         files: Vec::new(),
+        takes_text: model.assets.tokenizer_json.is_some(),
     };
     if let Some(planned) = planned {
         let bytes = plan_bytes(args, &model, &planned)?;
@@ -334,7 +335,8 @@ fn next_steps(built: &Built, colored: bool) -> String {
     let has = |name: &str| built.files.iter().any(|(n, _)| n == name);
     let mut lines = Vec::new();
     if has(names::EXECUTABLE) {
-        lines.push(format!("{} \"def \"", dotted(directory, names::EXECUTABLE)));
+        let prompt = if built.takes_text { "\"def \"" } else { "--tokens 1,2,3" };
+        lines.push(format!("{} {prompt}", dotted(directory, names::EXECUTABLE)));
     }
     if has(names::PLAN) && has(names::EXECUTABLE) {
         lines.push(format!("sparkc simulate {directory} --tokens 1,2,3 -n 8"));

@@ -34,6 +34,8 @@ pub struct Built {
     pub short: Option<Difference>,
     /// Files written, with their bytes.
     pub files: Vec<(String, u64)>,
+    /// Whether the model has a tokenizer, so that the executable takes text.
+    pub takes_text: bool,
 }
 
 impl Built {
