@@ -138,7 +138,7 @@ impl<'a, T: Serialize + Clone> Pool<'a, T> {
         for (i, item) in all.enumerate() {
             counts.entry(bytes(item)).or_insert((0, i, item)).0 += 1;
         }
-        let mut order: Vec<(Vec<u8>, (usize, usize, &'a T))> = counts.into_iter().collect();
+        let mut order: Vec<_> = counts.into_iter().collect();
         order.sort_by_key(|(_, (count, first, _))| (std::cmp::Reverse(*count), *first));
         let items = order.iter().map(|(_, (.., item))| *item).collect();
         let numbers = (0..).zip(order).map(|(number, (bytes, _))| (bytes, number)).collect();
