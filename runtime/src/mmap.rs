@@ -34,8 +34,14 @@ impl ZeroedBytes {
     /// # Errors
     /// When the system refuses the address space.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let map = || MmapOptions::new().len(len).no_reserve_swap().map_anon();
-        Ok(ZeroedBytes(if len == 0 { None } else { Some(map()?) }))
+        if len == 0 {
+            return Ok(ZeroedBytes(None));
+        }
+        let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+        // A wish, as in `map_file`.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(ZeroedBytes(Some(map)))
     }
 
     /// The bytes.

@@ -1,6 +1,7 @@
 //! The KV caches of all sequences, stored as their dtype in pages of the tiles that attention reads.
 //!
-//! A page has the same number in every cache. Memory is used where something was written only.
+//! A page has the same number in every cache, and is one piece of memory with the pages of all others:
+//! so memory is used where something was written only, also where the system gives it by mebibytes.
 
 use std::io;
 
@@ -9,12 +10,14 @@ use crate::kernels::rows::Span;
 use crate::mmap::ZeroedBytes;
 use crate::program::Program;
 
-/// All caches, one after the other.
+/// All caches.
 #[derive(Debug)]
 pub(super) struct Caches {
     data: ZeroedBytes,
+    /// Bytes from page to page.
+    stride: usize,
     tilings: Vec<Tiling>,
-    /// First byte of each cache.
+    /// First byte of each cache in a page.
     starts: Vec<usize>,
 }
 
@@ -27,30 +30,27 @@ impl Caches {
     /// # Errors
     /// The bytes that were asked for and what the system says.
     pub(super) fn new(program: &Program, pages: usize) -> Result<Self, (usize, io::Error)> {
-        let keys = program.key_caches();
-        let (mut tilings, mut starts, mut len) = (Vec::new(), Vec::new(), 0usize);
-        for (spec, is_key) in program.caches.iter().zip(keys) {
-            let tiling = Tiling {
-                across: if is_key { Across::Positions } else { Across::Channels },
-                dtype: spec.dtype,
-                heads: spec.heads as usize,
-                pages,
-                width: spec.width as usize,
-            };
-            starts.push(len);
-            len = len.saturating_add(tiling.bytes().unwrap_or(usize::MAX / 2));
-            len = len.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+        let (mut tilings, mut starts, mut stride) = (Vec::new(), Vec::new(), 0usize);
+        let too_large = || (usize::MAX, io::ErrorKind::OutOfMemory.into());
+        for (spec, is_key) in program.caches.iter().zip(program.key_caches()) {
+            let across = if is_key { Across::Positions } else { Across::Channels };
+            let tiling = Tiling::new(across, spec.dtype, spec.heads as usize, spec.width as usize);
+            let tiling = tiling.ok_or_else(too_large)?;
+            starts.push(stride);
+            let end = stride.checked_add(tiling.page_bytes());
+            stride = end.and_then(|e| e.checked_next_multiple_of(ALIGN)).ok_or_else(too_large)?;
             tilings.push(tiling);
         }
+        tilings.iter_mut().for_each(|t| t.stride = stride);
+        let len = stride.checked_mul(pages).ok_or_else(too_large)?;
         let data = ZeroedBytes::new(len).map_err(|e| (len, e))?;
-        Ok(Caches { data, tilings, starts })
+        Ok(Caches { data, stride, tilings, starts })
     }
 
     /// The whole of a cache.
     pub(super) fn tiles<'a>(&'a self, cache: usize, tables: &'a [Vec<u32>]) -> Tiles<'a> {
-        let (tiling, start) = (self.tilings[cache], self.starts[cache]);
-        let len = tiling.bytes().expect("`new` added it up");
-        Tiles { tiling, bytes: &self.data.as_ref()[start..start + len], tables: Some(tables) }
+        let bytes = self.data.as_ref().get(self.starts[cache]..).unwrap_or(&[]);
+        Tiles { tiling: self.tilings[cache], bytes, tables: Some(tables) }
     }
 
     /// Stores `x[n, heads, width]` of a span in the pages of its sequence.
@@ -66,8 +66,7 @@ impl Caches {
 
     /// Copies a page of every cache.
     pub(super) fn copy_page(&mut self, from: usize, to: usize) {
-        for (tiling, &start) in self.tilings.iter().zip(&self.starts) {
-            tiling.copy_page(&mut self.data.as_mut()[start..], from, to);
-        }
+        let start = from * self.stride;
+        self.data.as_mut().copy_within(start..start + self.stride, to * self.stride);
     }
 }

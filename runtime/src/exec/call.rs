@@ -369,8 +369,8 @@ fn as_tiles<'a>(value: Value<'a>, across: Across, bytes: &'a mut Vec<u8>) -> Til
     }
     let &[positions, heads, width] = value.dims else { unreachable!("`check` saw three axes") };
     let pages = positions.div_ceil(PAGE);
-    let tiling = Tiling { across, dtype: DType::F32, heads, pages, width };
-    bytes.resize(tiling.bytes().expect("its elements are in memory"), 0);
+    let tiling = Tiling::new(across, DType::F32, heads, width).expect("its elements are in memory");
+    bytes.resize(pages * tiling.stride, 0);
     for (i, row) in value.data.chunks_exact(width).enumerate() {
         tiling.write(bytes, i % heads, i / heads, row);
     }

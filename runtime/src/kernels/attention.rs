@@ -3,7 +3,7 @@
 //! Keys and values lie in tiles (see `kv`), so that scores and weighted sums use the kernels of
 //! float weights. Keys come in blocks of 128 positions counted from 0. For each query a running
 //! maximum, sum and result are kept from block to block; all queries that read a key/value head
-//! share its widened block. Each query sees the same blocks in the same order whatever else is in
+//! share its widened block; few queries read it as it is stored (`few`). Each query sees the same blocks in the same order whatever else is in
 //! the step: neither the split of a prompt, other sequences nor threads change a bit.
 
 use std::ops::Range;
@@ -16,6 +16,8 @@ use super::pack::{PAIR, TILE};
 use super::portable::tree_sum;
 use super::rows::Span;
 use crate::pool::{Columns, Pool, Scratch};
+
+mod few;
 
 /// Positions of a block of keys: what lies together.
 const BLOCK: usize = PAGE;
@@ -149,6 +151,12 @@ impl Queries<'_> {
         self.shape.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 
+    /// The blocks that any row sees, and the end of what the last sees.
+    fn blocks(&self) -> (Range<usize>, usize) {
+        let last = self.visible(self.span.rows - 1).end;
+        (self.visible(0).start / BLOCK..last.div_ceil(BLOCK), last)
+    }
+
     /// Token and head of a row.
     fn place(&self, row: usize) -> (usize, usize) {
         (row / self.heads.len(), self.heads.start + row % self.heads.len())
@@ -163,14 +171,17 @@ impl Queries<'_> {
         scratch: &mut Scratch,
     ) {
         let rows = self.rows();
+        if let Some(page) = kernels.page.filter(|_| rows <= FLOAT_TOKENS) {
+            return self.run_few(page, kernels.soften, [keys, values], out, scratch);
+        }
         let mut b = self.buffers(scratch);
         b.sums.fill(0.0);
         for state in b.state.as_chunks_mut::<2>().0 {
             *state = [f32::NEG_INFINITY, 0.0];
         }
         self.gather(b.q);
-        let last = self.visible(self.place(rows - 1).0).end;
-        for block in self.visible(0).start / BLOCK..last.div_ceil(BLOCK) {
+        let (blocks, last) = self.blocks();
+        for block in blocks {
             let positions = block * BLOCK..last.min((block + 1) * BLOCK);
             self.widen(kernels, keys, values, block, positions.len(), &mut b);
             for first in (0..rows).step_by(FLOAT_TOKENS) {
@@ -357,9 +368,8 @@ mod tests {
     }
 
     fn tiles(across: Across, dtype: DType, data: &[f32], width: usize) -> (Tiling, Vec<u8>) {
-        let pages = KEYS.div_ceil(PAGE);
-        let tiling = Tiling { across, dtype, heads: 2, pages, width };
-        let mut bytes = vec![0; tiling.bytes().unwrap()];
+        let tiling = Tiling::new(across, dtype, 2, width).unwrap();
+        let mut bytes = vec![0; KEYS.div_ceil(PAGE) * tiling.stride];
         for (i, row) in data.chunks_exact(width).enumerate() {
             tiling.write(&mut bytes, i % 2, i / 2, row);
         }

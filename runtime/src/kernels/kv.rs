@@ -3,7 +3,8 @@
 //!
 //! A page holds what one block of attention reads of a head. Of keys `[128, width]`: 8 tiles of 16
 //! positions, `[width][16]` each. Of values their columns: tiles of 16 channels, `[128][16]` each.
-//! Stored as f32, f16 or bf16. The pages of a head lie one after the other; which of them belong to a
+//! Stored as f32, f16 or bf16. The heads of a page lie one after the other; pages lie at equal distances,
+//! so that the same page of several caches can be one piece of memory. Which of them belong to a
 //! sequence, in which order, its page table says. Sequences may have pages in common.
 //! Appending a position touches its own lane only. Who owns a page is not known here.
 
@@ -34,10 +35,10 @@ pub struct Tiling {
     pub dtype: DType,
     /// Key/value heads.
     pub heads: usize,
-    /// Pages there is room for.
-    pub pages: usize,
     /// Elements per head and position.
     pub width: usize,
+    /// Bytes from page to page: at least [`Tiling::page_bytes`].
+    pub stride: usize,
 }
 
 /// Keys or values.
@@ -45,13 +46,45 @@ pub struct Tiling {
 pub struct Tiles<'a> {
     /// Where elements lie.
     pub tiling: Tiling,
-    /// `tiling.bytes()` bytes.
+    /// From the first page on.
     pub bytes: &'a [u8],
     /// The page table of each sequence; `None` where the pages are those of one, in order.
     pub tables: Option<&'a [Vec<u32>]>,
 }
 
+/// The tiles of a page of one head, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageTiles<'a> {
+    /// A float dtype.
+    pub(crate) dtype: DType,
+    /// All tiles.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes of a tile.
+    pub(crate) tile: usize,
+    /// What is read next of the same kind, to be fetched meanwhile; as long as `bytes`.
+    pub(crate) next: &'a [u8],
+}
+
+/// Rows of floats at equal distances.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    /// From the first row on.
+    pub(crate) data: &'a [f32],
+    /// How many.
+    pub(crate) len: usize,
+    /// Elements from row to row.
+    pub(crate) stride: usize,
+}
+
 impl Tiling {
+    /// Pages that lie next to each other, or `None` when their size overflows.
+    pub fn new(across: Across, dtype: DType, heads: usize, width: usize) -> Option<Self> {
+        let elements = width.checked_next_multiple_of(TILE)?.checked_mul(PAGE * heads)?;
+        elements.checked_mul(dtype.block_bytes())?;
+        let tiling = Tiling { across, dtype, heads, width, stride: 0 };
+        Some(Tiling { stride: tiling.page_bytes(), ..tiling })
+    }
+
     /// Columns of a tile.
     fn columns(&self) -> usize {
         if self.across == Across::Positions { self.width } else { PAGE }
@@ -68,20 +101,18 @@ impl Tiling {
     }
 
     /// Bytes of a page of one head.
-    fn page_bytes(&self) -> usize {
+    fn head_bytes(&self) -> usize {
         self.tiles() * self.tile_bytes()
     }
 
-    /// Bytes of all heads; `None` when they overflow.
-    pub fn bytes(&self) -> Option<usize> {
-        let tile = self.columns().checked_mul(TILE * self.dtype.block_bytes())?;
-        let page = tile.checked_mul(self.tiles())?;
-        page.checked_mul(self.pages)?.checked_mul(self.heads)
+    /// Bytes of a page of all heads.
+    pub fn page_bytes(&self) -> usize {
+        self.heads * self.head_bytes()
     }
 
     /// First byte of a page of a head.
     fn page_start(&self, head: usize, page: usize) -> usize {
-        (head * self.pages + page) * self.page_bytes()
+        page * self.stride + head * self.head_bytes()
     }
 
     /// First byte of an element.
@@ -94,14 +125,6 @@ impl Tiling {
         let in_page = row / TILE * self.tile_bytes()
             + (column * TILE + row % TILE) * self.dtype.block_bytes();
         self.page_start(head, page) + in_page
-    }
-
-    /// Copies a page of all heads.
-    pub fn copy_page(&self, bytes: &mut [u8], from: usize, to: usize) {
-        for head in 0..self.heads {
-            let start = self.page_start(head, from);
-            bytes.copy_within(start..start + self.page_bytes(), self.page_start(head, to));
-        }
     }
 
     /// Stores the row `x[width]` of a head and position.
@@ -176,6 +199,22 @@ impl<'a> Tiles<'a> {
         })
     }
 
+    /// The first `count` tiles of a page of a sequence and head; page `next` is read after it.
+    pub(crate) fn page(
+        &self,
+        sequence: usize,
+        head: usize,
+        [page, next]: [usize; 2],
+        count: usize,
+    ) -> PageTiles<'a> {
+        let (tiling, tile) = (&self.tiling, self.tiling.tile_bytes());
+        let [bytes, next] = [page, next].map(|page| {
+            let start = tiling.page_start(head, self.physical(sequence, page));
+            &self.bytes[start..][..count.min(tiling.tiles()) * tile]
+        });
+        PageTiles { dtype: tiling.dtype, bytes, tile, next }
+    }
+
     /// Reads the row of a sequence, head and position.
     pub fn read(&self, sequence: usize, head: usize, position: usize, out: &mut [f32]) {
         let page = self.physical(sequence, position / PAGE);
@@ -191,8 +230,10 @@ mod tests {
     fn what_is_written_is_read_and_nothing_else_changes() {
         for across in [Across::Positions, Across::Channels] {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
-                let tiling = Tiling { across, dtype, heads: 2, pages: 2, width: 21 };
-                let mut bytes = vec![0; tiling.bytes().unwrap()];
+                let near = Tiling::new(across, dtype, 2, 21).unwrap();
+                // Pages with a gap, as where they are shared with other caches.
+                let tiling = Tiling { stride: near.page_bytes() + 64, ..near };
+                let mut bytes = vec![0; 2 * tiling.stride];
                 let row = |n: usize| (0..21).map(|i| (n + i) as f32 * 0.5).collect::<Vec<_>>();
                 // Positions on both sides of the border of two pages.
                 let place = |n: usize| (n / 19, PAGE - 9 + n % 19);
@@ -207,7 +248,7 @@ mod tests {
                     assert_eq!(back, row(n), "{across:?} {dtype} row {n}");
                 }
                 // A table of pages in another order, and a copied page.
-                tiling.copy_page(&mut bytes, 0, 1);
+                bytes.copy_within(..tiling.stride, tiling.stride);
                 let tables = [vec![], vec![1, 0]];
                 let tiles = Tiles { tiling, bytes: &bytes, tables: Some(&tables) };
                 for page in [0, 1] {

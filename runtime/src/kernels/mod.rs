@@ -33,6 +33,7 @@ use std::str::FromStr;
 pub(crate) use arch::peak;
 
 use activation::Block;
+use kv::{PageTiles, Rows};
 use pack::{Chunk, FloatTile, Packed};
 use panel::Panel;
 
@@ -140,6 +141,10 @@ type Few = fn(&Packed<'_>, usize, &[f32], &mut [f32]);
 /// of its own in the words, to `sums[m][16]`.
 type IntegerFew = fn(&Packed<'_>, usize, &[u32], &mut [f32]);
 
+/// `(tiles, columns, x, sums, row)`: adds to `sums[m][row]` the products of the columns of tiles of keys
+/// or values and `x[m][columns]`, columns in order, for at most 12 rows; tile i makes elements `16 * i..`.
+type Page = fn(&PageTiles<'_>, usize, Rows<'_>, &mut [f32], usize);
+
 /// `(scores, visible, scale, state)`: see [`attention::soften`].
 type Soften = fn(&mut [f32], std::ops::Range<usize>, f32, &mut [f32; 2]) -> f32;
 
@@ -162,6 +167,8 @@ pub struct Kernels {
     /// Adds to `acc[m][32]` the products of `w[k][32]` and `x[k][m]`, columns in order; m is at most
     /// 12.
     micro: fn(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]),
+    /// `micro` of keys or values straight from their stored bytes: see `Page`.
+    page: Option<Page>,
     /// Fetches bytes that are wanted soon.
     prefetch: fn(&[u8]),
     /// What products see of activations.

@@ -15,6 +15,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     widen,
     few: None,
     micro,
+    page: None,
     prefetch: |_| {},
     activations: Activations::Full,
     quantize: |bits, m, cols, x, words| activation::quantize(bits, m, cols, x, words),

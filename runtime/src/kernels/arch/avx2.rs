@@ -28,6 +28,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         few: None,
         micro,
+        page: None,
         prefetch,
         activations: Activations::Full,
         quantize,

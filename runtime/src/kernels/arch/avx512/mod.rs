@@ -14,6 +14,7 @@ use super::super::{Isa, Kernels};
 use super::{AHEAD, check_gemv, check_micro, check_widen, prefetch};
 
 mod integer;
+mod pages;
 
 super::wide!("avx512f,avx512bw,avx512vl");
 
@@ -28,6 +29,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         widen,
         few: Some(few),
         micro,
+        page: Some(pages::page),
         prefetch,
         activations: Activations::Full,
         quantize: integer::quantize,
