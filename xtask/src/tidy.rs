@@ -1,8 +1,9 @@
 //! Structure checks that neither the compiler nor clippy makes.
 //!
-//! Reading order: `edges` (which crate may see which), `source` (what a file looks like), `functions`
-//! (length, as a ratchet), `links` (documents).
+//! Reading order: `edges` (which crate may see which), `dependencies` (why others are there), `source`
+//! (what a file looks like), `functions` (length, as a ratchet), `links` (documents).
 
+mod dependencies;
 mod edges;
 mod functions;
 mod links;
@@ -45,6 +46,7 @@ pub(crate) fn run(root: &Path, ratchet: Ratchet) -> Result<()> {
     let rust = read_tree(root, "rs")?;
     let markdown = read_tree(root, "md")?;
     let mut findings = edges::check(root)?;
+    findings.extend(dependencies::check(root)?);
     findings.extend(rust.iter().flat_map(source::check));
     findings.extend(functions::check(root, &rust, ratchet)?);
     findings.extend(markdown.iter().flat_map(|document| links::check(root, document)));
