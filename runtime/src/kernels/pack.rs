@@ -44,17 +44,17 @@ const HALVES: usize = TILE * 2;
 /// Cache line.
 const LINE: usize = 64;
 
-/// A packed matrix.
+/// A packed matrix. Made by [`Packed::new`] alone: kernels rely on its sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct Packed<'a> {
     /// Stored dtype.
-    pub dtype: DType,
+    pub(crate) dtype: DType,
     /// Result elements.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Inner extent.
-    pub cols: usize,
+    pub(crate) cols: usize,
     /// `tile_bytes(dtype, cols)` for each 16 rows.
-    pub bytes: &'a [u8],
+    bytes: &'a [u8],
 }
 
 /// One tile of floats: 16 values side by side for each column.
