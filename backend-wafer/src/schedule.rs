@@ -129,7 +129,14 @@ fn claims(
     let between = crossings * crate::place::crossing_cycles(partition, target)
         + hops * u64::from(target.fabric.hop_cycles);
     let token_cycles = program_of.iter().map(|&p| totals[p]).sum::<u64>() + between;
-    let prefill_interval_cycles = program_of.iter().map(|&p| totals[p]).max().unwrap_or(0);
+    // Regions of one program are entered and left alike.
+    let interval = |(i, program): (usize, &Program)| {
+        let region = &routing.placement.regions[program_of.iter().position(|&p| p == i)?];
+        let way = (region.entry, region.exit);
+        Some(cost::interval_cycles(target, &program.template, at_pos, way))
+    };
+    let prefill_interval_cycles =
+        programs.iter().enumerate().filter_map(interval).max().unwrap_or(0);
     let gap = |(i, &hops): (u32, &u32)| (RegionId(i), RegionId(i + 1), hops);
     let gaps = (0..).zip(&routing.gaps).map(gap).collect();
     let bounds = bounds(partition, routing, (programs, program_of), target);

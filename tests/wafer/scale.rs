@@ -2,6 +2,7 @@
 
 use crate::decoder::{Decoder, module};
 use backend_wafer::{Options, compile};
+use simulator::timing::{Level, time};
 use tensor::DType;
 
 fn llama_8b(context: usize) -> Decoder {
@@ -37,6 +38,14 @@ fn llama_8b_fits_one_wse3_at_4k_as_a_small_legal_plan() {
     assert!(page.len() <= 1 << 20, "the map takes {} bytes", page.len());
     let rate = 1.0 / target.seconds(plan.claims.token_cycles);
     assert!(rate > 2600.0, "{rate} tokens/s claimed");
+    let full = time(&plan, Level::L0, plan.claims.at_pos).expect("times");
+    for (what, claimed, timed) in [
+        ("token", plan.claims.token_cycles, full.token_cycles),
+        ("interval", plan.claims.prefill_interval_cycles, full.prefill_interval_cycles),
+    ] {
+        let error = (claimed as f64 / timed as f64 - 1.0).abs();
+        assert!(error < 0.02, "{what}: {claimed} cycles claimed, {timed} timed");
+    }
     let kv = plan.templates.iter().filter_map(|t| t.kv);
     let requests: Vec<u32> = kv.map(|kv| kv.requests).collect();
     assert!(requests.iter().all(|&r| r == requests[0] && r >= 24), "{requests:?} requests");
@@ -54,7 +63,6 @@ fn llama_8b_keeps_a_full_16k_cache_on_one_wse3() {
 
 #[test]
 fn llama_8b_with_layers_in_8_bits_keeps_a_full_128k_cache_on_one_wse3() {
-    use simulator::timing::{Level, time};
     let module = module(&Decoder { quant: Some(DType::Q8), ..llama_8b(131_072) });
     let target = plan::Target::preset("wse3").expect("preset");
     let options = Options { requests: Some(1), ..Options::default() };
@@ -70,7 +78,6 @@ fn llama_8b_with_layers_in_8_bits_keeps_a_full_128k_cache_on_one_wse3() {
 
 #[test]
 fn claims_and_levels_agree_with_every_wavelet_of_every_tile() {
-    use simulator::timing::{Level, time};
     for (side, name) in [(16, "wse3"), (40, "wse3"), (64, "wse3"), (40, "small")] {
         let mut target = plan::Target::preset(name).expect("preset");
         (target.width, target.height) = (side, side);

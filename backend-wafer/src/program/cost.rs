@@ -7,15 +7,21 @@
 use plan::target::cost::instruction_cycles;
 use plan::{CommShape, Instr, Target, Template};
 
+use crate::route::stream::{Entry, Exit};
+
 /// Cycles of the communication of a phase when a row attends to `kv_tokens` tokens.
 pub fn comm_cycles(target: &Target, shape: &CommShape, kv_tokens: u32) -> u64 {
     let fabric = &target.fabric;
     let core = &target.core;
-    let relay = 2 * fabric.ramp_cycles + core.wavelet_cycles;
     shape.serial.elements(kv_tokens) * u64::from(core.wavelet_cycles)
         + u64::from(fabric.hop_cycles) * u64::from(shape.hops)
-        + u64::from(relay) * u64::from(shape.depth)
+        + relay_cycles(target) * u64::from(shape.depth)
         + u64::from(core.message_cycles) * u64::from(shape.messages)
+}
+
+/// Cycles by which a relay delays what passes it.
+fn relay_cycles(target: &Target) -> u64 {
+    u64::from(2 * target.fabric.ramp_cycles + target.core.wavelet_cycles)
 }
 
 /// Cycles of the local instructions of a phase: its slowest role.
@@ -60,4 +66,30 @@ pub fn phase_cycles(target: &Target, template: &Template, pos: u32) -> Vec<(u64,
 /// Cycles of a template from its first receive to its last send, at position `pos`.
 pub fn template_cycles(target: &Target, template: &Template, pos: u32) -> u64 {
     phase_cycles(target, template, pos).iter().map(|(compute, comm)| compute + comm).sum()
+}
+
+/// Cycles from one token to the next, when that waits at the border already. The way of x into the template
+/// then costs nothing; after a turn that is its way down the columns, since the rows' multicasts are sent inside. And where only a
+/// root ends late, because it sends x on, the others are ahead by as much as their sums take to
+/// it: the next token's first reduction along rows finds these there, and x's way out delays nobody here.
+pub fn interval_cycles(
+    target: &Target,
+    template: &Template,
+    pos: u32,
+    (entry, exit): (Entry, Exit),
+) -> u64 {
+    let hop = u64::from(target.fabric.hop_cycles);
+    let way_in = match entry {
+        Entry::Start => 0,
+        Entry::Row => u64::from(template.width) * hop,
+        Entry::Turn(_) => u64::from(template.height) * hop,
+    };
+    let last = template.phases.last().and_then(|p| p.comm.as_ref());
+    let way_out = match (exit, last) {
+        (Exit::Turn(_), _) | (_, None) => 0,
+        (Exit::Row | Exit::End, Some(sum)) => {
+            u64::from(sum.hops) * hop + u64::from(sum.depth) * relay_cycles(target)
+        }
+    };
+    template_cycles(target, template, pos).saturating_sub(way_in + way_out)
 }
