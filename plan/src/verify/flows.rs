@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::waits::BorderOrder;
 use super::{LISTED, Violation};
 use crate::expand::{PlanMap, TemplateMap};
 use crate::geometry::{Axis, Port, Ports};
@@ -63,8 +64,11 @@ pub(super) struct TemplateFlows {
     pub(super) classes: Vec<Class>,
     /// Class per position.
     pub(super) class_of: Vec<u32>,
-    /// Per position and color: the position that sends what is received here.
+    /// Per position and color: the position that sends what is received here. Large, and gone once the order
+    /// of messages is known.
     pub(super) source: Vec<u32>,
+    /// What waits for what; not known where flows are wrong.
+    pub(super) order: Option<Result<BorderOrder, String>>,
     /// Senders (position, color) whose flow leaves the region, in order.
     pub(super) exports: Vec<(u32, u8)>,
     /// Receivers (position, color) that no sender of the region reaches, in order.
@@ -97,6 +101,8 @@ impl Flows {
             let mut flows = TemplateFlows::new(t);
             flows.follow(t, &mut found);
             flows.routes = Vec::new();
+            flows.order = found.is_empty().then(|| BorderOrder::of(&flows, t.template));
+            flows.source = Vec::new();
             (flows, found)
         };
         let followed = parallel::map(&map.templates, follow);
@@ -337,6 +343,7 @@ impl TemplateFlows {
             classes,
             class_of,
             source,
+            order: None,
             exports,
             imports,
             routed,

@@ -94,7 +94,7 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<Violation>> {
     if found.is_empty() {
         let flows = flows::Flows::new(plan, &map, &mut found);
         if found.is_empty() {
-            waits::check(plan, &map, &flows, &mut found);
+            waits::check(plan, &flows, &mut found);
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }

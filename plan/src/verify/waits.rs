@@ -20,9 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use super::flows::{Class, Event, Flows, IMPORT, Message, TemplateFlows};
-use crate::expand::PlanMap;
 use crate::geometry::Axis;
-use crate::parallel;
 use crate::plan::Plan;
 use crate::program::MICROTHREADS;
 use crate::template::Template;
@@ -33,18 +31,18 @@ const NAMED: usize = 8;
 /// A border node of a template: entering or leaving, color, index of the message.
 type Border = (bool, u8, u32);
 
-pub(super) fn check(plan: &Plan, map: &PlanMap<'_>, flows: &Flows, found: &mut Vec<Violation>) {
-    let templates: Vec<_> = flows.templates.iter().zip(&map.templates).collect();
-    let ordered = parallel::map(&templates, |(t, m)| BorderOrder::of(t, m.template));
-    match ordered.into_iter().collect::<Result<Vec<BorderOrder>, String>>() {
+/// Checks all regions, of whose templates `flows` knows the orders.
+pub(super) fn check(plan: &Plan, flows: &Flows, found: &mut Vec<Violation>) {
+    let orders = flows.templates.iter().filter_map(|t| t.order.as_ref());
+    match orders.map(Result::as_ref).collect::<Result<Vec<&BorderOrder>, &String>>() {
         Ok(orders) => regions(plan, flows, &orders, found),
-        Err(cycle) => found.push(Violation::CyclicWait { cycle }),
+        Err(cycle) => found.push(Violation::CyclicWait { cycle: cycle.clone() }),
     }
 }
 
 /// What must happen before what, among the border nodes of a template.
 #[derive(Default)]
-struct BorderOrder {
+pub(super) struct BorderOrder {
     /// Happen together.
     same: Vec<(Border, Border)>,
     /// The first before the second.
@@ -53,7 +51,7 @@ struct BorderOrder {
 
 impl BorderOrder {
     /// Of a template, phase by phase; or a cycle in words.
-    fn of(t: &TemplateFlows, template: &Template) -> Result<Self, String> {
+    pub(super) fn of(t: &TemplateFlows, template: &Template) -> Result<Self, String> {
         let mut order = BorderOrder::default();
         let mut earlier: Vec<Border> = Vec::new();
         let mut patterns = Patterns::new(t);
@@ -472,7 +470,7 @@ fn cycle(nodes: usize, edges: &[(u32, u32)]) -> Option<Vec<u32>> {
 }
 
 /// The same check over regions: border nodes joined by the flows between them.
-fn regions(plan: &Plan, flows: &Flows, orders: &[BorderOrder], found: &mut Vec<Violation>) {
+fn regions(plan: &Plan, flows: &Flows, orders: &[&BorderOrder], found: &mut Vec<Violation>) {
     let mut ids: BTreeMap<(usize, Border), u32> = BTreeMap::new();
     let mut parent: Vec<u32> = Vec::new();
     let mut node = |key: (usize, Border), parent: &mut Vec<u32>| {
@@ -490,7 +488,7 @@ fn regions(plan: &Plan, flows: &Flows, orders: &[BorderOrder], found: &mut Vec<V
     let mut before = Vec::new();
     let mut same = Vec::new();
     for (r, region) in plan.regions.iter().enumerate() {
-        let order = &orders[region.template.0 as usize];
+        let order = orders[region.template.0 as usize];
         for &(a, b) in &order.same {
             same.push((node((r, a), &mut parent), node((r, b), &mut parent)));
         }
