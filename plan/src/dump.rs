@@ -86,9 +86,12 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             let sign = if accumulate { "+=" } else { "=" };
             format!("gemv {} {sign} {} x {}", s(y), s(x), m(w))
         }
-        Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
+        Instr::Angles { dst, inv_freq, scale, dynamic } => {
             let kind = if dynamic.is_some() { " dynamic" } else { "" };
-            format!("rope{kind} {} {heads} x 2 x {half} by {} x {scale}", s(data), s(inv_freq))
+            format!("angles{kind} {} = {} x {scale}", s(dst), s(inv_freq))
+        }
+        Instr::Rope { data, heads, half, angles } => {
+            format!("rope {} {heads} x 2 x {half} by {}", s(data), s(angles))
         }
         Instr::Gather { dst, table, axis, base, limit } => {
             let (dst, table, base) = (s(dst), m(table), affine(&base));

@@ -322,9 +322,21 @@ pub enum Instr {
         /// Start from the old y.
         accumulate: bool,
     },
-    /// Rotary embedding at `pos`, in place. `data` is `heads` heads, each `2 * half` elements: the
-    /// `half` first members of the pairs, then their partners. With f32 a = pos * inv_freq\[i\],
-    /// c = cos(a) * scale, s = sin(a) * scale:
+    /// What [`Instr::Rope`] rotates by at `pos`: with n frequencies and f32 a = pos * inv_freq\[i\],
+    /// dst\[i\] = cos(a) * scale and dst\[n + i\] = sin(a) * scale.
+    Angles {
+        /// Twice as long as `inv_freq`: cosines, then sines.
+        dst: Slice,
+        /// Inverse frequencies of the pairs of this PE (pinned).
+        inv_freq: Slice,
+        /// Factor on cosine and sine (YaRN's attention factor), 1.0 for plain RoPE.
+        scale: f32,
+        /// Frequencies that depend on the length of the sequence, instead of `inv_freq` when the
+        /// `length` register exceeds `original`; `None` for every other kind of scaling.
+        dynamic: Option<DynamicRope>,
+    },
+    /// Rotary embedding, in place. `data` is `heads` heads, each `2 * half` elements: the
+    /// `half` first members of the pairs, then their partners. With c = angles\[i\], s = angles\[half + i\]:
     /// (u, v) = (data\[i\], data\[half + i\]) becomes (u*c - v*s, v*c + u*s).
     Rope {
         /// `heads * 2 * half` elements.
@@ -333,13 +345,8 @@ pub enum Instr {
         heads: u32,
         /// Pairs per head on this PE.
         half: u32,
-        /// `half` inverse frequencies of the pairs of this PE (pinned).
-        inv_freq: Slice,
-        /// Factor on cosine and sine (YaRN's attention factor), 1.0 for plain RoPE.
-        scale: f32,
-        /// Frequencies that depend on the length of the sequence, instead of `inv_freq` when the
-        /// `length` register exceeds `original`; `None` for every other kind of scaling.
-        dynamic: Option<DynamicRope>,
+        /// `2 * half` elements that [`Instr::Angles`] made.
+        angles: Slice,
     },
     /// Row `token` of a pinned table where this PE holds it, else zeros: with i = token - base,
     /// when 0 <= i < extent of `axis` in `table` and token < `limit`. `dst` is as long as the

@@ -207,11 +207,16 @@ fn vector(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) ->
             reduce(op, frame.read(src, tile, spare), frame.len(dst, tile), out);
             dst
         }
-        Instr::Rope { data, heads, half, inv_freq, scale, dynamic } => {
+        Instr::Angles { dst, inv_freq, scale, dynamic } => {
             let freq = frequencies(frame, tile, frame.read(inv_freq, tile, spare), dynamic);
+            let pos = frame.registers.pos as f32;
+            out.extend(freq.iter().map(|f| (pos * f).cos() * scale));
+            out.extend(freq.iter().map(|f| (pos * f).sin() * scale));
+            dst
+        }
+        Instr::Rope { data, heads, half, angles } => {
             let heads = (heads as usize, half as usize);
-            let pos = frame.registers.pos;
-            rope(frame.read(data, tile, second), heads, &freq, pos, scale, out);
+            rope(frame.read(data, tile, second), heads, frame.read(angles, tile, spare), out);
             data
         }
         Instr::ArgMax { dst, src, base, limit } => {
@@ -264,6 +269,7 @@ fn product(frame: &Frame<'_>, instr: &Instr, tile: u32, scratch: &mut Scratch) -
         | Instr::Binary { .. }
         | Instr::Part { .. }
         | Instr::Reduce { .. }
+        | Instr::Angles { .. }
         | Instr::Rope { .. }
         | Instr::ArgMax { .. }
         | Instr::KvAppend { .. }
@@ -489,18 +495,10 @@ fn frequencies(
     (0..table.len()).map(freq).collect()
 }
 
-fn rope(
-    data: &[f32],
-    (heads, half): (usize, usize),
-    freq: &[f32],
-    pos: u32,
-    scale: f32,
-    out: &mut Vec<f32>,
-) {
+fn rope(data: &[f32], (heads, half): (usize, usize), angles: &[f32], out: &mut Vec<f32>) {
     out.extend_from_slice(data);
-    for (i, &f) in freq.iter().enumerate().take(half) {
-        let angle = pos as f32 * f;
-        let (c, s) = (angle.cos() * scale, angle.sin() * scale);
+    let (cosines, sines) = angles.split_at(half);
+    for (i, (&c, &s)) in cosines.iter().zip(sines).enumerate() {
         for head in 0..heads {
             let at = head * 2 * half + i;
             let (u, v) = (data[at], data[at + half]);

@@ -282,7 +282,8 @@ fn buffers_of(instr: &Instr) -> Vec<BufferId> {
             [dst.buffer, a.buffer].into_iter().chain(second(b)).collect()
         }
         Instr::Gemv { y, x, w, .. } => vec![y.buffer, x.buffer, w.buffer],
-        Instr::Rope { data, inv_freq, .. } => vec![data.buffer, inv_freq.buffer],
+        Instr::Angles { dst, inv_freq, .. } => vec![dst.buffer, inv_freq.buffer],
+        Instr::Rope { data, angles, .. } => vec![data.buffer, angles.buffer],
         Instr::Gather { dst, table, .. } => vec![dst.buffer, table.buffer],
         Instr::KvAppend { cache, src } => vec![*cache, src.buffer],
         Instr::Scores { dst, q, k, .. } => vec![dst.buffer, q.buffer, *k],

@@ -158,7 +158,8 @@ fn slices(instr: &mut Instr) -> Vec<&mut Slice> {
         }
         Instr::Binary { dst, a, .. } | Instr::Part { dst, a, .. } => vec![dst, a],
         Instr::Gemv { y, x, .. } => vec![y, x],
-        Instr::Rope { data, inv_freq, .. } => vec![data, inv_freq],
+        Instr::Angles { dst, inv_freq, .. } => vec![dst, inv_freq],
+        Instr::Rope { data, angles, .. } => vec![data, angles],
         Instr::KvAppend { src, .. } | Instr::Send { src, .. } => vec![src],
         Instr::Scores { dst, q, .. } => vec![dst, q],
         Instr::AttendValues { dst, p, .. } => vec![dst, p],
@@ -216,6 +217,7 @@ fn writes(instr: &mut Instr) -> Option<&mut Slice> {
         | Instr::Binary { dst, .. }
         | Instr::Reduce { dst, .. }
         | Instr::Gather { dst, .. }
+        | Instr::Angles { dst, .. }
         | Instr::Broadcast { dst, .. }
         | Instr::Recv { dst, .. } => Some(dst),
         Instr::Gemv { y, .. } => Some(y),

@@ -112,10 +112,12 @@ fn local_millis(core: &Core, template: &Template, instr: &Instr, kv_tokens: u32)
             let row = millis(core.mac(storage(template, w.buffer)), u64::from(w.cols));
             row.saturating_mul(u64::from(w.rows))
         }
+        // A cosine and a sine of every frequency.
+        Instr::Angles { inv_freq, .. } => millis(core.special, n(inv_freq.len)) * 2,
         Instr::Rope { heads, half, .. } => {
             let pairs = u64::from(heads) * u64::from(half);
-            // Sine and cosine once per pair of a head, then six vector operations over all pairs.
-            millis(core.special, u64::from(half)) * 2 + millis(core.vector, pairs) * 6
+            // Six vector operations over all pairs.
+            millis(core.vector, pairs) * 6
         }
         Instr::Gather { dst, .. } => millis(core.vector, n(dst.len)),
         Instr::KvAppend { src, .. } => millis(core.vector, n(src.len)),

@@ -46,8 +46,9 @@ impl Operands {
             Instr::Gemv { y, x, w, .. } => {
                 (o.write, o.reads, o.matrix) = (Some(y), vec![x], Some(w));
             }
-            Instr::Rope { data, inv_freq, .. } => {
-                (o.write, o.reads) = (Some(data), vec![inv_freq]);
+            Instr::Angles { dst, inv_freq: src, .. }
+            | Instr::Rope { data: dst, angles: src, .. } => {
+                (o.write, o.reads) = (Some(dst), vec![src]);
             }
             Instr::Gather { dst, table, .. } => (o.write, o.matrix) = (Some(dst), Some(table)),
             Instr::KvAppend { cache, src } => (o.reads, o.cache) = (vec![src], Some(cache)),
@@ -222,10 +223,14 @@ impl Checker<'_> {
                 same(x.len, Len::of(w.rows))?;
                 same(y.len, Len::of(w.cols))
             }
-            Instr::Rope { data, heads, half, inv_freq, .. } => {
+            Instr::Angles { dst, inv_freq, .. } => {
+                exactly(dst.len, 2 * u64::from(inv_freq.len.constant))?;
+                same(inv_freq.len, Len::of(inv_freq.len.constant))
+            }
+            Instr::Rope { data, heads, half, angles } => {
                 let n = u64::from(heads) * 2 * u64::from(half);
                 exactly(data.len, n)?;
-                exactly(inv_freq.len, u64::from(half))
+                exactly(angles.len, 2 * u64::from(half))
             }
             Instr::Gather { dst, table, axis, .. } => same(
                 dst.len,

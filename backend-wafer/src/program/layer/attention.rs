@@ -45,21 +45,22 @@ impl Layer<'_> {
         let columns = self.head_columns();
         let program: Vec<Instr> = before.iter().cloned().chain(work.before).collect();
         self.b.reduce_phase("qkv", &program, (&tree, message, Reach::All), columns);
+        // Half of the scores' factor on q and half on k costs nothing where both are rotated.
+        let half = Some(spec.score_scale).filter(|s| *s > 0.0).map(f64::sqrt);
+        let angles = self.angles(half.unwrap_or(1.0));
         self.b.also_outside(&before);
         let mut program = vec![work.rsqrt];
         program.extend(work.finish);
         let mut program = self.head_norms(program, q, k)?;
-        let both = qkv.part(0, q_len + kv_len);
-        // Half of the scores' factor on q and half on k costs nothing where both are rotated.
-        let half = Some(spec.score_scale).filter(|s| *s > 0.0).map(f64::sqrt);
-        match (self.rotate(both, heads.q_heads() + heads.kv_heads, half.unwrap_or(1.0)), half) {
-            (Some(rotation), Some(_)) => program.push(rotation),
-            (rotation, _) => {
-                program.extend(rotation);
-                if spec.score_scale != 1.0 {
-                    program.push(scale(q, spec.score_scale));
-                }
-            }
+        let (data, n) = (qkv.part(0, q_len + kv_len), heads.q_heads() + heads.kv_heads);
+        program.extend(angles.map(|angles| Instr::Rope {
+            data,
+            heads: n,
+            half: heads.half,
+            angles,
+        }));
+        if (angles.is_none() || half.is_none()) && spec.score_scale != 1.0 {
+            program.push(scale(q, spec.score_scale));
         }
         self.scores(program, q, k, v)
     }
@@ -114,11 +115,8 @@ impl Layer<'_> {
         Ok(after)
     }
 
-    /// The inverse frequencies of a PE's pairs, pinned once for all layers.
+    /// The inverse frequencies of a PE's pairs, pinned.
     fn inverse_frequencies(&mut self, rope: &ir::RopeSpec) -> Slice {
-        if let Some(known) = self.frequencies {
-            return known;
-        }
         let heads = self.shape.heads;
         let pairs = heads.head_dim as usize / 2;
         let weight = WeightRef {
@@ -143,12 +141,15 @@ impl Layer<'_> {
             gain: None,
             scale: 1.0,
         });
-        *self.frequencies.insert(whole(buffer, heads.half))
+        whole(buffer, heads.half)
     }
 
-    /// Rotary embedding of `n` heads: q and k together, so that sines are computed once.
-    /// The results are multiplied by `factor`.
-    fn rotate(&mut self, data: Slice, n: u32, factor: f64) -> Option<Instr> {
+    /// What heads are rotated by, and multiplied by `factor`: the same for all layers, so the first one
+    /// computes it, while it waits in the newest phase.
+    fn angles(&mut self, factor: f64) -> Option<Slice> {
+        if self.angles.is_some() {
+            return self.angles;
+        }
         let rope = self.spec.rope.as_ref()?;
         let heads = self.shape.heads;
         let inv_freq = self.inverse_frequencies(rope);
@@ -163,14 +164,11 @@ impl Layer<'_> {
             }),
             _ => None,
         };
-        Some(Instr::Rope {
-            data,
-            heads: n,
-            half: heads.half,
-            inv_freq,
-            scale: (f64::from(rope.attention_factor()) * factor) as f32,
-            dynamic,
-        })
+        let scale = (f64::from(rope.attention_factor()) * factor) as f32;
+        let angles = self.b.vector("angles", 2 * heads.half).all();
+        self.b.while_waiting(&Instr::Angles { dst: angles, inv_freq, scale, dynamic });
+        self.angles = Some(angles);
+        self.angles
     }
 
     /// Phases: scores, softmax, values, output projection.
@@ -193,12 +191,12 @@ impl Layer<'_> {
         let buffer = self.b.vector("scores", q_heads * slots).buffer;
         let scores = Slice { buffer, offset: 0, len: Len::kv(q_heads) };
         program.push(Instr::KvAppend { cache: k_cache, src: k });
-        program.push(Instr::KvAppend { cache: v_cache, src: v });
         program.push(Instr::Scores { shape, dst: scores, q, k: k_cache });
         let columns = self.head_columns();
         let add = |data| Message { data, combine: Combine::Add };
         let tree = self.trees.groups;
         self.b.reduce_phase("scores", &program, (&tree, add(scores), Reach::All), columns);
+        self.b.while_waiting(&Instr::KvAppend { cache: v_cache, src: v });
 
         // Values and the softmax denominators travel in one message.
         let softmax = self.softmax(scores);

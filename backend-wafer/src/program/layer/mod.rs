@@ -42,8 +42,8 @@ struct Layer<'a> {
     trees: Trees,
     target: &'a Target,
     x: Vector,
-    /// Inverse frequencies of rotation, the same for all layers.
-    frequencies: Option<Slice>,
+    /// Cosines and sines of rotation, the same for all layers.
+    angles: Option<Slice>,
 }
 
 /// Trees of one geometry share colors and therefore routes: their groups are chosen once, for the
@@ -127,7 +127,7 @@ pub fn layer(
     let x = b.vector("x", shape.hidden_tile);
     enter(&mut b, entry, x, (shape.width, shape.height));
     let trees = Trees::new(shape, target);
-    let mut layer = Layer { b, spec, shape, trees, target, x, frequencies: None };
+    let mut layer = Layer { b, spec, shape, trees, target, x, angles: None };
     let mut completes = Vec::new();
     for number in 0..shape.layers {
         layer.b.begin_layer(number);

@@ -43,6 +43,9 @@ pub(super) fn text(template: &Template, instruction: &Instr) -> String {
             let sign = if *accumulate { "+=" } else { "=" };
             format!("{} {sign} {} × {} [{} × {}]", of(y), of(x), name(w.buffer), w.rows, w.cols)
         }
+        Instr::Angles { dst, inv_freq, .. } => {
+            format!("{} = cos, sin of position · {}", of(dst), of(inv_freq))
+        }
         Instr::Rope { data, heads, half, .. } => {
             format!("rotate {} ({heads} heads of {half} pairs)", of(data))
         }
