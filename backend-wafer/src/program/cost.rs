@@ -31,6 +31,10 @@ pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tok
         None => instruction_cycles(target, template, i, kv_tokens),
         Some(_) => 0,
     };
+    // Half of a phase's hops lead to the root, half back from it.
+    let half = phase.comm.as_ref().map_or(0, |shape| u64::from(shape.hops / 2));
+    let fabric = &target.fabric;
+    let flight = u64::from(2 * fabric.ramp_cycles) + half * u64::from(fabric.hop_cycles);
     let cycles = |role: &plan::Role| -> u64 {
         // Behind the last message that it sends, a PE works while answers are on their way; behind an
         // answer that leaves in a microthread, while that leaves.
@@ -43,6 +47,11 @@ pub fn compute_cycles(target: &Target, template: &Template, phase: usize, kv_tok
             ([.., Instr::Start { .. }], Instr::Send { src, .. }) => {
                 let behind: u64 = behind.iter().map(local).sum();
                 behind.saturating_sub(src.len.elements(kv_tokens))
+            }
+            // A root's answer is on its way meanwhile, and nobody waits for the root before it arrives.
+            (_, Instr::Send { .. }) if behind[1..].iter().all(|i| i.communication().is_none()) => {
+                let behind: u64 = behind.iter().map(local).sum();
+                behind.saturating_sub(flight)
             }
             _ => 0,
         };
