@@ -238,6 +238,15 @@ impl ErrorKind {
             ErrorKind::FieldMissing { .. } | ErrorKind::FieldValue { .. } => {
                 "correct it; the model's repository has the original"
             }
+            ErrorKind::FieldUnsupported { field, .. }
+                if ARCHITECTURE_FIELDS.contains(&&**field) =>
+            {
+                "sparkc cannot read this architecture yet; its graph can be given as a .spark file, \
+                 with --weights"
+            }
+            ErrorKind::FieldUnsupported { field, .. } if field == "hidden_act" => {
+                "the model needs this activation, and sparkc does not have it yet"
+            }
             ErrorKind::UnknownFields { .. } | ErrorKind::FieldUnsupported { .. } => {
                 "it may change what the model computes, so it is not ignored: if it does not \
                  concern this model, remove it"
@@ -290,7 +299,14 @@ impl FrontendError {
 
     /// What to try.
     pub fn hint(&self) -> &'static str {
-        self.kind.hint()
+        // JSON in the header of a binary file is nothing to correct by hand.
+        let binary = self.path.extension().is_some_and(|e| e == "safetensors");
+        match &*self.kind {
+            ErrorKind::NotUtf8 { .. } | ErrorKind::Json { .. } if binary => {
+                "the file is damaged or its download was cut off: fetch it again"
+            }
+            kind => kind.hint(),
+        }
     }
 }
 
@@ -319,6 +335,9 @@ impl TensorProblem {
         }
     }
 }
+
+/// Fields that say which kind of model it is.
+const ARCHITECTURE_FIELDS: [&str; 3] = ["model_type", "architectures", "general.architecture"];
 
 /// Problems shown in a message; the rest is counted.
 const PROBLEMS_SHOWN: usize = 6;

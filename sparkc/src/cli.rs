@@ -7,9 +7,13 @@
 
 pub mod help;
 
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use runtime::Cpu;
 use tensor::DType;
 
@@ -40,6 +44,22 @@ pub struct Cli {
         display_order = 900
     )]
     pub color: Color,
+}
+
+/// The definition with what holds for every option: `-1` is a value that its parser refuses, not an
+/// option that nobody knows.
+pub fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        command.mut_args(|arg| {
+            let option = !arg.is_positional() && arg.get_action().takes_values();
+            arg.allow_negative_numbers(option)
+        })
+    })
+}
+
+/// Whether a command line that clap refused asks for JSON, as far as can be told.
+pub fn asks_json(args: impl Iterator<Item = OsString>) -> bool {
+    args.take_while(|arg| arg != "--").any(|arg| arg == "--json")
 }
 
 /// Whether the command was asked for JSON.
@@ -160,7 +180,7 @@ pub struct BuildArgs {
     pub wafers: WaferCount,
     /// Requests that the wafers should work on at once: as many regions at least, with several layers
     /// each where that makes a token faster; 1 gives the fastest token [default: 24]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub requests: Option<u32>,
     /// Dead PEs: a file with a line `X Y` each (built columns of all wafers, row), or `column X`
     #[arg(long, value_name = "FILE")]
@@ -169,7 +189,7 @@ pub struct BuildArgs {
     #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND")]
     pub quant: Quant,
     /// Longest sequence in tokens, prompt included [default: the model's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub context: Option<u32>,
     /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
     /// q8 and q4 weights, but for groups with outliers
@@ -273,14 +293,14 @@ pub struct SamplingArgs {
     /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", value_parser = temperature)]
     pub temp: Option<f32>,
-    /// Sample among the K most likely tokens
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Sample among the K most likely tokens; 0 for all
+    #[arg(long, value_name = "K", value_parser = number::<u32>(0..=u32::MAX))]
     pub top_k: Option<u32>,
     /// Sample among the most likely tokens that make up probability P
     #[arg(long, value_name = "P", value_parser = probability)]
     pub top_p: Option<f32>,
     /// Seed of the sampler
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = number::<u64>(0..=u64::MAX))]
     pub seed: Option<u64>,
 }
 
@@ -293,31 +313,35 @@ pub struct RunArgs {
     /// Text to continue
     pub prompt: Option<String>,
     /// Most tokens to generate
-    #[arg(short, value_name = "N")]
+    #[arg(short, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
     pub n: Option<u32>,
     /// Sampling.
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub threads: Option<u32>,
+    /// Instructions to use: native, x86-64-v4, x86-64-v3, aarch64 or portable [default: what it was
+    /// compiled for]
+    #[arg(long, value_name = "NAME")]
+    pub cpu: Option<Cpu>,
     /// Guess up to N tokens ahead where the text repeats itself [default: 7]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=64))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(0..=64))]
     pub speculate: Option<u32>,
     /// Put the prompt into the model's chat template
     #[arg(long)]
     pub chat: bool,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt")]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Option<Vec<u32>>,
     /// Many texts at once: a JSON request a line (- for standard input), a JSON answer a line
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "tokens", "logits", "bench", "speculate"])]
     pub batch: Option<PathBuf>,
     /// With --batch: at most N at once [default: 8]
-    #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", requires = "batch", value_parser = number::<u32>(1..=256))]
     pub parallel: Option<u32>,
     /// With --batch: memory for KV caches [default: 2048, or what one whole context takes]
-    #[arg(long, value_name = "MIB", requires = "batch", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    #[arg(long, value_name = "MIB", requires = "batch", value_parser = number::<u64>(1..=1 << 30))]
     pub kv_budget: Option<u64>,
     /// Write the logits of every prompt position to a safetensors file
     #[arg(long, value_name = "FILE")]
@@ -347,19 +371,19 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME=COMMAND")]
     pub peer: Vec<String>,
     /// Repetitions of each program, interleaved
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = number::<u32>(1..=100))]
     pub reps: u32,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub threads: Option<u32>,
     /// Tokens of the prompt whose speed is measured
-    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub prompt: u32,
     /// Tokens of the prompt before the text
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub short: u32,
     /// Tokens of the text
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = number::<u32>(1..=u32::MAX))]
     pub text: u32,
     /// Print one JSON object
     #[arg(long)]
@@ -373,11 +397,11 @@ pub struct SimulateArgs {
     #[arg(value_name = "DIR|PLAN", required_unless_present = "kernel")]
     pub plan: Option<PathBuf>,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
-    /// Tokens to generate after the prompt
-    #[arg(short, default_value_t = 0, value_name = "N")]
-    pub n: u32,
+    /// Tokens to generate after the prompt [default: 0]
+    #[arg(short, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
+    pub n: Option<u32>,
     /// Sampling.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -387,7 +411,7 @@ pub struct SimulateArgs {
     /// How time is found: messages as runs (0, 1) or wavelet by wavelet (2), on one line of tiles per
     /// class (0, 2) or on all (1, 3); tests hold all levels to the same cycles
     #[arg(long, default_value_t = 0, value_name = "0|1|2|3",
-          value_parser = clap::value_parser!(u8).range(0..=3))]
+          value_parser = number::<u8>(0..=3))]
     pub level: u8,
     /// Time only, no numbers: needs no weights
     #[arg(long, conflicts_with = "logits")]
@@ -395,11 +419,11 @@ pub struct SimulateArgs {
     /// Requests in flight: throughput, latencies, KV capacity and energy under load, in time only.
     /// Each has the prompt of --tokens (or --prompt-length) and generates -n tokens [default of -n: 64]
     #[arg(long, value_name = "N", conflicts_with_all = ["logits", "trace", "kernel"],
-          value_parser = clap::value_parser!(u32).range(1..=65536))]
+          value_parser = number::<u32>(1..=65536))]
     pub requests: Option<u32>,
     /// Prompt tokens of each request [default: as many as --tokens has, else 64]
     #[arg(long, value_name = "N", requires = "requests", conflicts_with = "tokens",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = number::<u32>(1..=u32::MAX))]
     pub prompt_length: Option<u32>,
     /// Write a trace that ui.perfetto.dev opens
     #[arg(long, value_name = "FILE")]
@@ -418,6 +442,8 @@ pub struct SimulateArgs {
 /// `sparkc simulate --kernel`: one kernel on a bare region.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "One kernel on a bare region, for calibration")]
+// `requires = "kernel"` alone is not held beside a plan, which excludes the kernel.
+#[group(conflicts_with = "plan")]
 pub struct KernelArgs {
     /// Kernel to time instead of a plan: meshgemv, chain-gemv, meshgemm, summa, decode-layer,
     /// prefill-layer, gemv, broadcast, reduce, allreduce
@@ -428,50 +454,50 @@ pub struct KernelArgs {
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE.toml")]
     pub target: String,
     /// meshgemv, chain-gemv, meshgemm, summa, decode-layer, prefill-layer: side of the square of tiles
-    #[arg(long, value_name = "P", requires = "kernel")]
+    #[arg(long, value_name = "P", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub grid: Option<u32>,
     /// meshgemv, chain-gemv: rows of the matrix per tile, and columns unless --tile-n says otherwise
-    #[arg(long, value_name = "M", requires = "kernel")]
+    #[arg(long, value_name = "M", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub tile: Option<u32>,
     /// meshgemv: columns of the matrix per tile
-    #[arg(long, value_name = "N", requires = "kernel")]
+    #[arg(long, value_name = "N", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub tile_n: Option<u32>,
     /// meshgemv: tiles per group of the reduction tree, or the nearest number that gives each group a
     /// root [default: about the root of the grid]
-    #[arg(long, value_name = "G", requires = "kernel")]
+    #[arg(long, value_name = "G", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub group_size: Option<u32>,
     /// decode-layer: groups of each reduction tree [default: about the root of the grid]
-    #[arg(long, value_name = "G", requires = "kernel")]
+    #[arg(long, value_name = "G", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub groups: Option<u32>,
     /// decode-layer, prefill-layer: hidden elements per tile
-    #[arg(long, value_name = "D", requires = "kernel")]
+    #[arg(long, value_name = "D", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub d: Option<u32>,
     /// decode-layer, prefill-layer: cached tokens per tile; tokens of the prompt per tile
-    #[arg(long, value_name = "S", requires = "kernel")]
+    #[arg(long, value_name = "S", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub s: Option<u32>,
     /// decode-layer, prefill-layer: feed-forward elements per tile
-    #[arg(long, value_name = "F", requires = "kernel")]
+    #[arg(long, value_name = "F", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub f: Option<u32>,
     /// gemv: width and height of the region in tiles [default: 16x16]
     #[arg(long, value_name = "WxH", value_parser = extent, requires = "kernel")]
     pub region: Option<(u32, u32)>,
     /// meshgemm, summa: rows of the left matrix
-    #[arg(long, value_name = "M", requires = "kernel")]
+    #[arg(long, value_name = "M", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub m: Option<u32>,
     /// meshgemm, summa, gemv: inner extent [default of gemv: 256]
-    #[arg(long, value_name = "K", requires = "kernel")]
+    #[arg(long, value_name = "K", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub k: Option<u32>,
     /// meshgemm, summa, gemv: columns of the result [default of gemv: 256]
-    #[arg(id = "kernel_n", long = "n", value_name = "N", requires = "kernel")]
+    #[arg(id = "kernel_n", long = "n", value_name = "N", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub kernel_n: Option<u32>,
     /// reduce, allreduce: algorithm [default: k-tree]
     #[arg(long, value_enum, value_name = "ALGORITHM", requires = "kernel")]
     pub algo: Option<ReduceAlgorithm>,
     /// broadcast, reduce, allreduce: tiles of the row [default: 16]
-    #[arg(long, value_name = "P", requires = "kernel")]
+    #[arg(long, value_name = "P", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub pes: Option<u32>,
     /// broadcast, reduce, allreduce: 32-bit elements per tile [default: 256]
-    #[arg(long, value_name = "B", requires = "kernel")]
+    #[arg(long, value_name = "B", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub length: Option<u32>,
 }
 
@@ -497,13 +523,13 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", required_unless_present = "prompt")]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", required_unless_present = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
     /// Prompt as text, through the model's tokenizer
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     pub prompt: Option<String>,
     /// Tokens to generate after the prompt
-    #[arg(short, default_value_t = 0, value_name = "N")]
+    #[arg(short, default_value_t = 0, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
     pub n: u32,
     /// Sampling.
     #[command(flatten)]
@@ -601,7 +627,7 @@ pub struct VerifyProofArgs {
     #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND", requires = "model")]
     pub quant: Quant,
     /// --context of the compile
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", value_parser = number::<u32>(0..=u32::MAX))]
     pub context: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
@@ -664,7 +690,7 @@ pub struct ReduceArgs {
     #[arg(long, value_name = "CMD")]
     pub command: Option<String>,
     /// Seconds that the command may take each time; beyond, it counts as failed
-    #[arg(long, default_value_t = 60, value_name = "S", requires = "command", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 60, value_name = "S", requires = "command", value_parser = number::<u64>(1..=86_400))]
     pub timeout: u64,
     /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
     /// q8 and q4 weights, but for groups with outliers
@@ -674,7 +700,7 @@ pub struct ReduceArgs {
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Most modules to try
-    #[arg(long, default_value_t = 5000, value_name = "N")]
+    #[arg(long, default_value_t = 5000, value_name = "N", value_parser = number::<usize>(0..=usize::MAX))]
     pub limit: usize,
     /// Write here instead of standard output
     #[arg(short, long, value_name = "FILE")]
@@ -716,7 +742,7 @@ pub struct BoundArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Prompt as token ids [default: five of them]
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
     /// Target whose costs decide what the optimiser picks for the wafer: wse3, wse2 or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE")]
@@ -738,13 +764,13 @@ pub struct VerifyRulesArgs {
 #[derive(Args, Debug)]
 pub struct FuzzArgs {
     /// Random models to try
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 62))]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = number::<u64>(1..=(1 << 62) - 1))]
     pub count: u64,
     /// Seed of the first; the next has the next seed
-    #[arg(long, default_value_t = 0, value_name = "S", value_parser = clap::value_parser!(u64).range(..1 << 62))]
+    #[arg(long, default_value_t = 0, value_name = "S", value_parser = number::<u64>(0..=(1 << 62) - 1))]
     pub seed: u64,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = number::<u32>(1..=1024))]
     pub threads: Option<u32>,
     /// Write every model that failed to this folder, for `sparkc reduce`
     #[arg(long, value_name = "DIR")]
@@ -761,7 +787,7 @@ pub struct ExtractArgs {
     #[arg(value_name = "FILE.json")]
     pub file: PathBuf,
     /// Operands the search may look at; 100 million take about a second
-    #[arg(long, default_value_t = 30_000_000, value_name = "N")]
+    #[arg(long, default_value_t = 30_000_000, value_name = "N", value_parser = number::<u64>(0..=u64::MAX))]
     pub work: u64,
     /// Print one JSON object: cost, bound, gap, choices
     #[arg(long)]
@@ -783,6 +809,17 @@ pub struct TargetsArgs {
 pub struct CompletionsArgs {
     /// Shell
     pub shell: clap_complete::Shell,
+}
+
+/// Reads a whole number within `range`; says which numbers those are where it is not.
+fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + Display + PartialOrd + Clone,
+{
+    move |text| match text.parse() {
+        Ok(n) if range.contains(&n) => Ok(n),
+        _ => Err(format!("expected a whole number from {} to {}", range.start(), range.end())),
+    }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
@@ -830,13 +867,11 @@ fn pair(text: &str, separator: char) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -854,5 +889,27 @@ mod tests {
         assert!(extent("0x3").is_err());
         assert_eq!(coordinates("4,3"), Ok((4, 3)));
         assert!(coordinates("4").is_err());
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_told_which_are() {
+        let context = |n: &str| {
+            let line = ["sparkc", "compile", "m", "--context", n];
+            command().try_get_matches_from(line).unwrap_err().to_string()
+        };
+        for n in ["0", "-1", "many", "1.5", "99999999999999999999"] {
+            let said = context(n);
+            assert!(said.contains(n) && said.contains("from 1 to 4294967295"), "{n}: {said}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_a_kernel_are_not_ignored_beside_a_plan() {
+        for flag in [["--grid", "8"], ["--target", "wse2"]] {
+            let line = ["sparkc", "simulate", "DIR", "--tokens", "1", flag[0], flag[1]];
+            assert!(command().try_get_matches_from(line).is_err(), "{flag:?}");
+        }
+        let line = ["sparkc", "simulate", "--kernel", "gemv", "--target", "wse2", "--k", "8"];
+        assert!(command().try_get_matches_from(line).is_ok());
     }
 }

@@ -19,16 +19,16 @@ use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches};
 
 use cli::Cli;
-use exit::Exit;
+use exit::{Exit, Fault};
 use report::diag::{self, Diagnosis};
 
 /// The whole program: parses the command line, runs the command, reports.
 pub fn main() -> ExitCode {
-    let parsed = Cli::command()
+    let parsed = cli::command()
         .try_get_matches()
         .and_then(|m| Ok((cli::json(&m), Cli::from_arg_matches(&m)?)));
     let (json, cli) = match parsed {
@@ -42,15 +42,7 @@ pub fn main() -> ExitCode {
     }
     let exit = match panic::catch_unwind(|| commands::run(&cli.command)) {
         Ok(Ok(exit)) => exit,
-        Ok(Err(error)) => {
-            let diagnosis = Diagnosis::of(&error);
-            say(&diagnosis.text(report::stderr_colored()));
-            if let Some(object) = diagnosis.json().filter(|_| json) {
-                // Standard error has it, should nobody read here.
-                let _ = output::print_json(&object);
-            }
-            diagnosis.exit()
-        }
+        Ok(Err(error)) => failed(&error, json),
         // The hook has reported it.
         Err(_) => Exit::Internal,
     };
@@ -62,14 +54,50 @@ fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// Says why a command failed: to people, and to programs that asked for JSON.
+fn failed(error: &anyhow::Error, json: bool) -> Exit {
+    let diagnosis = Diagnosis::of(error);
+    say(&diagnosis.text(report::stderr_colored()));
+    if let Some(object) = diagnosis.json().filter(|_| json) {
+        // Standard error has it, should nobody read here.
+        let _ = output::print_json(&object);
+    }
+    diagnosis.exit()
+}
+
 /// Help and version are data, anything else is a usage error.
 fn usage(error: &clap::Error) -> Exit {
-    // Printing fails only when nobody reads.
-    let _ = error.print();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
-        _ => Exit::Usage,
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Printing fails only when nobody reads.
+            let _ = error.print();
+            Exit::Ok
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage
+        }
+        _ => {
+            let json = cli::asks_json(std::env::args_os());
+            failed(&usage_fault(&error.to_string()).into(), json)
+        }
     }
+}
+
+/// What clap says, in the form of all errors: its message, then its tips, or else how it is used.
+fn usage_fault(text: &str) -> Fault {
+    let mut parts = text.split("\n\n").map(str::trim);
+    let message = parts.next().unwrap_or_default().trim_start_matches("error: ");
+    let of = |label: &str| {
+        let labelled = parts.clone().filter_map(|part| part.strip_prefix(label));
+        labelled.map(str::trim).collect::<Vec<_>>().join(", or ")
+    };
+    let (tips, usage) = (of("tip: "), of("Usage: "));
+    Fault::usage(message).advise(match (tips.is_empty(), usage.is_empty()) {
+        (false, _) => tips,
+        (true, false) => format!("{usage}; --help says more"),
+        (true, true) => "--help lists what is possible".to_string(),
+    })
 }
 
 fn report_panic(info: &panic::PanicHookInfo<'_>) {
@@ -79,4 +107,27 @@ fn report_panic(info: &panic::PanicHookInfo<'_>) {
     let message = text.unwrap_or("a panic without a message");
     let place = info.location().map(ToString::to_string);
     say(&diag::render_panic(message, place, report::stderr_colored()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> String {
+        let error = cli::command().try_get_matches_from(line.split(' ')).unwrap_err();
+        Diagnosis::of(&usage_fault(&error.to_string()).into()).text(false)
+    }
+
+    #[test]
+    fn usage_errors_look_like_all_errors() {
+        assert_eq!(
+            said("sparkc compile m --wafers 0"),
+            "error[SPK5001]: invalid value '0' for '--wafers <N|auto>': expected auto or a number \
+             from 1 to 1024\n  try: --help lists what is possible\n"
+        );
+        let missing = said("sparkc explain");
+        assert!(missing.contains("try: sparkc explain <RULE>; --help says more"), "{missing}");
+        let close = said("sparkc complie");
+        assert!(close.contains("'compile'") && close.contains("  try: "), "{close}");
+    }
 }

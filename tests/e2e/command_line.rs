@@ -104,6 +104,18 @@ fn a_program_can_read_why_a_command_failed() {
 }
 
 #[test]
+fn a_program_can_read_that_it_asked_the_wrong_thing() {
+    for line in [["--context", "0"], ["--bogus", "1"], ["--quant", "q9"]] {
+        let outcome = sparkc(&["compile", "nowhere", line[0], line[1], "--json"]);
+        let said: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(said["error"]["code"], "SPK5001", "{outcome}");
+        assert_eq!((said["error"]["exit"].as_i64(), outcome.code), (Some(2), Some(2)), "{outcome}");
+        assert!(said["error"]["message"].as_str().unwrap().contains(line[0]), "{outcome}");
+        assert!(outcome.stderr.starts_with("error[SPK5001]: "), "{outcome}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let script = format!("'{PROGRAM}' completions bash | head -n 1; exit ${{PIPESTATUS[0]}}");
     let outcome = run("bash", Path::new("."), &["-c", script.as_str()]).unwrap();

@@ -89,6 +89,40 @@ impl CliError {
         }
     }
 
+    /// The stable code: that of sparkc for the same kind of error.
+    fn code(&self) -> &'static str {
+        match self {
+            CliError::Usage(_) => "SPK5001",
+            CliError::Guessing => "SPK5099",
+            CliError::Session(_) => "SPK5201",
+            CliError::Payload(_) => "SPK5202",
+            CliError::Text(_) => "SPK5203",
+            CliError::Batch(_) => "SPK5204",
+            CliError::Refused { .. } => "SPK5205",
+            CliError::File { source, .. }
+            | CliError::Read { source, .. }
+            | CliError::Prompt(source)
+            | CliError::Output(source) => match source.kind() {
+                io::ErrorKind::NotFound => "SPK5101",
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "SPK5102",
+                io::ErrorKind::NotADirectory => "SPK5103",
+                io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge => "SPK5104",
+                _ => "SPK5100",
+            },
+        }
+    }
+
+    /// What `--json` prints instead of a result.
+    fn json(&self) -> serde_json::Value {
+        let because: [&str; 0] = [];
+        serde_json::json!({ "error": {
+            "code": self.code(), "message": self.to_string(), "because": because,
+            "try": self.hint(), "exit": self.exit_code(),
+        }})
+    }
+
     /// What to try.
     fn hint(&self) -> Option<String> {
         match self {
@@ -122,7 +156,10 @@ pub fn run(
     open: impl FnOnce() -> Result<Payload, PayloadError>,
     streams: &mut Streams<'_>,
 ) -> u8 {
-    let error = match execute(args, program, open, streams) {
+    let args: Vec<OsString> = args.collect();
+    // Asked of the words themselves, because a command line that cannot be understood asks too.
+    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let error = match execute(args.into_iter(), program, open, streams) {
         Ok(()) => return exit::OK,
         Err(error) => error,
     };
@@ -132,9 +169,13 @@ pub fn run(
         return exit::OK;
     }
     // Nothing is left to do when standard error is closed too.
-    let _ = writeln!(streams.err, "error: {error}");
+    let _ = writeln!(streams.err, "error[{}]: {error}", error.code());
     if let Some(hint) = error.hint() {
         let _ = writeln!(streams.err, "  try: {hint}");
+    }
+    // The lines of a batch have said why.
+    if json && !matches!(error, CliError::Refused { .. }) {
+        let _ = writeln!(streams.out, "{}", error.json());
     }
     error.exit_code()
 }
@@ -192,5 +233,37 @@ pub fn remove_temporaries() {
     if let Some(path) = path {
         // There is nobody left to tell.
         let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Exit code, standard output and standard error of a command line on no model.
+    fn said(line: &str) -> (u8, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut streams = Streams { out: &mut out, err: &mut err, terminal: false };
+        let args = line.split_whitespace().map(OsString::from);
+        let code = run(args, "model", || Err(PayloadError::Missing), &mut streams);
+        (code, String::from_utf8_lossy(&out).into(), String::from_utf8_lossy(&err).into())
+    }
+
+    #[test]
+    fn a_program_can_read_why_an_executable_failed() {
+        for (line, code, exit) in [
+            ("hello --json", "SPK5202", exit::INPUT),
+            ("--json --bogus", "SPK5001", exit::USAGE),
+            ("-n -1 --json", "SPK5001", exit::USAGE),
+        ] {
+            let (status, out, err) = said(line);
+            let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+            assert_eq!((status, object["error"]["code"].as_str()), (exit, Some(code)), "{line}");
+            assert_eq!(object["error"]["exit"], exit, "{line}");
+            assert!(err.starts_with(&format!("error[{code}]: ")), "{err}");
+            let (status, out, _) = said(&line.replace("--json", ""));
+            assert_eq!((status, out.as_str()), (exit, ""), "people read standard error");
+        }
+        assert_eq!(said("-- --json").1, "", "a prompt asks for nothing");
     }
 }

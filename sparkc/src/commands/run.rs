@@ -117,6 +117,7 @@ fn flags(args: &RunArgs) -> Vec<OsString> {
     value("--top-p", args.sampling.top_p.map(|p| p.to_string()));
     value("--seed", args.sampling.seed.map(|s| s.to_string()));
     value("--threads", args.threads.map(|n| n.to_string()));
+    value("--cpu", args.cpu.map(|cpu| cpu.to_string()));
     value("--speculate", args.speculate.map(|n| n.to_string()));
     value("--parallel", args.parallel.map(|n| n.to_string()));
     value("--kv-budget", args.kv_budget.map(|n| n.to_string()));
@@ -153,8 +154,8 @@ mod tests {
     fn flags_reach_the_executable_as_given() {
         for (line, expected) in [
             (
-                "-n 3 --temp 0.5 --top-k 4 --tokens 1,2 --logits l.st --json",
-                "-n 3 --temp 0.5 --top-k 4 --tokens 1,2 --json --logits l.st",
+                "-n 3 --temp 0.5 --top-k 0 --cpu x86-64-v3 --tokens 1,2 --logits l.st --json",
+                "-n 3 --temp 0.5 --top-k 0 --cpu x86-64-v3 --tokens 1,2 --json --logits l.st",
             ),
             (
                 "--batch - --parallel 4 --kv-budget 64 --greedy",

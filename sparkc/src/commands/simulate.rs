@@ -81,7 +81,7 @@ fn execute(args: &SimulateArgs, file: &PlanFile, progress: &Progress) -> Result<
     let stop = stop.unwrap_or_default();
     let request = Request {
         prompt: &args.tokens,
-        n: args.n,
+        n: args.n.unwrap_or(0),
         stop: &stop,
         context: plan.model.context as usize,
         logits: args.logits.is_some(),

@@ -6,6 +6,7 @@ use simulator::serving::Percentiles;
 use simulator::{Level, Load, ServingReport, serve};
 
 use crate::cli::SimulateArgs;
+use crate::exit::Fault;
 use crate::output;
 use crate::report::progress::Progress;
 use crate::report::table::Table;
@@ -20,10 +21,13 @@ const TOKENS: u32 = 64;
 /// An illegal plan, requests longer than the context.
 pub(super) fn run(args: &SimulateArgs, requests: u32, plan: &Plan) -> Result<()> {
     let given = (!args.tokens.is_empty()).then_some(args.tokens.len() as u32);
+    if args.n == Some(0) {
+        return Err(Fault::usage("-n 0: a request generates at least one token").into());
+    }
     let load = Load {
         requests,
         prompt: args.prompt_length.or(given).unwrap_or(TOKENS),
-        generated: if args.n == 0 { TOKENS } else { args.n },
+        generated: args.n.unwrap_or(TOKENS),
     };
     let level = Level::from_number(args.level).context("levels are 0 to 3")?;
     let report = Progress::new().stage("count cycles", |_| serve(plan, level, load))?;

@@ -18,7 +18,7 @@ const VERIFIED_TILES: u64 = 64 * 64;
 /// # Errors
 /// A plan that cannot be executed, a trace that cannot be written.
 pub(super) fn time(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
-    let fed = args.tokens.len().max(1) as u32 + args.n.saturating_sub(1);
+    let fed = args.tokens.len().max(1) as u32 + args.n.unwrap_or(0).saturating_sub(1);
     let pos = (fed - 1).min(plan.model.context.saturating_sub(1));
     let level = Level::from_number(args.level).context("levels are 0 to 3")?;
     let report = simulator::time(plan, level, pos)?;
