@@ -86,6 +86,14 @@ pub enum SimError {
         /// Most bytes.
         limit: u64,
     },
+    /// Weights and caches of more bytes than the functional simulator holds.
+    #[error("SIM0211: weights and caches take {} of memory, {} are allowed", gib(.bytes), gib(.limit))]
+    Values {
+        /// Bytes needed with one sequence.
+        bytes: u64,
+        /// Most bytes.
+        limit: u64,
+    },
     /// Values flow from a region back to itself within one token.
     #[error(
         "SIM0208: within one token values flow from region `{region}` back to itself; function is simulated for plans whose regions form no cycle, timing for any (--timing-only)"

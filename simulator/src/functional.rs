@@ -12,7 +12,7 @@ mod region;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use plan::{BufferRole, Color, Plan, PlanMap, Region};
+use plan::{BufferRole, Color, Plan, PlanMap, Region, Storage};
 
 use crate::error::SimError;
 use crate::kernels::{Attended, Frame, Registers, Scratch};
@@ -22,6 +22,8 @@ use region::RegionRun;
 
 /// Most threads that run regions or pin weights.
 const THREADS_MAX: usize = 16;
+/// Most bytes of weights and of one sequence's caches.
+const VALUES_MAX: u64 = 16 << 30;
 
 /// A plan with its pinned weights, and one sequence.
 pub struct Simulator<'a> {
@@ -195,6 +197,25 @@ impl<'a> Simulator<'a> {
     }
 }
 
+/// Bytes of a region's weights and of one sequence's caches, as [`Array`] keeps them.
+fn kept(plan: &Plan, region: &Region) -> u64 {
+    let Some(template) = plan.template_of(region) else { return 0 };
+    let slots = template.kv.map(|kv| u64::from(kv.slots));
+    let bytes = template.buffers.iter().map(|b| {
+        let elements = match b.role {
+            BufferRole::KvCache => slots.map_or(b.elements(), |n| n * u64::from(b.cols)),
+            BufferRole::Weights => b.elements(),
+            _ => 0,
+        };
+        let width = match b.storage {
+            Storage::F16 | Storage::BF16 => 2,
+            Storage::F32 | Storage::Q8 | Storage::Q4 => 4,
+        };
+        elements.saturating_mul(width)
+    });
+    bytes.fold(0, u64::saturating_add).saturating_mul(region.rect.area())
+}
+
 impl<'a> Machine<'a> {
     /// Verifies `plan` and pins its weights.
     ///
@@ -213,6 +234,10 @@ impl<'a> Machine<'a> {
                 let what = format!("rectangle of region `{}`", region.name);
                 return Err(SimError::Illegal { what });
             }
+        }
+        let bytes = plan.regions.iter().map(|r| kept(plan, r)).fold(0, u64::saturating_add);
+        if bytes > VALUES_MAX {
+            return Err(SimError::Values { bytes, limit: VALUES_MAX });
         }
         let templates: Vec<(Layout, Schedule)> =
             map.templates.iter().map(|t| (Layout::new(t.template), Schedule::new(t))).collect();

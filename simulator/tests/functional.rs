@@ -308,3 +308,15 @@ fn a_gain_scales_the_last_axis_of_a_pinned_weight() {
     let logits = |plan: &Plan| Simulator::new(plan, &w).unwrap().step(5).unwrap().logits;
     compare::check(&logits(&folded), &logits(&reference), Tolerance::F32).unwrap();
 }
+
+#[test]
+fn values_beyond_memory_are_refused_before_they_are_reserved() {
+    let mut plan = language_model(LanguageModel::RAGGED, tiny());
+    plan.templates.iter_mut().filter_map(|t| t.kv.as_mut()).for_each(|kv| kv.slots = 1 << 30);
+    let Err(SimError::Values { bytes, limit }) =
+        Simulator::unchecked(&plan, &weights(LanguageModel::RAGGED, 1))
+    else {
+        panic!("not refused");
+    };
+    assert!(bytes > limit);
+}

@@ -198,13 +198,14 @@ fn explain_wafer(cause: &(dyn Error + 'static)) -> Option<Explained> {
     let advice = match error {
         SimError::Weight { .. } => "compile the model again, or say where it is with --model",
         SimError::Context { .. } => "use fewer tokens",
+        SimError::Values { .. } => "--timing-only, or a smaller model or --context",
         SimError::Memory { .. } => "--level 0, which runs what repeats once, or a smaller --grid",
         SimError::Token { .. } => "token ids are below the vocabulary size",
         _ => "`sparkc verify` lists everything that is wrong with the plan",
     };
     let exit = match error {
         SimError::Context { .. } => Exit::DoesNotFit,
-        SimError::Memory { .. } => Exit::ResourceLimit,
+        SimError::Memory { .. } | SimError::Values { .. } => Exit::ResourceLimit,
         _ => Exit::BadInput,
     };
     Some(Explained::new(exit).advise(advice))
