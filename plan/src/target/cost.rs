@@ -39,8 +39,8 @@ pub fn instruction_cycles(
         Instr::Send { .. } | Instr::Recv { .. } | Instr::Relay { .. } => {
             return u64::from(core.message_cycles);
         }
-        Instr::Broadcast { .. } => return broadcast_cycles(core),
-        Instr::Start { .. } => return u64::from(core.threads.start),
+        Instr::Broadcast { .. } => return moved_root_cycles(core) + u64::from(core.message_cycles),
+        Instr::Start { .. } => return 0,
         Instr::Join { .. } => return u64::from(core.threads.join),
         Instr::Repeat { .. } => return u64::from(core.threads.repeat),
         Instr::Software { cycles } => return u64::from(*cycles),
@@ -55,11 +55,30 @@ fn storage(template: &Template, buffer: crate::BufferId) -> Storage {
     template.buffers.get(buffer.0 as usize).map_or(Storage::F32, |b| b.storage)
 }
 
-/// Software before a broadcast: the root has moved, so its task writes the routes of both colors and binds their
-/// queues anew before the message starts, on every PE of the line.
-fn broadcast_cycles(core: &Core) -> u64 {
+/// As [`instruction_cycles`], of a message in a microthread.
+pub fn started_cycles(target: &Target, instr: &Instr) -> u64 {
+    let moved = match instr {
+        Instr::Broadcast { .. } => moved_root_cycles(&target.core),
+        _ => 0,
+    };
+    moved + u64::from(target.core.threads.start)
+}
+
+/// Thousandths of a cycle for which a wavelet of a message keeps vector instructions from the memory: what is
+/// sent or relayed is read, what is received is written. A message in a microthread takes them
+/// from the instructions beside it.
+pub fn port_millis(target: &Target, instr: &Instr) -> u64 {
+    let receives = |i: &Instr| i.communication().is_some_and(|c| c.output.is_none());
+    let written = matches!(instr, Instr::Broadcast { .. }) || receives(instr);
+    let bits = if written { target.sram.write_bits } else { target.sram.read_bits };
+    (1000 * u64::from(u32::BITS)).div_ceil(u64::from(bits.max(1)))
+}
+
+/// Software before a broadcast but for its message: the root has moved, so a task writes the routes of both
+/// colors and binds their queues anew, on every PE of the line.
+fn moved_root_cycles(core: &Core) -> u64 {
     let per_color = u64::from(core.route_switch_cycles) + u64::from(core.color_bind_cycles);
-    u64::from(core.task_switch_cycles) + 2 * per_color + u64::from(core.message_cycles)
+    u64::from(core.task_switch_cycles) + 2 * per_color
 }
 
 /// Cycles between the two messages of a broadcast's root: a task wakes and starts the second.

@@ -49,6 +49,10 @@ pub struct Sram {
     pub reserved_bytes: u32,
     /// Banks.
     pub banks: u32,
+    /// Bits that all read ports together move in a cycle.
+    pub read_bits: u32,
+    /// Bits that all write ports together move in a cycle.
+    pub write_bits: u32,
 }
 
 /// Routers and links.
@@ -135,14 +139,13 @@ pub struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threads {
-    /// Cycles to start a message in a microthread, on top of the message's own.
+    /// Cycles of software before the first wavelet of a message in a microthread, instead of
+    /// `message_cycles`.
     pub start: u32,
     /// Cycles of a Join after its microthreads have ended, for each of them.
     pub join: u32,
     /// Cycles of one turn of a loop.
     pub repeat: u32,
-    /// Cycles of the program that a wavelet moved by a microthread takes: ports of memory in use.
-    pub wavelet: f64,
 }
 
 /// Host side.
@@ -247,6 +250,13 @@ impl Target {
                 "0..sram.bytes",
             );
         }
+        for (field, bits) in
+            [("sram.read_bits", self.sram.read_bits), ("sram.write_bits", self.sram.write_bits)]
+        {
+            if !in_range(bits, 1, 4096) {
+                return bad(field, bits.to_string(), "1..=4096");
+            }
+        }
         self.check_fabric()?;
         for (field, cost) in self.core.vector_costs() {
             let sane = |v: f64| (0.0..=1e6).contains(&v);
@@ -255,12 +265,8 @@ impl Target {
             }
         }
         let c = &self.core;
-        for (field, v) in
-            [("core.gemm_floor", c.gemm_floor), ("core.threads.wavelet", c.threads.wavelet)]
-        {
-            if !(0.0..=1e6).contains(&v) {
-                return bad(field, v.to_string(), "0..=1e6");
-            }
+        if !(0.0..=1e6).contains(&c.gemm_floor) {
+            return bad("core.gemm_floor", c.gemm_floor.to_string(), "0..=1e6");
         }
         let columns = self.built_width().saturating_mul(self.wafers);
         let outside = |d: &&(u32, u32)| d.0 >= columns || d.1 >= self.height;

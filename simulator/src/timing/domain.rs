@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use plan::target::cost::{broadcast_again_cycles, instruction_cycles, relay_latency_cycles};
+use plan::target::cost::{
+    broadcast_again_cycles, instruction_cycles, port_millis, relay_latency_cycles, started_cycles,
+};
 use plan::{Instr, Plan, Point, Port, Region, Target, Template, TemplateMap};
 
 use crate::error::{SimError, Waiting};
@@ -525,6 +527,32 @@ pub fn phase_program(
     Program { steps: compiler.steps, phase_starts }
 }
 
+/// Microthreads under way and what they take from the program: both want the ports of memory.
+#[derive(Default)]
+struct Beside {
+    /// Cycles of local instructions so far.
+    work: u64,
+    /// Per microthread: thousandths of a cycle that its message has the ports, and `work` at its start.
+    open: [Option<(u64, u64)>; plan::MICROTHREADS as usize],
+}
+
+impl Beside {
+    fn start(&mut self, thread: u8, millis: u64) {
+        if let Some(slot) = self.open.get_mut(usize::from(thread)) {
+            *slot = Some((millis, self.work));
+        }
+    }
+
+    /// Cycles that the messages of some microthreads have taken: no more than there were to take.
+    fn taken(&mut self, threads: u8) -> u64 {
+        let joined = self.open.iter_mut().enumerate().filter(|(t, _)| threads & (1 << t) != 0);
+        let joined: Vec<(u64, u64)> = joined.filter_map(|(_, slot)| slot.take()).collect();
+        let millis: u64 = joined.iter().map(|(millis, _)| millis).sum();
+        let since = joined.iter().map(|(_, since)| *since).min().unwrap_or(self.work);
+        millis.div_ceil(1000).min(self.work - since)
+    }
+}
+
 /// Turns the instructions of one tile into steps.
 struct Compiler<'a, T> {
     target: &'a Target,
@@ -541,8 +569,7 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
         // End of the loop under way, its first step, its turns.
         let mut open: Option<(usize, usize, u32)> = None;
         let mut thread = None;
-        // Wavelets of the microthreads under way.
-        let mut busy = [0u32; plan::MICROTHREADS as usize];
+        let mut beside = Beside::default();
         for (i, instr) in program.iter().enumerate() {
             self.close(&mut open, i);
             let cycles = instruction_cycles(self.target, self.template, instr, self.tokens);
@@ -550,7 +577,9 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
             match *instr {
                 Instr::Start { thread: t } => thread = Some(t),
                 Instr::Join { threads } => {
-                    step = self.join(threads, cycles, &mut busy);
+                    let after = (cycles * u64::from(threads.count_ones())) as u32;
+                    step.cycles = beside.taken(threads);
+                    step.kind = StepKind::Join { threads, after };
                 }
                 Instr::Repeat { body, .. } => {
                     let end = (i + 1).saturating_add(body as usize).min(program.len());
@@ -568,34 +597,25 @@ impl<T: Iterator<Item = u32>> Compiler<'_, T> {
                 };
                 step.latency = relay_latency_cycles(self.target, instr);
                 step.wavelets = c.wire.wavelets(c.len.elements(self.tokens)) as u32;
-                step.thread = thread.take();
-                if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
-                    *busy = step.wavelets;
-                }
             }
             if let Instr::Broadcast { axis, up, down, src, root, per_turn, wire, .. } = *instr {
                 let (up, down, along_x) = (color(up), color(down), axis == plan::Axis::X);
                 step.kind = StepKind::Broadcast { up, down, along_x, root, per_turn };
                 step.latency = broadcast_again_cycles(self.target);
                 step.wavelets = wire.wavelets(src.len.elements(self.tokens)) as u32;
-                step.thread = thread.take();
-                if let Some(busy) = step.thread.and_then(|t| busy.get_mut(usize::from(t))) {
-                    *busy = step.wavelets;
-                }
+            }
+            match step.kind {
+                StepKind::Local => beside.work += step.cycles,
+                StepKind::Join { .. } | StepKind::Turn { .. } => {}
+                _ => step.thread = thread.take(),
+            }
+            if let Some(t) = step.thread {
+                step.cycles = started_cycles(self.target, instr);
+                beside.start(t, u64::from(step.wavelets) * port_millis(self.target, instr));
             }
             self.steps.push(step);
         }
         self.close(&mut open, program.len());
-    }
-
-    /// Takes the cycles that the wavelets of the microthreads cost the program.
-    fn join(&self, threads: u8, cycles: u64, busy: &mut [u32]) -> Step {
-        let joined = (0..busy.len()).filter(|t| threads & (1 << t) != 0);
-        let wavelets: u64 = joined.map(|t| u64::from(std::mem::take(&mut busy[t]))).sum();
-        let millis = (self.target.core.threads.wavelet * 1000.0).round() as u64;
-        let after = (cycles * u64::from(threads.count_ones())) as u32;
-        let kind = StepKind::Join { threads, after };
-        Step { kind, ..Step::local(self.phase, (wavelets * millis).div_ceil(1000)) }
     }
 
     /// Ends the loop under way when its body ends before instruction `at`.
