@@ -5,18 +5,100 @@
 //! become cheaper by that much, and again, until the roots cost nothing under `h`, the cost of the
 //! dearest chain that a class needs. What is left of an item's cost after all cuts is what a solution
 //! with this item costs at least *on top* of the bound: items that leave no room go.
+//!
+//! First come, first charged is not the best price of each cut: prices are improved (`price`), charged again as
+//! whole numbers, and what is left is cut further, until neither moves the bound. Cuts live in a [`Pool`] by the
+//! nodes they hold, so that a part of a problem begins with the cuts and prices of the whole.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::price::{self, Priced};
 use super::reduce::{Core, NONE};
 
 /// A bound and the costs it leaves.
 pub(super) struct Bound {
     /// Every solution costs at least this, what is paid already included.
     pub(super) cost: u64,
+    /// The same before any pricing.
+    pub(super) first: u64,
     /// Per class and item: what picking it adds to the bound at least.
     pub(super) left: Vec<Vec<u64>>,
+    /// Per class and item: a cost that leads to good choices. The more of an item the relaxed problem picks, the
+    /// less of its cost stays; without pricing the same as `left`.
+    pub(super) guide: Vec<Vec<u64>>,
+}
+
+/// How much a bound is worth.
+#[derive(Clone, Copy)]
+pub(super) struct Effort {
+    /// Work at most.
+    pub(super) work: u64,
+    /// Rounds of pricing and cutting at most.
+    pub(super) rounds: usize,
+    /// Times that prices are improved and cuts added in a round.
+    pub(super) repeats: usize,
+    /// Steps of pricing at most.
+    pub(super) steps: usize,
+    /// A bound of this much ends it.
+    pub(super) goal: u64,
+}
+
+/// Cuts by the nodes they hold, each with its last price.
+#[derive(Clone, Default)]
+pub(super) struct Pool(Vec<(Vec<(u32, u32)>, f64)>);
+
+/// Improvements of the bound below this share of the gap end the rounds.
+const LEAST_GAIN: u64 = 200;
+/// Share of its cost that an item keeps in a guide when the relaxed problem picks all of it.
+const LEAST_SHARE: f64 = 0.02;
+/// A cut that is hit this much is not worth adding.
+const ENOUGH: f64 = 0.95;
+/// Weight of an item that nothing picks: of cuts that nothing hits, the smallest are wanted.
+const FAINT: f64 = 0.001;
+/// Passes over all classes to weigh them; more are needed only where cycles are long.
+const SWEEPS: usize = 6;
+/// A weight that no cut worth adding has.
+const MUCH: f64 = 2.0;
+/// Cuts behind each other that are added at a time.
+const NESTED: usize = 30;
+
+/// The bound of a reduced core; stops early, with a weaker bound, when the work is used up.
+pub(super) fn bound(core: &mut Core, pool: &mut Pool, effort: Effort) -> Bound {
+    let mut cuts = Cuts::new(core);
+    let mut priced = cuts.read(pool);
+    let mut best = Bound { cost: 0, first: 0, left: Vec::new(), guide: Vec::new() };
+    let mut guide = None;
+    for round in 0..effort.rounds {
+        let total = core.base + cuts.charge(&mut priced, effort.work);
+        let gained = total.saturating_sub(best.cost);
+        if total > best.cost || round == 0 {
+            let first = if round == 0 { total } else { best.first };
+            best = Bound { cost: total, first, left: cuts.by_class(&cuts.left), guide: Vec::new() };
+        }
+        let gap = effort.goal.saturating_sub(best.cost);
+        let idle = round > 0 && gained < gap / LEAST_GAIN;
+        if gap == 0 || idle || round + 1 == effort.rounds || cuts.work >= effort.work {
+            break;
+        }
+        let costs: Vec<f64> = cuts.costs().map(|c| c as f64).collect();
+        let aim = (effort.goal - core.base) as f64;
+        for _ in 0..effort.repeats {
+            let (picked, work) = price::improve(&mut priced, &costs, aim, effort.steps);
+            cuts.work += work;
+            let rest = |(c, p): (&f64, &f64)| (c * (1.0 - p).max(LEAST_SHARE)) as u64;
+            guide = Some(costs.iter().zip(&picked).map(rest).collect::<Vec<u64>>());
+            let new = cuts.separate(&picked, &mut priced);
+            if !new {
+                break;
+            }
+        }
+    }
+    best.guide = guide.map_or_else(|| best.left.clone(), |g| cuts.by_class(&g));
+    *pool = cuts.write(priced);
+    let work = cuts.work;
+    core.work += work;
+    best
 }
 
 /// The items as one list, with what the cuts need to know of each.
@@ -32,26 +114,12 @@ struct Cuts<'a> {
     supporter: Vec<u32>,
     /// Cost of the dearest chain below each class.
     h: Vec<u64>,
+    /// Classes, each after some way to compute it.
+    order: Vec<u32>,
     work: u64,
 }
 
 const FAR: u64 = u64::MAX;
-
-/// The bound of a reduced core; stops early, with a weaker bound, when the work is used up.
-pub(super) fn bound(core: &mut Core, work_limit: u64) -> Bound {
-    let mut cuts = Cuts::new(core);
-    let mut total = core.base;
-    while cuts.work < work_limit {
-        let Some(cost) = cuts.cut() else { break };
-        total += cost;
-    }
-    let left = (0..core.classes.len())
-        .map(|c| cuts.left[cuts.first[c] as usize..cuts.first[c + 1] as usize].to_vec())
-        .collect();
-    let work = cuts.work;
-    core.work += work;
-    Bound { cost: total, left }
-}
 
 impl<'a> Cuts<'a> {
     fn new(core: &'a Core) -> Cuts<'a> {
@@ -74,9 +142,81 @@ impl<'a> Cuts<'a> {
         first.push(left.len() as u32);
         let supporter = vec![NONE; left.len()];
         let h = vec![FAR; classes + 1];
-        let mut cuts = Cuts { core, first, class_of, left, readers, supporter, h, work: 0 };
-        cuts.first_h();
-        cuts
+        let order = core.derivation_order();
+        Cuts { core, first, class_of, left, readers, supporter, h, order, work: 0 }
+    }
+
+    /// Costs of all items, the goal's included, before any charge.
+    fn costs(&self) -> impl Iterator<Item = u64> {
+        self.core.classes.iter().flatten().map(|i| i.cost).chain([0])
+    }
+
+    fn by_class(&self, of_items: &[u64]) -> Vec<Vec<u64>> {
+        let range = |c: usize| self.first[c] as usize..self.first[c + 1] as usize;
+        (0..self.core.classes.len()).map(|c| of_items[range(c)].to_vec()).collect()
+    }
+
+    /// The cuts of a pool in terms of these items. Items that are gone were in no solution of this core; a cut
+    /// through a class that was folded away is forgotten.
+    fn read(&self, pool: &Pool) -> Priced {
+        let mut priced = Priced::new();
+        'cuts: for (nodes, price) in &pool.0 {
+            let mut cut = Vec::with_capacity(nodes.len());
+            for &(class, node) in nodes {
+                let items = &self.core.classes[class as usize];
+                if let Ok(at) = items.binary_search_by_key(&node, |i| i.node) {
+                    cut.push(self.first[class as usize] + at as u32);
+                } else if self.core.forced[class as usize] == node {
+                    continue 'cuts;
+                }
+            }
+            if cut.is_empty() {
+                continue;
+            }
+            cut.sort_unstable();
+            let known = priced.entry(cut).or_insert(0.0);
+            *known += price;
+        }
+        priced
+    }
+
+    fn write(&self, priced: Priced) -> Pool {
+        let node = |&item: &u32| {
+            let class = self.class_of[item as usize];
+            let at = (item - self.first[class as usize]) as usize;
+            (class, self.core.classes[class as usize][at].node)
+        };
+        Pool(
+            priced
+                .into_iter()
+                .map(|(cut, price)| (cut.iter().map(node).collect(), price))
+                .collect(),
+        )
+    }
+
+    /// Charges the prices of known cuts, dearest first, as far as costs allow; then cuts what is left. The sum.
+    fn charge(&mut self, priced: &mut Priced, work_limit: u64) -> u64 {
+        self.left = self.costs().collect();
+        let mut total = 0;
+        let mut order: Vec<(&Vec<u32>, &mut f64)> = priced.iter_mut().collect();
+        order.sort_by(|a, b| b.1.total_cmp(a.1).then(a.0.cmp(b.0)));
+        for (cut, price) in order {
+            self.work += cut.len() as u64;
+            let most = cut.iter().map(|&i| self.left[i as usize]).min().unwrap_or(0);
+            let charge = (*price as u64).min(most);
+            cut.iter().for_each(|&i| self.left[i as usize] -= charge);
+            total += charge;
+        }
+        self.h.fill(FAR);
+        self.supporter.fill(NONE);
+        self.first_h();
+        while self.work < work_limit {
+            let Some((mut cut, charge)) = self.cut() else { break };
+            cut.sort_unstable();
+            *priced.entry(cut).or_insert(0.0) += charge as f64;
+            total += charge;
+        }
+        total
     }
 
     fn goal(&self) -> usize {
@@ -93,6 +233,87 @@ impl<'a> Cuts<'a> {
 
     fn items(&self, class: usize) -> std::ops::Range<u32> {
         self.first[class]..self.first[class + 1]
+    }
+
+    /// Adds cuts that the relaxed problem hits too little; whether any is new. What is in
+    /// one counts as picked in the next pass, so that cuts lie behind each other.
+    fn separate(&mut self, picked: &[f64], priced: &mut Priced) -> bool {
+        let free = |(p, c): (&f64, u64)| if c == 0 { MUCH } else { p + FAINT };
+        let mut own: Vec<f64> = picked.iter().zip(self.costs()).map(free).collect();
+        let before = priced.len();
+        for _ in 0..NESTED {
+            let weight = self.weigh(&own);
+            let mut found = Vec::new();
+            for at in 0..self.core.roots.len() {
+                let root = self.core.roots[at];
+                if weight[root as usize] >= ENOUGH {
+                    continue;
+                }
+                let mut cut = self.lightest(root, &weight, &own);
+                if cut.iter().map(|&i| own[i as usize]).sum::<f64>() < ENOUGH {
+                    cut.sort_unstable();
+                    found.push(cut);
+                }
+            }
+            if found.is_empty() {
+                break;
+            }
+            for cut in found {
+                cut.iter().for_each(|&i| own[i as usize] = 1.0);
+                priced.entry(cut).or_insert(0.0);
+            }
+        }
+        priced.len() > before
+    }
+
+    /// For each class the weight of the lightest cut that is seen below it: for each item the item itself or the
+    /// lightest of its needs. From nothing upwards, so support that goes round counts for nothing.
+    fn weigh(&mut self, own: &[f64]) -> Vec<f64> {
+        let mut weight = vec![0.0f64; self.core.classes.len()];
+        for _ in 0..SWEEPS {
+            let mut changed = false;
+            for class in self.order.iter().copied() {
+                let mut sum = 0.0;
+                for item in self.items(class as usize) {
+                    let needs = self.needs(item);
+                    self.work += 1 + needs.len() as u64;
+                    sum += needs
+                        .iter()
+                        .map(|&n| weight[n as usize])
+                        .fold(own[item as usize], f64::min);
+                }
+                changed |= sum > weight[class as usize] && weight[class as usize] < MUCH;
+                weight[class as usize] = sum.min(MUCH);
+            }
+            if !changed {
+                break;
+            }
+        }
+        weight
+    }
+
+    /// The cut of a class that [`Cuts::weigh`] weighed.
+    fn lightest(&mut self, class: u32, weight: &[f64], own: &[f64]) -> Vec<u32> {
+        let mut cut = Vec::new();
+        let mut stack = vec![class];
+        let mut seen = vec![false; weight.len()];
+        seen[class as usize] = true;
+        while let Some(class) = stack.pop() {
+            for item in self.items(class as usize) {
+                let needs = self.needs(item);
+                self.work += 1 + needs.len() as u64;
+                let of = |n: &&u32| weight[**n as usize];
+                match needs.iter().min_by(|a, b| of(a).total_cmp(&of(b))) {
+                    Some(&need) if weight[need as usize] < own[item as usize] => {
+                        if !std::mem::replace(&mut seen[need as usize], true) {
+                            stack.push(need);
+                        }
+                    }
+                    _ => cut.push(item),
+                }
+            }
+        }
+        cut
     }
 
     /// `h` of all classes, cheapest first.
@@ -131,8 +352,8 @@ impl<'a> Cuts<'a> {
         }
     }
 
-    /// One cut: its charge, or `None` when the goal costs nothing (or cannot be reached).
-    fn cut(&mut self) -> Option<u64> {
+    /// One cut and its charge, or `None` when the goal costs nothing (or cannot be reached).
+    fn cut(&mut self) -> Option<(Vec<u32>, u64)> {
         let goal = self.goal();
         if self.h[goal] == 0 || self.h[goal] == FAR {
             return None;
@@ -162,7 +383,7 @@ impl<'a> Cuts<'a> {
         }
         cut.iter().for_each(|&i| self.left[i as usize] -= charge);
         self.lower_h(&cut);
-        Some(charge)
+        Some((cut, charge))
     }
 
     /// Classes from which the goal costs nothing more.

@@ -3,13 +3,14 @@
 //! In: classes of alternative nodes, each with a cost and the classes it needs; roots. Out: a pick per
 //! needed class without cycles, its cost (a shared class is paid once), and a bound that no choice can
 //! go below; bound equal to cost is optimality. Method: reductions that keep an optimum (`reduce`),
-//! a greedy graph and local search (`primal`), landmark cuts for the bound (`bound`), branch and bound
-//! over the classes that every solution needs (`search`). The bound is that of delete-free planning,
+//! a greedy graph and local search (`primal`), landmark cuts for the bound (`bound`) at
+//! good prices (`price`), branch and bound over the classes that every solution needs (`search`). The bound is that of delete-free planning,
 //! of which this is an instance: it sees cycles, so no cycle constraint is ever written down.
 //! Knows no e-graph library and no target. Limits count work, never seconds; ties go to the first.
 
 mod bound;
 pub mod gym;
+mod price;
 mod primal;
 mod reduce;
 mod search;

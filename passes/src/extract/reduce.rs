@@ -181,7 +181,7 @@ impl Core {
     }
 
     /// Classes in an order in which each can be computed from those before.
-    fn derivation_order(&self) -> Vec<u32> {
+    pub(super) fn derivation_order(&self) -> Vec<u32> {
         let readers = self.readers();
         let mut missing: Vec<Vec<u32>> = Vec::with_capacity(self.classes.len());
         let mut order: Vec<u32> = Vec::new();

@@ -1,17 +1,20 @@
 //! Branch and bound over classes that every solution needs.
 //!
 //! A step reduces its core, bounds it, and drops every item that the bound shows to be too dear for
-//! anything better than the best choice known; repeated until nothing goes. Then it looks for a good
-//! choice of its own (at the top from many starts, where a gap stays), and branches on the root with the fewest items left: one step per item.
+//! anything better than the best choice known; repeated until nothing goes. Bounds lead it to good choices of its
+//! own (at the top from many starts, where a gap stays). It branches on the root with the fewest items left: one
+//! step per item. All costs are multiples of a unit, so a bound less than that below the best proves it.
 //! What was not searched when the work ran out keeps its bound, so the bound returned is always true.
 
-use super::bound::{Bound, bound};
+use super::bound::{Bound, Effort, Pool, bound};
 use super::primal::Primal;
 use super::reduce::{Core, NONE};
 use super::{Limits, Node, Problem, Solution};
 
 /// Branching deeper than this stops; no e-graph of a block comes near.
 const DEPTH: usize = 512;
+/// Pricing pays when it closes this share of the gap.
+const WORTH: u64 = 25;
 /// Share of the work that one bound may use.
 const BOUND_SHARE: u64 = 4;
 /// Cores of fewer classes are searched through by branching; larger ones are explored first.
@@ -54,6 +57,10 @@ struct Search<'a> {
     work: u64,
     best: u64,
     picks: Vec<Option<usize>>,
+    /// What the costs of all choices are multiples of.
+    unit: u64,
+    /// Whether pricing cuts pays in this problem.
+    prices: bool,
 }
 
 pub(super) fn solve(
@@ -62,7 +69,9 @@ pub(super) fn solve(
     start: Option<&[usize]>,
 ) -> Option<Solution> {
     let picks = vec![None; problem.classes.len()];
-    let mut search = Search { problem, limit: limits.work, work: 0, best: u64::MAX, picks };
+    let unit = problem.classes.iter().flatten().fold(0, |unit, n| gcd(unit, n.cost)).max(1);
+    let (limit, best) = (limits.work, u64::MAX);
+    let mut search = Search { problem, limit, work: 0, best, picks, unit, prices: true };
     if let Some(start) = start {
         let pick = |c: usize| start.get(c).copied();
         search.offer(pick);
@@ -77,16 +86,28 @@ pub(super) fn solve(
         }
     }
     let core = Core::new(problem);
-    let proven = search.step(core, 0);
+    let proven = search.step(core, Pool::default(), 0);
     if search.best == u64::MAX {
         return None;
     }
     let (cost, work) = (search.best, search.work);
-    let bound = proven.unwrap_or(cost).min(cost);
+    let bound = proven.unwrap_or(cost).div_ceil(unit).saturating_mul(unit).min(cost);
     Some(Solution { picks: search.picks, cost, bound, work })
 }
 
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
 impl Search<'_> {
+    /// Bounds from here on leave nothing better than the best.
+    fn goal(&self) -> u64 {
+        if self.best == u64::MAX { u64::MAX } else { self.best + 1 - self.unit.min(self.best) }
+    }
+
     /// Keeps a choice that is cheaper than the best.
     fn offer(&mut self, pick: impl Fn(usize) -> Option<usize>) {
         let Some(needed) = self.problem.needed(pick) else { return };
@@ -102,7 +123,7 @@ impl Search<'_> {
     }
 
     /// Searches a core; what its solutions cost at least, `None` when it has none.
-    fn step(&mut self, mut core: Core, depth: usize) -> Option<u64> {
+    fn step(&mut self, mut core: Core, mut pool: Pool, depth: usize) -> Option<u64> {
         let (mut tried, mut explored) = (false, false);
         loop {
             if !core.reduce() {
@@ -114,25 +135,63 @@ impl Search<'_> {
                 self.offer_core(&core, &[], &[]);
                 return Some(core.base);
             }
-            if !tried {
+            if !tried && (depth == 0 || !self.prices) {
                 self.look(&core, depth == 0);
                 tried = true;
             }
             let share = (self.limit.saturating_sub(self.work) / BOUND_SHARE).max(1);
-            let found = bound(&mut core, share);
-            self.charge(&mut core);
             let large = core.len() >= EXPLORED;
-            if depth == 0 && large && !explored && found.cost < self.best {
+            // Small problems are searched through as they are: prices would cost more than they save.
+            self.prices &= depth > 0 || large;
+            let found = self.bound(&mut core, &mut pool, share, depth);
+            self.charge(&mut core);
+            if depth == 0 && large && !explored && found.cost < self.goal() {
                 self.explore(&core, &found);
                 explored = true;
+            } else if self.prices && found.cost < self.goal() {
+                self.follow(&core, &found);
             }
-            if found.cost >= self.best {
+            if found.cost >= self.goal() {
                 return Some(found.cost);
             }
             if !self.drop_dear(&mut core, &found) {
-                return Some(self.branch(&core, &found, depth));
+                return Some(self.branch(&core, &found, &pool, depth));
             }
         }
+    }
+
+    /// The bound of a core; below the top, cuts are priced only if that paid at the top.
+    fn bound(&mut self, core: &mut Core, pool: &mut Pool, work: u64, depth: usize) -> Bound {
+        let (rounds, repeats, steps) = match (depth, self.prices) {
+            (0, true) => (20, 4, 300),
+            (_, true) => (2, 1, 40),
+            _ => (1, 0, 0),
+        };
+        let found = bound(core, pool, Effort { work, rounds, repeats, steps, goal: self.goal() });
+        if depth == 0 && self.prices {
+            let gap = self.goal() - found.first.min(self.goal());
+            self.prices = found.cost - found.first >= gap / WORTH;
+        }
+        found
+    }
+
+    /// A choice led by the bound.
+    fn follow(&mut self, core: &Core, found: &Bound) {
+        let (small, live) = small(core);
+        let mut guide = small.clone();
+        for (nodes, &class) in guide.classes.iter_mut().zip(&live) {
+            for (node, &cost) in nodes.iter_mut().zip(&found.guide[class as usize]) {
+                node.cost = cost;
+            }
+        }
+        let share = self.limit.saturating_sub(self.work) / 4;
+        let mut guiding = Primal::new(&guide, share);
+        let start = guiding.greedy();
+        let mut primal = Primal::new(&small, share);
+        if let Some((picks, _)) = primal.improve(start) {
+            self.offer_core(core, &live, &picks);
+        }
+        self.work += guiding.work + primal.work;
     }
 
     fn charge(&mut self, core: &mut Core) {
@@ -141,7 +200,7 @@ impl Search<'_> {
 
     /// Drops items that nothing better than the best can hold.
     fn drop_dear(&self, core: &mut Core, found: &Bound) -> bool {
-        let room = self.best - found.cost;
+        let room = self.goal() - found.cost;
         let mut dropped = false;
         for (items, left) in core.classes.iter_mut().zip(&found.left) {
             let had = items.len();
@@ -153,7 +212,7 @@ impl Search<'_> {
     }
 
     /// One step per item of the root with the fewest; what is not searched keeps the bound.
-    fn branch(&mut self, core: &Core, found: &Bound, depth: usize) -> u64 {
+    fn branch(&mut self, core: &Core, found: &Bound, pool: &Pool, depth: usize) -> u64 {
         let open = core.roots.iter().filter(|&&r| core.classes[r as usize].len() > 1);
         let spread = |r: u32| found.left[r as usize].iter().copied().max().unwrap_or(0);
         let on = open
@@ -166,17 +225,23 @@ impl Search<'_> {
         let mut order: Vec<usize> = (0..left.len()).collect();
         order.sort_by_key(|&i| left[i]);
         let mut least = u64::MAX;
+        // What a choice that does not take an item tried before need not have: it could take that item.
+        let mut spared: Vec<u32> = Vec::new();
         for i in order {
             let at_least = found.cost + left[i];
-            if at_least >= self.best || self.work >= self.limit {
+            if at_least >= self.goal() || self.work >= self.limit {
                 least = least.min(at_least);
                 continue;
             }
             let mut part = core.clone();
             part.classes[on as usize] = vec![core.classes[on as usize][i].clone()];
-            if let Some(bound) = self.step(part, depth + 1) {
+            for class in &spared {
+                part.classes[*class as usize].clear();
+            }
+            if let Some(bound) = self.step(part, pool.clone(), depth + 1) {
                 least = least.min(bound.max(at_least));
             }
+            spared.extend(instead(core, on as usize, i));
         }
         least
     }
@@ -197,13 +262,14 @@ impl Search<'_> {
         self.work += primal.work;
     }
 
-    /// Better choices where the first ones left a gap, for three fifths of the work. Half of that for other
-    /// starts: costs that the cuts left, which say what is dear beside the bound, then costs changed at random, by
-    /// up to half; and some such choices at a time merged: the core is searched that has only the items which any
-    /// of them picked (construct, merge, solve and adapt: Blum et al., 2016). The rest for kicks of the best.
+    /// Better choices where the first ones left a gap, for a third of the work where pricing pays, for three fifths
+    /// elsewhere. Half of that for other starts: the guide of the bound, then guide and costs changed at random by up
+    /// to half; and some such choices at a time merged: the core is searched that has only the items which any of
+    /// them picked (construct, merge, solve and adapt: Blum et al., 2016). The rest for kicks of the best.
     fn explore(&mut self, core: &Core, found: &Bound) {
         let (small, live) = small(core);
-        let end = self.work.saturating_add(self.limit.saturating_sub(self.work) / 5 * 3);
+        let room = self.limit.saturating_sub(self.work);
+        let end = self.work.saturating_add(if self.prices { room / 3 } else { room / 5 * 3 });
         let starts_end = self.work.saturating_add(end.saturating_sub(self.work) / 2);
         let mut noise = Noise(1);
         let mut pool: Vec<Vec<usize>> = Vec::new();
@@ -213,8 +279,9 @@ impl Search<'_> {
             }
             let mut guide = small.clone();
             for (nodes, &class) in guide.classes.iter_mut().zip(&live) {
-                for (node, &left) in nodes.iter_mut().zip(&found.left[class as usize]) {
-                    node.cost = if round == 0 { left } else { noise.times(node.cost, 128) };
+                for (node, &led) in nodes.iter_mut().zip(&found.guide[class as usize]) {
+                    let cost = if self.prices || round % 2 == 1 { led } else { node.cost };
+                    node.cost = if round == 0 { led } else { noise.times(cost, 128) };
                 }
             }
             let mut guiding = Primal::new(&guide, starts_end - self.work);
@@ -311,7 +378,7 @@ impl Search<'_> {
         }
         let limit = self.limit;
         self.limit = self.work.saturating_add(end.saturating_sub(self.work) / MERGE_SHARE);
-        self.step(part, 1);
+        self.step(part, Pool::default(), 1);
         self.limit = limit;
     }
 
@@ -337,6 +404,15 @@ impl Search<'_> {
             of_class[c].or_else(|| Some(core.forced[c]).filter(|&f| f != NONE).map(|f| f as usize))
         });
     }
+}
+
+/// The class without which an item cannot be taken, where whoever has that class may take the item for nothing and
+/// without a cycle.
+fn instead(core: &Core, class: usize, item: usize) -> Option<u32> {
+    let items = &core.classes[class];
+    let [need] = items[item].needs.as_slice() else { return None };
+    let leaf = core.classes[*need as usize].iter().all(|i| i.needs.is_empty());
+    (leaf && items.iter().all(|other| other.cost >= items[item].cost)).then_some(*need)
 }
 
 /// The live part of a core as a problem, and which classes it has.
