@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Cycles of `sparkc simulate --kernel` beside the hardware measurements that calibrate the presets.
 
-    cargo build --release && scripts/calibrate.py [--sparkc PATH] [--fit TARGET] [--json]
+    cargo build --release && scripts/calibrate.py [--sparkc PATH] [--published] [--fit TARGET] [--json]
 
 Prints each measurement, what the simulator says and the difference. With --fit it also looks for better
 values of the constants of plan/targets/TARGET.toml that are marked [cal] there: Gauss-Newton over the
 relative differences, each constant kept near its present value by a weak prior, because there are hardly
 more measurements than constants. It changes no file: a constant is rounded and written down by hand, with
 its reason beside it.
+
+With --published it shows what else is published about the hardware, mostly fits over measurements that are
+not here, beside the same quantity simulated: `decides` where a constant was taken from it, `checked` where not.
 
 Measurements: tests/wafer/calibration.json, which says where they come from. Nothing else was used.
 """
@@ -59,6 +62,40 @@ def table(simulator, points):
             "percent": round(100 * (found / measured - 1), 2),
         })
     return rows
+
+
+def product(simulator, target, kernel, grid, tile):
+    n = grid * tile
+    return simulator.cycles(target, [kernel, "--grid", grid, "--m", n, "--k", n, "--n", n])
+
+
+def slope(simulator, target, kernel, low, high, flags=()):
+    ends = [simulator.cycles(target, [kernel, "--grid", p, *flags]) for p in (low, high)]
+    return (ends[1] - ends[0]) / (high - low)
+
+
+def published(simulator):
+    """Target, quantity, whether it decided a constant, published, simulated."""
+    core = (ROOT / "plan" / "targets" / "wse2.toml").read_text()
+    floor = float(re.search(r"(?m)^gemm_floor = ([\d.]+)", core).group(1))
+    setup, group = map(float, re.search(r"mac_f16 = { setup = ([\d.]+), per_group = ([\d.]+)", core).groups())
+    for kernel, fixed, square in (("meshgemm", 45, 1.59), ("summa", 369, 1.06)):
+        for tile in (3, 6, 12, 24):
+            call = max(floor, setup + group * -(-tile // 4))
+            step = product(simulator, "wse2", kernel, 240, tile) / 240 - tile * tile * call
+            role = "decides" if tile == 3 else "checked"
+            yield "wse2", f"{kernel}: cycles a step that products of {tile} x {tile} do not hide", role, fixed + square * tile**2, step
+    chain = ("--tile", 6)
+    yield "wse2", "chain-gemv: cycles a PE", "checked", 6.92, slope(simulator, "wse2", "chain-gemv", 240, 720, chain)
+    yield "wse3", "chain-gemv: cycles a PE", "checked", 14.74, slope(simulator, "wse3", "chain-gemv", 120, 720, chain)
+    mesh = ("--tile", 24, "--group-size", 15)
+    yield "wse3", "meshgemv: cycles a PE", "checked", 2 + 11 / 30, slope(simulator, "wse3", "meshgemv", 360, 720, mesh)
+    layer = ("--d", 10, "--s", 10, "--f", 35, "--groups", 22)
+    for target, per_pe in (("wse2", 1.5), ("wse3", 2.4)):
+        found = slope(simulator, target, "decode-layer", 420, 660, layer) / 10
+        yield target, "decode-layer: cycles a PE and allreduce", "checked", per_pe, found
+    ratios = {t: product(simulator, "wse3", "summa", 360, t) / product(simulator, "wse3", "meshgemm", 360, t) for t in range(6, 13)}
+    yield "wse3", "first tile at which summa beats meshgemm (8 to 12)", "checked", 10, min(t for t, r in ratios.items() if r < 1)
 
 
 def constants(text):
@@ -121,6 +158,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("--sparkc", default=str(ROOT / "target" / "release" / "sparkc"))
     args.add_argument("--fit", metavar="TARGET")
+    args.add_argument("--published", action="store_true")
     args.add_argument("--json", action="store_true")
     args = args.parse_args()
     simulator = Simulator(args.sparkc)
@@ -132,6 +170,9 @@ def main():
             print(f"{r['target']}  {r['kernel']:<58} {r['measured']:>9} {r['simulated']:>7} {r['percent']:>+7.2f} %")
         errors = [abs(r["percent"]) for r in rows]
         print(f"mean {sum(errors) / len(errors):.2f} %, largest {max(errors):.2f} %")
+    if args.published:
+        for target, what, role, known, found in published(simulator):
+            print(f"{target}  {what:<62} {role}  {known:>8.2f} {found:>8.2f} {100 * (found / known - 1):>+7.1f} %")
     if args.fit:
         values, left = fit(simulator, args.fit)
         for key, value in values.items():
