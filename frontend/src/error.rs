@@ -238,19 +238,8 @@ impl ErrorKind {
             ErrorKind::FieldMissing { .. } | ErrorKind::FieldValue { .. } => {
                 "correct it; the model's repository has the original"
             }
-            ErrorKind::FieldUnsupported { field, .. }
-                if ARCHITECTURE_FIELDS.contains(&&**field) =>
-            {
-                "sparkc cannot read this architecture yet; its graph can be given as a .spark file, \
-                 with --weights"
-            }
-            ErrorKind::FieldUnsupported { field, .. } if field == "hidden_act" => {
-                "the model needs this activation, and sparkc does not have it yet"
-            }
-            ErrorKind::UnknownFields { .. } | ErrorKind::FieldUnsupported { .. } => {
-                "it may change what the model computes, so it is not ignored: if it does not \
-                 concern this model, remove it"
-            }
+            ErrorKind::FieldUnsupported { field, .. } => unsupported_field_hint(field),
+            ErrorKind::UnknownFields { .. } => MAY_MATTER,
             ErrorKind::FieldConflict { .. } => "remove or correct one of the two",
             ErrorKind::HeaderTruncated { .. }
             | ErrorKind::HeaderLength { .. }
@@ -283,6 +272,22 @@ impl ErrorKind {
             }
             ErrorKind::Internal { .. } => "please report this, with the model's config.json",
         }
+    }
+}
+
+/// What to do about a field that may change what the model computes.
+const MAY_MATTER: &str = "it may change what the model computes, so it is not ignored: if it does \
+                          not concern this model, remove it";
+
+/// What to do about a field of `config.json` whose value asks for what sparkc does not have.
+fn unsupported_field_hint(field: &str) -> &'static str {
+    match field {
+        _ if ARCHITECTURE_FIELDS.contains(&field) => {
+            "sparkc cannot read this architecture yet; its graph can be given as a .spark file, \
+             with --weights"
+        }
+        "hidden_act" => "the model needs this activation, and sparkc does not have it yet",
+        _ => MAY_MATTER,
     }
 }
 

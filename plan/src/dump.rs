@@ -115,16 +115,18 @@ pub fn instruction(template: &Template, instr: &Instr) -> String {
             format!("gemm {} {sign} {} x {} ({m} x {k} x {n})", s(c), s(a), s(b))
         }
         Instr::Start { thread } => format!("start {thread}:"),
-        Instr::Join { threads } => {
-            let named = (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}"));
-            format!("join{}", named.collect::<String>())
-        }
+        Instr::Join { threads } => format!("join{}", joined(threads)),
         Instr::CopyPiece { dst, src, piece, pieces } => {
             format!("copy-piece {} = {} at {} of {pieces}", s(dst), s(src), affine(&piece))
         }
         Instr::Keep { dst, src, .. } => format!("keep {} = {} {}", s(dst), s(src), turn(instr)),
         Instr::Repeat { times, body } => format!("repeat {} times the next {body}", affine(&times)),
     }
+}
+
+/// The microthreads of a mask, each behind a space.
+fn joined(threads: u8) -> String {
+    (0..8).filter(|t| threads & (1 << t) != 0).map(|t| format!(" {t}")).collect()
 }
 
 fn write_plan(out: &mut String, plan: &Plan) -> std::fmt::Result {

@@ -245,13 +245,7 @@ impl Checker<'_> {
             }
             Instr::ArgMax { dst, .. } => exactly(dst.len, 2),
             Instr::Recv { dst: s, combine: Combine::ArgMax, .. }
-            | Instr::Relay { local: s, combine: Combine::ArgMax, .. } => {
-                if s.len.per_kv_token == 0 && s.len.constant.is_multiple_of(2) {
-                    Ok(())
-                } else {
-                    Err(format!("pairs need an even length, not {:?}", s.len))
-                }
-            }
+            | Instr::Relay { local: s, combine: Combine::ArgMax, .. } => pairs(s.len),
             Instr::Relay { input, output, .. } if input == output => {
                 Err(format!("relays color {} to itself", input.0))
             }
@@ -301,6 +295,15 @@ fn exactly(len: Len, n: u64) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("length {len:?} where {n} elements are needed"))
+    }
+}
+
+/// `len` is a constant number of pairs.
+fn pairs(len: Len) -> Result<(), String> {
+    if len.per_kv_token == 0 && len.constant.is_multiple_of(2) {
+        Ok(())
+    } else {
+        Err(format!("pairs need an even length, not {len:?}"))
     }
 }
 
