@@ -35,18 +35,21 @@ const WAVE: u32 = 2;
 struct Noise(u64);
 
 impl Noise {
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
+    /// The high 31 bits of the next state: the low ones repeat early.
+    fn next(&mut self) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % n
+        self.0 >> 33
+    }
+
+    /// A number below `n`.
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
     }
 
     /// A cost below 2^62 times `base`/256 up to `base`/256 + 1; below 2^63 for `base` up to 256.
     fn times(&mut self, cost: u64, base: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let wave = u128::from(cost) * u128::from(base + (self.0 >> 56)) / 256;
+        let wave = u128::from(cost) * u128::from(base + (self.next() >> 23)) / 256;
         u64::try_from(wave).unwrap_or(cost)
     }
 }

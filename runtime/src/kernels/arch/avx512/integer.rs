@@ -180,16 +180,7 @@ unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, words: &[u32], su
     let (tile, groups) = (w.tile(tile).as_ptr(), w.groups());
     // SAFETY: the caller vouches for the words and sums, a `Packed` for its tiles.
     unsafe {
-        match sums.len() / TILE {
-            8 => few_some::<D, 8>(tile, groups, words, sums),
-            7 => few_some::<D, 7>(tile, groups, words, sums),
-            6 => few_some::<D, 6>(tile, groups, words, sums),
-            5 => few_some::<D, 5>(tile, groups, words, sums),
-            4 => few_some::<D, 4>(tile, groups, words, sums),
-            3 => few_some::<D, 3>(tile, groups, words, sums),
-            2 => few_some::<D, 2>(tile, groups, words, sums),
-            _ => few_some::<D, 1>(tile, groups, words, sums),
-        }
+        rows!(sums.len() / TILE, M of 1 2 3 4 5 6 7 8 => few_some::<D, M>(tile, groups, words, sums))
     }
 }
 
@@ -401,18 +392,7 @@ fn unpack_some<const D: u8>(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f3
 pub(super) fn micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]) {
     check_panel(panel, x, first, acc);
     // SAFETY: the features were detected before `micro` was handed out, and the extents are checked.
-    unsafe {
-        match x.tokens {
-            BLOCK => micro_some::<BLOCK>(panel, x, first, acc),
-            7 => micro_some::<7>(panel, x, first, acc),
-            6 => micro_some::<6>(panel, x, first, acc),
-            5 => micro_some::<5>(panel, x, first, acc),
-            4 => micro_some::<4>(panel, x, first, acc),
-            3 => micro_some::<3>(panel, x, first, acc),
-            2 => micro_some::<2>(panel, x, first, acc),
-            _ => micro_some::<1>(panel, x, first, acc),
-        }
-    }
+    unsafe { rows!(x.tokens, M of 1 2 3 4 5 6 7 8 => micro_some::<M>(panel, x, first, acc)) }
 }
 
 /// # Safety

@@ -13,6 +13,19 @@ use super::super::pack::{FloatTile, PAIR, Packed, TILE};
 use super::super::{Isa, Kernels};
 use super::{AHEAD, check_gemv, check_micro, check_widen, prefetch};
 
+/// Calls a kernel with its number of rows as a constant, so that the sums of all stay in registers.
+macro_rules! rows {
+    ($rows:expr, $constant:ident of $($count:literal)* => $call:expr) => {
+        match $rows {
+            $($count => {
+                const $constant: usize = $count;
+                $call
+            })*
+            other => unreachable!("{other} rows: the caller checks their number"),
+        }
+    };
+}
+
 mod integer;
 mod pages;
 
@@ -111,20 +124,7 @@ fn few(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
 unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
     // SAFETY: the caller vouches for x and acc, a `Packed` for its tiles.
     unsafe {
-        match acc.len() / PAIR {
-            TOKENS => few_some::<D, TOKENS>(w, tile, x, acc),
-            11 => few_some::<D, 11>(w, tile, x, acc),
-            10 => few_some::<D, 10>(w, tile, x, acc),
-            9 => few_some::<D, 9>(w, tile, x, acc),
-            8 => few_some::<D, 8>(w, tile, x, acc),
-            7 => few_some::<D, 7>(w, tile, x, acc),
-            6 => few_some::<D, 6>(w, tile, x, acc),
-            5 => few_some::<D, 5>(w, tile, x, acc),
-            4 => few_some::<D, 4>(w, tile, x, acc),
-            3 => few_some::<D, 3>(w, tile, x, acc),
-            2 => few_some::<D, 2>(w, tile, x, acc),
-            _ => few_some::<D, 1>(w, tile, x, acc),
-        }
+        rows!(acc.len() / PAIR, M of 1 2 3 4 5 6 7 8 9 10 11 12 => few_some::<D, M>(w, tile, x, acc))
     }
 }
 
@@ -250,22 +250,7 @@ fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
     let columns = check_micro(w, x, m, acc);
     // SAFETY: the features were detected before `micro` was handed out, and `check_micro` covers
     // columns, tokens and accumulators.
-    unsafe {
-        match m {
-            TOKENS => micro_some::<TOKENS>(w, columns, x, acc),
-            11 => micro_some::<11>(w, columns, x, acc),
-            10 => micro_some::<10>(w, columns, x, acc),
-            9 => micro_some::<9>(w, columns, x, acc),
-            8 => micro_some::<8>(w, columns, x, acc),
-            7 => micro_some::<7>(w, columns, x, acc),
-            6 => micro_some::<6>(w, columns, x, acc),
-            5 => micro_some::<5>(w, columns, x, acc),
-            4 => micro_some::<4>(w, columns, x, acc),
-            3 => micro_some::<3>(w, columns, x, acc),
-            2 => micro_some::<2>(w, columns, x, acc),
-            _ => micro_some::<1>(w, columns, x, acc),
-        }
-    }
+    unsafe { rows!(m, M of 1 2 3 4 5 6 7 8 9 10 11 12 => micro_some::<M>(w, columns, x, acc)) }
 }
 
 /// `M` tokens times two tiles.

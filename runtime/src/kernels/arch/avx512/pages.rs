@@ -44,20 +44,7 @@ unsafe fn page_rows<const D: u8>(
 ) {
     // SAFETY: the caller vouches for the extents.
     unsafe {
-        match x.len {
-            TOKENS => page_some::<D, TOKENS>(tiles, n, x, sums, row),
-            11 => page_some::<D, 11>(tiles, n, x, sums, row),
-            10 => page_some::<D, 10>(tiles, n, x, sums, row),
-            9 => page_some::<D, 9>(tiles, n, x, sums, row),
-            8 => page_some::<D, 8>(tiles, n, x, sums, row),
-            7 => page_some::<D, 7>(tiles, n, x, sums, row),
-            6 => page_some::<D, 6>(tiles, n, x, sums, row),
-            5 => page_some::<D, 5>(tiles, n, x, sums, row),
-            4 => page_some::<D, 4>(tiles, n, x, sums, row),
-            3 => page_some::<D, 3>(tiles, n, x, sums, row),
-            2 => page_some::<D, 2>(tiles, n, x, sums, row),
-            _ => page_some::<D, 1>(tiles, n, x, sums, row),
-        }
+        rows!(x.len, M of 1 2 3 4 5 6 7 8 9 10 11 12 => page_some::<D, M>(tiles, n, x, sums, row))
     }
 }
 
