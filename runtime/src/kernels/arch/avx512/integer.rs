@@ -12,7 +12,7 @@ use tensor::DType;
 use tensor::quant::GROUP;
 
 use super::super::super::activation::{
-    self, BLOCK, Block, CODE_WORDS, Group, PARAMETERS, QUADS, TOKEN_WORDS,
+    self, Block, CODE_WORDS, Group, PARAMETERS, QUADS, TOKEN_WORDS,
 };
 use super::super::super::matmul::INTEGER_TOKENS;
 use super::super::super::pack::{
@@ -485,6 +485,7 @@ unsafe fn plane<const M: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::super::activation::BLOCK;
     use super::*;
     use iced_x86::Mnemonic::Vpdpbusd;
 
