@@ -180,7 +180,7 @@ unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, words: &[u32], su
     let (tile, groups) = (w.tile(tile).as_ptr(), w.groups());
     // SAFETY: the caller vouches for the words and sums, a `Packed` for its tiles.
     unsafe {
-        rows!(sums.len() / TILE, M of 1 2 3 4 5 6 7 8 => few_some::<D, M>(tile, groups, words, sums))
+        rows!(sums.len() / TILE, M of 1 2 3 4 5 6 7 8 => few_some::<D, M>(tile, groups, words, sums));
     }
 }
 
@@ -392,7 +392,9 @@ fn unpack_some<const D: u8>(chunk: &Chunk<'_>, codes: &mut [u8], heads: &mut [f3
 pub(super) fn micro(panel: &Panel<'_>, x: &Block<'_>, first: usize, acc: &mut [f32]) {
     check_panel(panel, x, first, acc);
     // SAFETY: the features were detected before `micro` was handed out, and the extents are checked.
-    unsafe { rows!(x.tokens, M of 1 2 3 4 5 6 7 8 => micro_some::<M>(panel, x, first, acc)) }
+    unsafe {
+        rows!(x.tokens, M of 1 2 3 4 5 6 7 8 => micro_some::<M>(panel, x, first, acc));
+    }
 }
 
 /// # Safety

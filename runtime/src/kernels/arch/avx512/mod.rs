@@ -124,7 +124,7 @@ fn few(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
 unsafe fn few_tokens<const D: u8>(w: &Packed<'_>, tile: usize, x: &[f32], acc: &mut [f32]) {
     // SAFETY: the caller vouches for x and acc, a `Packed` for its tiles.
     unsafe {
-        rows!(acc.len() / PAIR, M of 1 2 3 4 5 6 7 8 9 10 11 12 => few_some::<D, M>(w, tile, x, acc))
+        rows!(acc.len() / PAIR, M of 1 2 3 4 5 6 7 8 9 10 11 12 => few_some::<D, M>(w, tile, x, acc));
     }
 }
 
@@ -250,7 +250,9 @@ fn micro(w: &[f32], x: &[f32], m: usize, acc: &mut [f32]) {
     let columns = check_micro(w, x, m, acc);
     // SAFETY: the features were detected before `micro` was handed out, and `check_micro` covers
     // columns, tokens and accumulators.
-    unsafe { rows!(m, M of 1 2 3 4 5 6 7 8 9 10 11 12 => micro_some::<M>(w, columns, x, acc)) }
+    unsafe {
+        rows!(m, M of 1 2 3 4 5 6 7 8 9 10 11 12 => micro_some::<M>(w, columns, x, acc));
+    }
 }
 
 /// `M` tokens times two tiles.

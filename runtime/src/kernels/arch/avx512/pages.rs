@@ -44,7 +44,7 @@ unsafe fn page_rows<const D: u8>(
 ) {
     // SAFETY: the caller vouches for the extents.
     unsafe {
-        rows!(x.len, M of 1 2 3 4 5 6 7 8 9 10 11 12 => page_some::<D, M>(tiles, n, x, sums, row))
+        rows!(x.len, M of 1 2 3 4 5 6 7 8 9 10 11 12 => page_some::<D, M>(tiles, n, x, sums, row));
     }
 }
 
