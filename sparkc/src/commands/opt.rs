@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use frontend::OpenOptions;
-use passes::{Level, NeutralCost, Report, RunOptions};
-use serde_json::{Value, json};
+use passes::{Level, NeutralCost, RunOptions};
+use serde_json::json;
 
 use crate::cli::OptArgs;
 use crate::exit::Fault;
+use crate::report::built::pass_list_json;
 use crate::{driver, output};
 
 /// Runs it.
@@ -51,7 +52,10 @@ pub fn run(args: &OptArgs) -> Result<()> {
         output::write_file(path, text.as_bytes())?;
     }
     match (args.json, &args.output) {
-        (true, _) => output::print_json(&as_json(&report, &text)),
+        (true, _) => {
+            let passes = pass_list_json(&report);
+            output::print_json(&json!({ "module": text, "passes": passes }))
+        }
         (false, None) => output::print(&text),
         (false, Some(_)) => Ok(()),
     }
@@ -78,23 +82,4 @@ fn last_pass(list: &str, stop: &str) -> Result<usize> {
             Fault::bad_input("SPK5024", format!("--stop-after: `{stop}` is not among the passes"));
         fault.advise(format!("a number, or one of {}", names.join(", "))).into()
     })
-}
-
-fn as_json(report: &Report, text: &str) -> Value {
-    let passes: Vec<Value> = report
-        .passes
-        .iter()
-        .map(|pass| {
-            let warnings: Vec<Value> =
-                pass.warnings.iter().map(|w| json!({ "code": w.code, "text": w.text })).collect();
-            json!({
-                "name": pass.name,
-                "changed": pass.changed,
-                "nodes_before": pass.nodes.0,
-                "nodes_after": pass.nodes.1,
-                "warnings": warnings,
-            })
-        })
-        .collect();
-    json!({ "module": text, "passes": passes })
 }

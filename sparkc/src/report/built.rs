@@ -3,7 +3,7 @@
 //! Everything in the JSON is a function of model, target and options: no path, no time. Predicted
 //! speeds are the compiler's claims (`plan::Claims`); `sparkc simulate` measures.
 
-use passes::{Cost, Report};
+use passes::{Cost, PassReport, Report};
 use plan::{BufferRole, Plan};
 use runtime::program::Activations;
 use serde_json::{Value, json};
@@ -421,23 +421,25 @@ fn bounds_json(plan: &Plan, template: Option<plan::TemplateId>) -> Value {
     Value::Object(map)
 }
 
+/// What each pass did; without times.
+pub fn pass_list_json(report: &Report) -> Vec<Value> {
+    let of = |pass: &PassReport| {
+        let warnings: Vec<Value> =
+            pass.warnings.iter().map(|w| json!({ "code": w.code, "text": w.text })).collect();
+        json!({
+            "name": pass.name,
+            "changed": pass.changed,
+            "nodes_before": pass.nodes.0,
+            "nodes_after": pass.nodes.1,
+            "warnings": warnings,
+        })
+    };
+    report.passes.iter().map(of).collect()
+}
+
 /// The report of the optimiser for one target; without times.
 pub fn passes_json(report: &Report) -> Value {
-    let passes: Vec<Value> = report
-        .passes
-        .iter()
-        .map(|p| {
-            let warnings: Vec<Value> =
-                p.warnings.iter().map(|w| json!({ "code": w.code, "text": w.text })).collect();
-            json!({
-                "name": p.name,
-                "changed": p.changed,
-                "nodes_before": p.nodes.0,
-                "nodes_after": p.nodes.1,
-                "warnings": warnings,
-            })
-        })
-        .collect();
+    let passes = pass_list_json(report);
     let rewrites: Vec<Value> = report
         .rewrites
         .iter()
