@@ -34,6 +34,21 @@ pub enum CpuError {
     /// A constant cannot be evaluated, because a weight is missing or wrong.
     #[error(transparent)]
     Constant(#[from] ir::eval::EvalError),
+    /// A weight has NaN or infinities.
+    #[error(transparent)]
+    NonFinite(#[from] ir::NonFiniteWeight),
+    /// Finite values that their stored dtype does not hold.
+    #[error("{name}: rows {first_row} to {} hold values too large for {dtype}", first_row + rows - 1)]
+    Overflow {
+        /// The weights it is made of.
+        name: String,
+        /// What they are stored in.
+        dtype: tensor::DType,
+        /// First row of the block in which one was found.
+        first_row: usize,
+        /// Rows of the block.
+        rows: usize,
+    },
     /// The plan contradicts itself: a bug of this crate.
     #[error("internal: {why}")]
     Internal {
@@ -60,6 +75,8 @@ impl CpuError {
             CpuError::Internal { .. } => "SPK4004",
             CpuError::Write { .. } => "SPK4005",
             CpuError::TooLarge { .. } => "SPK4006",
+            CpuError::NonFinite(_) => ir::NonFiniteWeight::CODE,
+            CpuError::Overflow { .. } => "SPK4007",
         }
     }
 }

@@ -4,19 +4,24 @@
 //! of rows are quantised, packed and written in order, a few at a time on all cores. Pages that were
 //! read are given back to the system. So compiling takes the memory of some blocks, whatever the
 //! model, and the bytes do not depend on the number of cores.
+//!
+//! What is read is looked at on the way: a weight with NaN or infinities is refused, and so is one
+//! that rounding makes infinite. Values that overflow while a constant is computed from good weights
+//! are let through, because graphs may mean infinity (a mask is the logarithm of zeros and ones);
+//! where they do harm, the logits of the executable say so.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::ops::Range;
 
 use ir::eval::{EvalOptions, eval_constant};
-use ir::{Graph, Module, Op, ValueId, WeightSource};
+use ir::{Graph, Module, NonFiniteWeight, Op, ValueId, WeightSource};
 use runtime::kernels::pack::{PAIR, TILE, pack_rows};
 use runtime::program::Weight;
-use tensor::{DType, Tensor};
+use tensor::{DType, Tensor, finite};
 
 use crate::error::CpuError;
-use crate::lower::{Form, Lowered, Recipe};
+use crate::lower::{Form, Lowered, Recipe, weight_names};
 
 /// Why packing stopped.
 pub(crate) enum PackError {
@@ -73,18 +78,39 @@ fn write_weight(
         eval_constant(graph, value, recipe.layer, source, &options)
             .map_err(|e| PackError::Cpu(e.into()))
     };
+    let judge = || refuse_non_finite(graph, recipe, source);
     if recipe.form == Form::Rows {
         let (inner, mut dtypes) = rounding(graph, recipe.value);
         let value = evaluate(inner)?;
         dtypes.push(weight.dtype);
-        return Rows { value: &value, dtypes: &dtypes, name: &weight.name }.write(out);
+        let rows = Rows { value: &value, dtypes: &dtypes, name: &weight.name };
+        return rows.write(&judge, out);
     }
-    let value = evaluate(recipe.value)?.cast(weight.dtype).map_err(|e| wrong(&weight.name, e))?;
+    let value = evaluate(recipe.value)?;
+    if !finite::is_finite(value.dtype(), value.bytes()) {
+        judge()?;
+    }
+    let value = value.cast(weight.dtype).map_err(|e| wrong(&weight.name, e))?;
     if recipe.form == Form::Columns {
         return write_columns(&value, out);
     }
     out.write_all(value.bytes())?;
     Ok(value.bytes().len() as u64)
+}
+
+/// Refuses the first weight of a recipe that is not all numbers: called when the recipe's value is
+/// not, so that good weights are not read twice.
+fn refuse_non_finite(
+    graph: &Graph,
+    recipe: &Recipe,
+    source: &dyn WeightSource,
+) -> Result<(), PackError> {
+    for name in weight_names(graph, recipe.value, recipe.layer) {
+        // Evaluating has loaded it before.
+        let Ok(tensor) = source.load(&name) else { continue };
+        NonFiniteWeight::check(&name, &tensor).map_err(|e| PackError::Cpu(e.into()))?;
+    }
+    Ok(())
 }
 
 fn wrong(name: &str, error: impl std::fmt::Display) -> PackError {
@@ -112,24 +138,41 @@ struct Rows<'a> {
     name: &'a str,
 }
 
+/// Rows that were packed.
+struct Packed {
+    tiles: Vec<u8>,
+    /// Whether they were all numbers before they were rounded.
+    finite: bool,
+}
+
 impl Rows<'_> {
-    /// Packs block by block on all cores; returns the bytes written.
-    fn write(&self, out: &mut dyn Write) -> Result<u64, PackError> {
+    /// Packs block by block on all cores; returns the bytes written. Asks `judge` once when the matrix
+    /// is not all numbers.
+    fn write(
+        &self,
+        judge: &dyn Fn() -> Result<(), PackError>,
+        out: &mut dyn Write,
+    ) -> Result<u64, PackError> {
         let (rows, row_bytes) = self.extent()?;
         let step = (BLOCK_BYTES / row_bytes.max(1)).next_multiple_of(PAIR).max(PAIR);
         let blocks = (0..rows).step_by(step).map(|first| first..(first + step).min(rows));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut written = 0;
+        let (mut written, mut judged) = (0, false);
         std::thread::scope(|scope| {
             let mut pending = VecDeque::new();
-            for block in blocks {
-                if pending.len() > cores {
-                    written += finish(&mut pending, out)?;
+            let mut blocks = blocks.peekable();
+            while blocks.peek().is_some() || !pending.is_empty() {
+                if let Some(block) = blocks.next_if(|_| pending.len() <= cores) {
+                    pending.push_back(scope.spawn(move || self.pack(block)));
+                    continue;
                 }
-                pending.push_back(scope.spawn(move || self.pack(block)));
-            }
-            while !pending.is_empty() {
-                written += finish(&mut pending, out)?;
+                let packed = finish(&mut pending)?;
+                if !packed.finite && !judged {
+                    judge()?;
+                    judged = true;
+                }
+                out.write_all(&packed.tiles)?;
+                written += packed.tiles.len() as u64;
             }
             Ok(written)
         })
@@ -144,31 +187,44 @@ impl Rows<'_> {
     }
 
     /// The tiles of some rows, a multiple of 32 but for the last block.
-    fn pack(&self, rows: Range<usize>) -> Result<Vec<u8>, PackError> {
+    fn pack(&self, rows: Range<usize>) -> Result<Packed, PackError> {
         let (_, row_bytes) = self.extent()?;
         let cols = self.value.shape()[1];
         let bytes = self.value.bytes().slice(rows.start * row_bytes..rows.end * row_bytes);
         let bytes = bytes.ok_or_else(|| wrong(self.name, "rows beyond the tensor"))?;
         let mut block = Tensor::new(self.value.dtype(), vec![rows.len(), cols], bytes.clone())
             .map_err(|e| wrong(self.name, e))?;
+        let finite = finite::is_finite(block.dtype(), block.bytes());
         for &dtype in self.dtypes {
+            if dtype == block.dtype() {
+                continue;
+            }
             block = block.cast(dtype).map_err(|e| wrong(self.name, e))?;
+            if finite && !finite::is_finite(dtype, block.bytes()) {
+                return Err(self.overflow(dtype, rows));
+            }
         }
         let mut tiles = Vec::new();
         pack_rows(block.dtype(), cols, block.bytes(), &mut tiles);
         bytes.release();
-        Ok(tiles)
+        Ok(Packed { tiles, finite })
+    }
+
+    /// Rounding has made numbers infinite.
+    fn overflow(&self, dtype: DType, rows: Range<usize>) -> PackError {
+        let name = self.name.to_string();
+        PackError::Cpu(CpuError::Overflow { name, dtype, first_row: rows.start, rows: rows.len() })
     }
 }
 
-type Packing<'scope> = std::thread::ScopedJoinHandle<'scope, Result<Vec<u8>, PackError>>;
+type Packing<'scope> = std::thread::ScopedJoinHandle<'scope, Result<Packed, PackError>>;
 
-/// Writes the oldest block.
-fn finish(pending: &mut VecDeque<Packing<'_>>, out: &mut dyn Write) -> Result<u64, PackError> {
-    let Some(oldest) = pending.pop_front() else { return Ok(0) };
-    let tiles = oldest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    out.write_all(&tiles)?;
-    Ok(tiles.len() as u64)
+/// The oldest block, and whether it was all numbers.
+fn finish(pending: &mut VecDeque<Packing<'_>>) -> Result<Packed, PackError> {
+    let Some(oldest) = pending.pop_front() else {
+        return Ok(Packed { tiles: Vec::new(), finite: true });
+    };
+    oldest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Packs `[K, N]` by columns; floats only.

@@ -1,5 +1,6 @@
 //! Executables agree with `ir::eval` where numbers end: NaN, infinities, zeros of both signs, rows
-//! with nothing to attend to, tensors without elements.
+//! with nothing to attend to, tensors without elements. Weights have to be numbers, so a module gets
+//! its special values by dividing two of them.
 
 use std::sync::Arc;
 
@@ -27,12 +28,23 @@ fn table() -> Tensor {
     Tensor::from_f32(vec![WIDTH, WIDTH], &rows)
 }
 
+/// The table as a quotient of numbers: what is no number is a number, or zero, over zero.
+fn quotient() -> [Tensor; 2] {
+    let above = |v: f32| if v.is_nan() { 0.0 } else { v.clamp(-3e38, 3e38) };
+    let below = |v: f32| if v.is_finite() { 1.0 } else { 0.0 };
+    let values = table().to_f32();
+    let of = |f: &dyn Fn(f32) -> f32| values.iter().map(|&v| f(v)).collect::<Vec<f32>>();
+    [of(&above), of(&below)].map(|values| Tensor::from_f32(vec![WIDTH, WIDTH], &values))
+}
+
 /// Logits of a module whose body makes `%y` of `%x: f32[T, 40]`: as the executable and as `eval` has them.
 fn both(body: &str, isa: Isa) -> [Vec<f32>; 2] {
     let text = format!(
         "module \"special\" context 8 {{
   graph @main(input %tokens: i32[T]) {{
-    %table = weight \"table\" : f32[{WIDTH}, {WIDTH}]
+    %above = weight \"above\" : f32[{WIDTH}, {WIDTH}]
+    %below = weight \"below\" : f32[{WIDTH}, {WIDTH}]
+    %table = div %above, %below : f32[{WIDTH}, {WIDTH}]
     %x = gather %table, %tokens : f32[T, {WIDTH}]
     {body}
     %logits = slice %y {{axis=0, start=T - R, end=T}} : f32[R, {WIDTH}]
@@ -41,7 +53,9 @@ fn both(body: &str, isa: Isa) -> [Vec<f32>; 2] {
 }}"
     );
     let module = ir::parse(&text).unwrap_or_else(|e| panic!("{body}: {e}"));
-    let weights: WeightMap = [("table".to_string(), table())].into_iter().collect();
+    let [above, below] = quotient();
+    let weights: WeightMap =
+        [("above".to_string(), above), ("below".to_string(), below)].into_iter().collect();
     let mut eval = Eval::new(&module, &weights, EvalOptions::default()).expect("verifies");
     let expected = eval.step(&TOKENS, TOKENS.len()).expect("evaluates").to_f32();
     let payload = compile_in_memory(&module, Activations::Full, &weights, Assets::default());
@@ -138,6 +152,16 @@ fn tokens_without_a_row_are_refused_when_compiling() {
     let compiled = compile_in_memory(&module, Activations::Full, &weights, Assets::default());
     let Err(CpuError::Entry { why }) = compiled else { panic!("{compiled:?}") };
     assert!(why.contains("4 rows") && why.contains("8 logits"), "{why}");
+}
+
+#[test]
+fn the_table_has_every_special_value() {
+    let [above, below] = quotient().map(|t| t.to_f32());
+    for ((a, b), expected) in above.iter().zip(&below).zip(table().to_f32()) {
+        let found = a / b;
+        assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan());
+        assert!(a.is_finite() && b.is_finite());
+    }
 }
 
 #[test]

@@ -137,4 +137,4 @@ pub use rope::{RopeScaling, RopeSpec};
 pub use text::{ParseError, ParseErrorKind, parse, parse_graph, print, print_graph};
 pub use types::{CacheType, TensorType, Type};
 pub use verify::{MAX_LAYERS, MAX_RANK, Rule, Violation, Violations, verify, verify_graph};
-pub use weights::{WeightMap, WeightSource};
+pub use weights::{NonFiniteWeight, WeightMap, WeightSource};

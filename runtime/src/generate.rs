@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::exec::{Session, SessionError, Wanted};
-use crate::sample::{Sampler, Sampling};
+use crate::sample::{NoDistribution, Sampler, Sampling};
 use crate::speculate::{Guesser, Speculation};
 
 /// Takes rows of logits, `f32[rows, vocab]` row-major.
@@ -25,6 +25,8 @@ pub enum StopReason {
     ContextFull,
     /// The receiver wants no more.
     Cancelled,
+    /// No token can be chosen: only texts of a batch end so, for a single one it is an error.
+    NoDistribution(NoDistribution),
 }
 
 impl StopReason {
@@ -35,6 +37,7 @@ impl StopReason {
             StopReason::Length => "length",
             StopReason::ContextFull => "context",
             StopReason::Cancelled => "cancelled",
+            StopReason::NoDistribution(_) => "no-distribution",
         }
     }
 }
@@ -136,7 +139,7 @@ impl Generator {
     /// `logits`, where one is given, and then the whole prompt is computed.
     ///
     /// # Errors
-    /// When the prompt is empty, does not fit or holds unknown tokens.
+    /// When the prompt is empty, does not fit or holds unknown tokens; when logits are no numbers.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -163,7 +166,9 @@ impl Generator {
             if tokens.len() >= limit {
                 break StopReason::Length;
             }
-            let token = sampler.choose(&last);
+            let position = self.cached.len() - 1;
+            let choice = sampler.choose(&last);
+            let token = choice.map_err(|found| SessionError::Logits { position, found })?;
             tokens.push(token);
             if options.stop_tokens.contains(&token) {
                 break StopReason::StopToken;

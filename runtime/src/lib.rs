@@ -34,6 +34,6 @@ pub use payload::{
 };
 pub use pool::Pool;
 pub use program::Program;
-pub use sample::{Sampler, Sampling};
+pub use sample::{NoDistribution, Sampler, Sampling};
 pub use speculate::{GUESSES_MAX, Speculation};
 pub use text::{ChatMessage, Text, TextError, TextStream, tokenizer};

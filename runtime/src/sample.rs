@@ -2,6 +2,9 @@
 //!
 //! As in `transformers`: temperature first, then top-k, then top-p on what is left. Equal logits are
 //! ordered by token id, so a seed gives the same text on every run.
+//!
+//! Logits that are no distribution (NaN, +inf, nothing but -inf: a value overflowed) have no next
+//! token: an error, never a guess.
 
 use std::cmp::Ordering;
 
@@ -25,6 +28,19 @@ impl Sampling {
     pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
 }
 
+/// A row of logits from which no token can be chosen. One that is -inf alone is a token that never
+/// comes, and no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{nan} NaN and {infinite} infinite among {of} logits")]
+pub struct NoDistribution {
+    /// How many are NaN.
+    pub nan: usize,
+    /// How many are infinite, of either sign.
+    pub infinite: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
 /// Chooses tokens; owns the memory it needs.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -41,15 +57,24 @@ impl Sampler {
         Sampler { sampling, rng: Rng::new(sampling.seed), candidates: Vec::with_capacity(room) }
     }
 
-    /// The next token. NaN is never chosen unless all are.
-    pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        let Sampling { temperature, top_k, top_p, .. } = self.sampling;
-        if temperature <= 0.0 {
-            return argmax(logits);
+    /// The next token.
+    ///
+    /// # Errors
+    /// When the logits are no distribution.
+    pub fn choose(&mut self, logits: &[f32]) -> Result<u32, NoDistribution> {
+        let largest = largest(logits)?;
+        if self.sampling.temperature <= 0.0 {
+            let first = logits.iter().position(|&l| l == largest).unwrap_or(0);
+            return Ok(first as u32);
         }
-        let all = logits.iter().zip(0..).filter(|(l, _)| !l.is_nan());
+        Ok(self.draw(logits))
+    }
+
+    /// A token of a distribution, by temperature, top-k and top-p.
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let Sampling { temperature, top_k, top_p, .. } = self.sampling;
         self.candidates.clear();
-        self.candidates.extend(all.map(|(&l, id)| (l, id)));
+        self.candidates.extend(logits.iter().zip(0..).map(|(&l, id)| (l, id)));
         let kept = &mut self.candidates;
         if top_k > 0 && top_k < kept.len() {
             kept.select_nth_unstable_by(top_k - 1, likelier);
@@ -91,15 +116,24 @@ fn likelier(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-/// The first of the largest; 0 when all are NaN.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (&logit, token) in logits.iter().zip(0..) {
-        if logit > best.0 {
-            best = (logit, token);
+/// The largest logit of a distribution. One pass without branches, as fast as memory.
+fn largest(logits: &[f32]) -> Result<f32, NoDistribution> {
+    const LANES: usize = 16;
+    let (mut lanes, mut nan) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
+            nan[i] |= block[i].is_nan();
         }
     }
-    best.1
+    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    if largest.is_finite() && !nan.contains(&true) && !rest.iter().any(|l| l.is_nan()) {
+        return Ok(largest);
+    }
+    let count = |is: fn(f32) -> bool| logits.iter().filter(|&&l| is(l)).count();
+    let (nan, infinite) = (count(f32::is_nan), count(f32::is_infinite));
+    Err(NoDistribution { nan, infinite, of: logits.len() })
 }
 
 #[cfg(test)]
@@ -110,7 +144,7 @@ mod tests {
         let mut sampler = Sampler::new(sampling, logits.len());
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
-            counts[sampler.choose(logits) as usize] += 1.0 / 20_000.0;
+            counts[sampler.choose(logits).unwrap() as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -134,14 +168,43 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_first_maximum_and_never_nan() {
+    fn greedy_takes_the_first_maximum() {
         let mut greedy = Sampler::new(Sampling::GREEDY, 4);
-        assert_eq!(greedy.choose(&[1.0, 3.0, 3.0, f32::NAN]), 1);
-        assert_eq!(greedy.choose(&[f32::NAN; 3]), 0);
+        assert_eq!(greedy.choose(&[1.0, 3.0, 3.0, f32::NEG_INFINITY]), Ok(1));
+        let mut many = vec![-7.0; 100];
+        for at in [99, 50, 16, 15, 0] {
+            many[at] = 5.0;
+            assert_eq!(greedy.choose(&many), Ok(at as u32));
+        }
         let mut random = Sampler::new(Sampling { temperature: 1.0, ..Sampling::GREEDY }, 2);
-        assert_eq!(random.choose(&[f32::NAN, 0.0]), 1);
+        assert_eq!(random.choose(&[f32::NEG_INFINITY, 0.0]), Ok(1));
         let cold = Sampling { temperature: 1e-40, ..Sampling::GREEDY };
-        assert_eq!(Sampler::new(cold, 3).choose(&[-9.0, 4.0, 3.9]), 1);
+        assert_eq!(Sampler::new(cold, 3).choose(&[-9.0, 4.0, 3.9]), Ok(1));
+    }
+
+    #[test]
+    fn nothing_is_chosen_from_what_is_no_distribution() {
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(Sampling { temperature, ..Sampling::GREEDY }, 40);
+            for len in [1, 15, 16, 17, 40] {
+                for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                    for at in [0, len / 2, len - 1] {
+                        let mut logits: Vec<f32> = (0..len).map(|i| i as f32 - 3.0).collect();
+                        assert!(sampler.choose(&logits).is_ok());
+                        logits[at] = bad;
+                        let error = sampler.choose(&logits).unwrap_err();
+                        assert_eq!(
+                            (error.nan + error.infinite, error.of),
+                            (1, len),
+                            "{at} of {len}"
+                        );
+                    }
+                }
+                let none = vec![f32::NEG_INFINITY; len];
+                let all = NoDistribution { nan: 0, infinite: len, of: len };
+                assert_eq!(sampler.choose(&none), Err(all));
+            }
+        }
     }
 
     #[test]
@@ -150,7 +213,7 @@ mod tests {
         let run = |seed| {
             let sampling = Sampling { temperature: 0.8, top_k: 20, top_p: 0.9, seed };
             let mut sampler = Sampler::new(sampling, 50);
-            (0..30).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
+            (0..30).map(|_| sampler.choose(&logits).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

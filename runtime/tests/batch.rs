@@ -292,3 +292,42 @@ fn requests_that_cannot_run_are_refused() {
     }
     assert_eq!(finished[0].tokens.len(), 257);
 }
+
+#[test]
+fn a_text_without_next_token_ends_alone() {
+    let (program, mut weights) = support::parts();
+    // Token 49 has one element of 1e30: 17th row of the second pair of tiles, first column.
+    let at = 32 * 32 * 2 + 17 * 2;
+    weights[at..at + 2].copy_from_slice(&0x714a_u16.to_le_bytes());
+    let payload = Payload::new(program, weights.into(), runtime::Assets::default());
+    let payload = Arc::new(payload.expect("a valid program"));
+    let session = SessionOptions::default();
+    for sampling in [Sampling::GREEDY, Sampling { temperature: 0.8, ..Sampling::GREEDY }] {
+        let request = |id, token| Request {
+            id,
+            prompt: vec![3, token],
+            limit: 1,
+            sampling,
+            stop_tokens: Vec::new(),
+        };
+        let options = BatchOptions { session, parallel: 2, kv_bytes: 0 };
+        let mut batch = Batch::new(Arc::clone(&payload), options).expect("starts");
+        batch.push(request(0, 49)).expect("runs");
+        batch.push(request(1, 5)).expect("runs");
+        let mut finished = Vec::new();
+        while batch.pending() > 0 {
+            batch.step(&mut |_| ControlFlow::Continue(()), &mut finished).expect("works");
+        }
+        finished.sort_by_key(|f| f.id);
+        let stops: Vec<StopReason> = finished.iter().map(|f| f.stop).collect();
+        assert!(matches!(stops[..], [StopReason::NoDistribution(_), StopReason::Length]));
+        assert_eq!([&finished[0], &finished[1]].map(|f| f.tokens.len() - f.prompt), [0, 1]);
+        let mut alone =
+            Generator::new(Session::new(Arc::clone(&payload), session).expect("starts"));
+        let options = GenerationOptions { limit: 1, sampling, stop_tokens: &[], guesses: 0 };
+        let error = alone.generate(&[3, 49], &options, None, &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(error, Err(SessionError::Logits { position: 1, .. })), "{error:?}");
+        let good = alone.generate(&[3, 5], &options, None, &mut |_| ControlFlow::Continue(()));
+        assert_eq!(good.expect("the cache is as before").tokens, finished[1].tokens[2..]);
+    }
+}

@@ -33,7 +33,7 @@ fn a_decode_step_allocates_nothing() {
             let mut token = 1;
             let mut step = |session: &mut Session| {
                 let mut next = 0;
-                let choose = &mut |row: &[f32]| next = sampler.choose(row);
+                let choose = &mut |row: &[f32]| next = sampler.choose(row).expect("finite logits");
                 session.feed(&[token], Wanted::Last, choose).expect("works on this program");
                 token = next;
             };

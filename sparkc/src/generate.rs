@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use runtime::{NoDistribution, SessionError};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Fault};
@@ -50,12 +51,13 @@ impl Generation {
 pub type Step<'a> = dyn FnMut(&[u32], usize) -> Result<Vec<f32>> + 'a;
 
 /// Chooses a token from the logits of one position.
-pub type Choose<'a> = dyn FnMut(&[f32]) -> u32 + 'a;
+pub type Choose<'a> = dyn FnMut(&[f32]) -> Result<u32, NoDistribution> + 'a;
 
 /// Runs the loop.
 ///
 /// # Errors
-/// An empty prompt, one that is longer than the context, and whatever `step` finds.
+/// An empty prompt, one that is longer than the context, logits that are no numbers (unless they are
+/// all that is wanted), and whatever `step` finds.
 pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> Result<Generation> {
     let Request { prompt, context, .. } = *request;
     if prompt.is_empty() {
@@ -75,8 +77,15 @@ pub fn generate(request: &Request<'_>, step: &mut Step, choose: &mut Choose) -> 
     let begin = Instant::now();
     let mut last = logits[logits.len() - vocab..].to_vec();
     let mut tokens = Vec::new();
+    let mut choose = |logits: &[f32], generated: usize| {
+        let position = prompt.len() + generated - 1;
+        choose(logits).map_err(|found| SessionError::Logits { position, found })
+    };
+    if request.n == 0 && !request.logits {
+        choose(&last, 0)?;
+    }
     while tokens.len() < request.n as usize {
-        let token = choose(&last);
+        let token = choose(&last, tokens.len())?;
         tokens.push(token);
         let full = prompt.len() + tokens.len() > context;
         if full || request.stop.contains(&token) || tokens.len() == request.n as usize {
@@ -137,6 +146,8 @@ pub fn as_json(generation: &Generation, prompt: &[u32], text: Option<&str>) -> V
 
 #[cfg(test)]
 mod tests {
+    use runtime::{Sampler, Sampling};
+
     use super::*;
 
     /// A model that counts: the likeliest token after x is x + 1.
@@ -145,8 +156,8 @@ mod tests {
         Ok(tokens[tokens.len() - rows..].iter().flat_map(row).collect())
     }
 
-    fn likeliest(logits: &[f32]) -> u32 {
-        ir::eval::argmax(logits)
+    fn likeliest(logits: &[f32]) -> Result<u32, NoDistribution> {
+        Sampler::new(Sampling::GREEDY, logits.len()).choose(logits)
     }
 
     fn request(n: u32) -> Request<'static> {
@@ -166,6 +177,25 @@ mod tests {
         let short = Request { context: 1, ..request(1) };
         let error = generate(&short, &mut counting, &mut likeliest).unwrap_err();
         assert_eq!(error.downcast_ref::<Fault>().unwrap().exit, Exit::DoesNotFit);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_end_the_text_with_an_error() {
+        // Fine after the prompt, overflown after the first token that follows it.
+        let mut step = |tokens: &[u32], rows: usize| {
+            let first = tokens.len() > 1;
+            Ok(vec![if first { 1.0 } else { f32::NAN }; 10 * rows])
+        };
+        assert_eq!(generate(&request(1), &mut step, &mut likeliest).unwrap().tokens, [0]);
+        let error = generate(&request(2), &mut step, &mut likeliest).unwrap_err();
+        let Some(SessionError::Logits { position: 2, found }) = error.downcast_ref() else {
+            panic!("{error}")
+        };
+        assert_eq!((found.nan, found.of), (10, 10));
+        let mut broken = |_: &[u32], rows: usize| Ok(vec![f32::INFINITY; 10 * rows]);
+        assert!(generate(&request(0), &mut broken, &mut likeliest).is_err(), "a table of tokens");
+        let alone = Request { logits: true, ..request(0) };
+        assert!(generate(&alone, &mut broken, &mut likeliest).is_ok(), "logits as they are");
     }
 
     #[test]

@@ -137,6 +137,11 @@ fn spell(graph: &Graph, value: ValueId, layer: Option<u32>) -> String {
 
 /// A short name for messages: the names of the weights inside.
 fn label(graph: &Graph, value: ValueId, layer: Option<u32>) -> String {
+    weight_names(graph, value, layer).join(" + ")
+}
+
+/// The names of the weights that a constant is made of.
+pub(crate) fn weight_names(graph: &Graph, value: ValueId, layer: Option<u32>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let (mut pending, mut seen) = (vec![value], BTreeSet::new());
     while let Some(value) = pending.pop() {
@@ -149,7 +154,7 @@ fn label(graph: &Graph, value: ValueId, layer: Option<u32>) -> String {
         pending.extend(node.operands.iter().rev());
     }
     names.dedup();
-    names.join(" + ")
+    names
 }
 
 fn filled(name: &str, layer: Option<u32>) -> String {

@@ -23,7 +23,7 @@ use crate::kernels::kv::PAGE;
 use crate::kernels::rows::Span;
 use crate::payload::Payload;
 use crate::program::Program;
-use crate::sample::{Sampler, Sampling};
+use crate::sample::{NoDistribution, Sampler, Sampling};
 use pages::Pages;
 
 /// How many, and in how much memory.
@@ -128,7 +128,7 @@ struct Running {
     sampler: Sampler,
     /// Its row of this step's logits.
     row: Option<usize>,
-    chosen: u32,
+    chosen: Result<u32, NoDistribution>,
     asked: Instant,
     begun: Option<Instant>,
     first: Option<Instant>,
@@ -356,7 +356,10 @@ impl Batch {
         if sequence.limit == 0 {
             return Some(StopReason::Length);
         }
-        let token = sequence.chosen;
+        let token = match sequence.chosen {
+            Ok(token) => token,
+            Err(found) => return Some(StopReason::NoDistribution(found)),
+        };
         sequence.first.get_or_insert_with(Instant::now);
         sequence.tokens.push(token);
         if sequence.stop_tokens.contains(&token) {

@@ -64,7 +64,7 @@ impl Batch {
                 stop_tokens: request.stop_tokens,
                 sampler: Sampler::new(request.sampling, program.vocab as usize),
                 row: None,
-                chosen: 0,
+                chosen: Ok(0),
                 asked,
                 begun: None,
                 first: None,

@@ -94,6 +94,7 @@ impl CliError {
         match self {
             CliError::Usage(_) => "SPK5001",
             CliError::Guessing => "SPK5099",
+            CliError::Session(SessionError::Logits { .. }) => "SPK5206",
             CliError::Session(_) => "SPK5201",
             CliError::Payload(_) => "SPK5202",
             CliError::Text(_) => "SPK5203",
@@ -130,6 +131,7 @@ impl CliError {
             CliError::Session(SessionError::ContextFull { context, .. }) => Some(format!(
                 "shorten the prompt to {context} tokens, or compile with a larger --context"
             )),
+            CliError::Session(SessionError::Logits { .. }) => Some(LOGITS_HINT.to_string()),
             CliError::Session(SessionError::Isa(_)) => {
                 Some("--cpu native takes the best of this machine".to_string())
             }
@@ -137,6 +139,10 @@ impl CliError {
         }
     }
 }
+
+/// What may have made logits overflow.
+const LOGITS_HINT: &str = "a value overflowed: compile with --kv-cache f32, without --quant and without \
+                           --numerics lossy; -n 0 --logits FILE keeps the logits";
 
 /// The streams of a process.
 pub struct Streams<'a> {

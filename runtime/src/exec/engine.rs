@@ -18,6 +18,7 @@ use crate::mmap::Zeroed;
 use crate::payload::Payload;
 use crate::pool::Pool;
 use crate::program::{Bindings, Step};
+use crate::sample::NoDistribution;
 
 /// Tokens of one step of a long prompt: a multiple of what the matrix kernels take at once.
 pub(crate) const CHUNK: usize = 96;
@@ -80,6 +81,14 @@ pub enum SessionError {
         what: String,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// The logits after a position say nothing: some value on the way overflowed.
+    #[error("the logits after token {position} are no numbers: {found}")]
+    Logits {
+        /// Position of the token, from 0.
+        position: usize,
+        /// What they are.
+        found: NoDistribution,
     },
     /// A size of the program overflows.
     #[error("the program's buffers overflow memory at {tokens} tokens a step")]

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use frontend::Model;
-use ir::WeightSource;
+use ir::{NonFiniteWeight, WeightSource};
 use plan::{Plan, WeightData, WeightDecl};
 use sha2::{Digest, Sha256};
 use tensor::Tensor;
+use tensor::finite::is_finite;
 
 use super::open;
 use crate::cli::ModelArgs;
@@ -121,25 +122,47 @@ pub fn weights_of(plan: &Plan, source: &dyn WeightSource) -> Result<BTreeMap<Str
 }
 
 /// Writes the digests of weights into a plan.
-pub fn record_digests(plan: &mut Plan, weights: &BTreeMap<String, Tensor>) {
+///
+/// # Errors
+/// A weight with NaN or infinities.
+pub fn record_digests(
+    plan: &mut Plan,
+    weights: &BTreeMap<String, Tensor>,
+) -> Result<(), NonFiniteWeight> {
     for declared in &mut plan.weights {
-        declared.digest = weights.get(&declared.name).map(digest);
+        let tensor = weights.get(&declared.name);
+        declared.digest = tensor.map(|t| digest(&declared.name, t)).transpose()?;
     }
+    Ok(())
 }
 
-/// SHA-256 of a tensor's bytes, in hex.
-fn digest(tensor: &Tensor) -> String {
-    let hash = Sha256::digest(&tensor.bytes()[..]);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes hashed at a time: few enough to stay in the cache for the look at their numbers.
+const DIGEST_BYTES: usize = 1 << 18;
+
+/// SHA-256 of a tensor's bytes, in hex; refuses one that is not all numbers.
+fn digest(name: &str, tensor: &Tensor) -> Result<String, NonFiniteWeight> {
+    let block = tensor.dtype().block_bytes();
+    let (mut hash, mut finite) = (Sha256::new(), true);
+    for bytes in tensor.bytes().chunks(DIGEST_BYTES / block * block) {
+        finite &= is_finite(tensor.dtype(), bytes);
+        hash.update(bytes);
+    }
+    if !finite {
+        NonFiniteWeight::check(name, tensor)?;
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Refuses weights that are not those the plan was made for.
 fn check(plan: &Plan, weights: &BTreeMap<String, Tensor>) -> Result<()> {
     for declared in &plan.weights {
-        let (Some(expected), Some(tensor)) = (&declared.digest, weights.get(&declared.name)) else {
+        let Some(tensor) = weights.get(&declared.name) else { continue };
+        let Some(expected) = &declared.digest else {
+            // The plan of a bare configuration takes any weights that are numbers.
+            NonFiniteWeight::check(&declared.name, tensor)?;
             continue;
         };
-        let found = digest(tensor);
+        let found = digest(&declared.name, tensor)?;
         if found != *expected {
             let message = format!(
                 "weight `{}` has digest {}, the plan was made for {}",

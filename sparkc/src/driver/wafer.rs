@@ -56,7 +56,7 @@ pub fn compile(
     prove(&plan)?;
     if let Some(weights) = &model.weights {
         let weights = plan_file::weights_of(&plan, weights)?;
-        plan_file::record_digests(&mut plan, &weights);
+        plan_file::record_digests(&mut plan, &weights)?;
     }
     Ok(Planned { module, passes, plan, fewest, requests })
 }

@@ -11,6 +11,7 @@ use backend_cpu::CpuError;
 use backend_wafer::WaferError;
 use backend_wafer::kernels::KernelError;
 use frontend::{ErrorClass, FrontendError};
+use ir::NonFiniteWeight;
 use ir::eval::EvalError;
 use passes::PassError;
 use passes::extract::gym::GymError;
@@ -71,6 +72,12 @@ fn explain_cause(cause: &(dyn Error + 'static)) -> Option<Explained> {
 
 /// Reading and evaluating models.
 fn explain_front(cause: &(dyn Error + 'static)) -> Option<Explained> {
+    if cause.is::<NonFiniteWeight>() {
+        let explained = Explained::new(Exit::BadInput).code(NonFiniteWeight::CODE);
+        return Some(
+            explained.advise("download or export the model again: no text follows from it"),
+        );
+    }
     if let Some(error) = cause.downcast_ref::<FrontendError>() {
         let exit = match error.class() {
             ErrorClass::Input | ErrorClass::Unsupported => Exit::BadInput,
@@ -222,6 +229,11 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
                 let explained = Explained::new(Exit::DoesNotFit).code(error.code());
                 return Some(explained.advise("a smaller --context"));
             }
+            CpuError::NonFinite(error) => return explain_front(error),
+            CpuError::Overflow { .. } => {
+                let explained = Explained::new(Exit::BadInput).code(error.code());
+                return Some(explained.advise("--quant none keeps the range of the weights"));
+            }
             CpuError::Unsupported { .. } | CpuError::Entry { .. } => Exit::BadInput,
         };
         return Some(
@@ -230,6 +242,13 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
     }
     if let Some(error) = cause.downcast_ref::<SessionError>() {
         let exit = match error {
+            SessionError::Logits { .. } => {
+                let explained = Explained::new(Exit::BadInput).code("SPK5206");
+                return Some(explained.advise(
+                    "a value overflowed, or weights are no numbers: `sparkc compile` names those; \
+                     -n 0 --logits FILE keeps the logits",
+                ));
+            }
             SessionError::Resource { .. } | SessionError::TooLarge { .. } => Exit::ResourceLimit,
             SessionError::ContextFull { .. } => Exit::DoesNotFit,
             _ => Exit::BadInput,

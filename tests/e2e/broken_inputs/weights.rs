@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::case::{Case, Place, model};
+use harness::run::run;
+
+use crate::case::{Case, PROGRAM, Place, acting, command, model};
 
 const WEIGHTS: &str = "model/model.safetensors";
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -66,6 +68,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = damaged();
     cases.extend(lying());
     cases.extend(of_another_model());
+    cases.extend(no_numbers());
     cases
 }
 
@@ -192,5 +195,79 @@ fn of_another_model() -> Vec<Case> {
             c.header.clear();
             c.data.clear();
         }),
+    ]
+}
+
+const HEAD: &str = "lm_head.weight";
+
+/// Sets elements of an f32 tensor.
+fn set(place: &Place, tensor: &str, elements: std::ops::Range<usize>, value: f32) {
+    let mut container = Container::read(place, WEIGHTS);
+    let start = container.entry(tensor)["data_offsets"][0].as_u64().unwrap() as usize;
+    for i in elements {
+        container.data[start + 4 * i..][..4].copy_from_slice(&value.to_le_bytes());
+    }
+    container.write(place, WEIGHTS);
+}
+
+/// Weights that are no numbers, and weights whose products are none.
+fn no_numbers() -> Vec<Case> {
+    let nan = |name, args, says| command(name, args, 1, says, |p| set(p, HEAD, 70..72, f32::NAN));
+    let says = &["SPK1301", HEAD, "2 of 3072", "NaN at [2, 6]"];
+    let overflow = |place: &Place| set(place, HEAD, 0..3072, 3e38);
+    let after_compiling = |name, code, args: &'static [&'static str]| {
+        acting(name, 1, code, overflow, move |place| {
+            let line = ["compile", "model", "-o", "model/out", "--target", "small"];
+            let compiled = run(PROGRAM, &place.folder, &line).map_err(|e| format!("{e:#}"))?;
+            if compiled.code != Some(0) {
+                return Err(compiled.to_string());
+            }
+            let (program, args) = match args {
+                ["itself", args @ ..] => (place.path("model/out/model"), args),
+                args => (PROGRAM.into(), args),
+            };
+            run(program, &place.folder, args).map_err(|e| format!("{e:#}"))
+        })
+    };
+    vec![
+        nan("executable_of_nan", &["compile", "model", "--emit", "cpu", "-o", "out"], says),
+        nan("quantised_nan", &["compile", "model", "--quant", "q8", "-o", "out"], says),
+        nan("dry_run_of_nan", &["compile", "model", "--emit", "cpu", "--dry-run"], says),
+        nan(
+            "plan_of_nan",
+            &["compile", "model", "--target", "small", "--emit", "wafer", "-o", "out"],
+            says,
+        ),
+        nan("nan_is_run", &["run", "model", "--tokens", "1"], says),
+        nan(
+            "nan_is_evaluated",
+            &["eval", "model", "--tokens", "1"],
+            &["SPK5206", "1 NaN and 0 infinite among 96"],
+        ),
+        command(
+            "infinity_in_a_norm",
+            &["compile", "model", "--emit", "cpu", "-o", "out"],
+            1,
+            &["SPK1301", NORM, "1 of 32", "-inf at [31]"],
+            |p| set(p, NORM, 31..32, f32::NEG_INFINITY),
+        ),
+        command(
+            "a_weight_beyond_its_quantisation",
+            &["compile", "model", "--emit", "cpu", "--quant", "q8", "-o", "out"],
+            1,
+            &["SPK4007", HEAD, "too large for q8", "--quant none"],
+            |p| set(p, HEAD, 5..6, 1e30),
+        ),
+        after_compiling("logits_overflow", &["SPK5206", "token 0"], &["itself", "--tokens", "1"]),
+        after_compiling(
+            "sampled_logits_overflow",
+            &["SPK5206", "token 1"],
+            &["itself", "--tokens", "1,2", "--temp", "0.7"],
+        ),
+        after_compiling(
+            "simulated_logits_overflow",
+            &["SPK5206"],
+            &["simulate", "model/out", "--tokens", "1", "-n", "2"],
+        ),
     ]
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Args, CliError, Streams};
-use crate::batch::{Batch, BatchOptions, Finished, NewToken};
-use crate::exec::SessionOptions;
+use crate::batch::{Batch, BatchError, BatchOptions, Finished, NewToken};
+use crate::exec::{SessionError, SessionOptions};
 use crate::generate::StopReason;
 use crate::payload::Payload;
 use crate::text::{Text, TextError, TextStream};
@@ -96,7 +96,7 @@ pub(super) fn batch(
             let Some(job) = jobs.remove(&finished.id) else { continue };
             let object = answer(job, &finished, text.as_ref()).unwrap_or_else(|(id, error)| {
                 refused += 1;
-                error_object(finished.id, id.as_ref(), &error.into())
+                error_object(finished.id, id.as_ref(), &error)
             });
             write(streams, &object)?;
         }
@@ -164,7 +164,12 @@ fn answer(
     mut job: Job<'_>,
     finished: &Finished,
     text: Option<&Text>,
-) -> Result<Value, (Option<Id>, TextError)> {
+) -> Result<Value, (Option<Id>, LineError)> {
+    if let StopReason::NoDistribution(found) = finished.stop {
+        let position = finished.tokens.len() - 1;
+        let error = BatchError::Session(SessionError::Logits { position, found });
+        return Err((job.id.take(), error.into()));
+    }
     let (prompt, tokens) = finished.tokens.split_at(finished.prompt);
     let whole = match (job.stream.take(), text) {
         _ if job.failure.is_some() => Err(job.failure.take().unwrap_or(TextError::NoTokenizer)),
@@ -178,7 +183,7 @@ fn answer(
         (None, Some(text)) => text.continuation(prompt, tokens, finished.stop).map(Some),
         (None, None) => Ok(None),
     };
-    let whole = whole.map_err(|error| (job.id.take(), error))?;
+    let whole = whole.map_err(|error| (job.id.take(), error.into()))?;
     let stop = if job.cut.is_some() { StopReason::StopToken } else { finished.stop };
     let seconds = finished.rest.as_secs_f64();
     let rate = tokens.len().saturating_sub(1) as f64 / seconds.max(1e-9);

@@ -57,6 +57,7 @@ impl From<BatchError> for LineError {
             BatchError::Session(SessionError::ContextFull { .. }) => "context-full",
             BatchError::Session(SessionError::NoTokens) => "no-tokens",
             BatchError::Session(SessionError::Token { .. }) => "unknown-token",
+            BatchError::Session(SessionError::Logits { .. }) => "no-distribution",
             BatchError::Session(_) => "resource",
         };
         LineError::Refused { code, why: error.to_string() }
