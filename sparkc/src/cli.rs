@@ -332,7 +332,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub chat: bool,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
+    #[arg(long, allow_hyphen_values = true, value_delimiter = ',', value_name = "1,2,3", conflicts_with = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Option<Vec<u32>>,
     /// Many texts at once: a JSON request a line (- for standard input), a JSON answer a line
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "tokens", "logits", "bench", "speculate"])]
@@ -397,7 +397,7 @@ pub struct SimulateArgs {
     #[arg(value_name = "DIR|PLAN", required_unless_present = "kernel")]
     pub plan: Option<PathBuf>,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
+    #[arg(long, allow_hyphen_values = true, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
     /// Tokens to generate after the prompt [default: 0]
     #[arg(short, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
@@ -479,7 +479,7 @@ pub struct KernelArgs {
     #[arg(long, value_name = "F", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
     pub f: Option<u32>,
     /// gemv: width and height of the region in tiles [default: 16x16]
-    #[arg(long, value_name = "WxH", value_parser = extent, requires = "kernel")]
+    #[arg(long, allow_hyphen_values = true, value_name = "WxH", value_parser = extent, requires = "kernel")]
     pub region: Option<(u32, u32)>,
     /// meshgemm, summa: rows of the left matrix
     #[arg(long, value_name = "M", requires = "kernel", value_parser = number::<u32>(0..=u32::MAX))]
@@ -523,7 +523,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Prompt as token ids
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", required_unless_present = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
+    #[arg(long, allow_hyphen_values = true, value_delimiter = ',', value_name = "1,2,3", required_unless_present = "prompt", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
     /// Prompt as text, through the model's tokenizer
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
@@ -555,7 +555,7 @@ pub struct InspectArgs {
     #[arg(long)]
     pub map: bool,
     /// What one tile holds and does
-    #[arg(long, value_name = "X,Y", value_parser = coordinates)]
+    #[arg(long, allow_hyphen_values = true, value_name = "X,Y", value_parser = coordinates)]
     pub tile: Option<(u32, u32)>,
     /// One region of the plan
     #[arg(long, value_name = "NAME")]
@@ -604,7 +604,7 @@ pub struct RepairArgs {
     #[arg(value_name = "PLAN")]
     pub plan: PathBuf,
     /// A PE that is dead: column, counted over all wafers with their spare columns, and row
-    #[arg(long, value_name = "X,Y", value_parser = coordinates, required = true)]
+    #[arg(long, allow_hyphen_values = true, value_name = "X,Y", value_parser = coordinates, required = true)]
     pub dead: Vec<(u32, u32)>,
     /// Where the new plan goes [default: in place of the old one, with the map beside it]
     #[arg(short, long, value_name = "FILE")]
@@ -742,7 +742,7 @@ pub struct BoundArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Prompt as token ids [default: five of them]
-    #[arg(long, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
+    #[arg(long, allow_hyphen_values = true, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
     /// Target whose costs decide what the optimiser picks for the wafer: wse3, wse2 or a TOML file
     #[arg(long, default_value = "wse3", value_name = "NAME|FILE")]
@@ -900,6 +900,22 @@ mod tests {
         for n in ["0", "-1", "many", "1.5", "99999999999999999999"] {
             let said = context(n);
             assert!(said.contains(n) && said.contains("from 1 to 4294967295"), "{n}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_pair_with_a_minus_is_a_value_that_is_wrong() {
+        for (line, says) in [
+            ("inspect p --tile -1,5", "expected X,Y"),
+            ("repair p --dead -1,5", "expected X,Y"),
+            ("eval m --tokens -1,5", "from 0 to"),
+            ("run m --tokens -1,5", "from 0 to"),
+            ("simulate p --tokens 1,-5", "from 0 to"),
+            ("simulate --kernel gemv --region -4x4", "expected WxH"),
+        ] {
+            let words = format!("sparkc {line}");
+            let said = command().try_get_matches_from(words.split(' ')).unwrap_err().to_string();
+            assert!(said.contains(says), "{line}: {said}");
         }
     }
 

@@ -31,7 +31,11 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
         let found = if metadata.is_dir() { "a directory" } else { "a pipe or a device" };
         let fault =
             Fault::bad_input("SPK5003", format!("`{shown}` is {found}, not a regular file"));
-        return Err(fault.advise("copy what it yields into a file first").into());
+        let advice = match metadata.is_dir() {
+            true => "name a file, perhaps one inside",
+            false => "copy what it yields into a file first",
+        };
+        return Err(fault.advise(advice).into());
     }
     let too_large = |bytes: u64| {
         let message = format!("`{shown}` has {bytes} bytes, a file of this kind at most {limit}");

@@ -4,6 +4,9 @@
 //! is the output directory. Invariant: a temporary name is in `TEMPORARIES` from before it exists
 //! until after it is gone, so that [`remove_temporaries`], which the interrupt handler calls, leaves
 //! nothing half-written. Renames happen under the same lock.
+//!
+//! A process that is killed cannot clean up. While it lives it holds the system's lock on its temporary
+//! files; whoever begins to write to the same place removes those that nobody holds any more.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,6 +17,7 @@ use anyhow::{Context, Result};
 
 use crate::exit::Fault;
 use crate::input;
+use crate::report;
 
 /// The one piece of global state: a signal handler can be told of it in no other way.
 static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -37,9 +41,11 @@ fn remove(path: &Path) {
     let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
 
-/// A temporary path that is deleted when dropped, unless [`Temporary::rename`]d.
+/// A temporary path that is deleted when dropped, where it has not been renamed.
 struct Temporary {
     path: PathBuf,
+    /// Open, with the lock that says that its writer lives.
+    held: Option<fs::File>,
 }
 
 impl Temporary {
@@ -52,10 +58,43 @@ impl Temporary {
                 Fault::bad_input("SPK5002", format!("`{shown}` is not a name that can be written"))
             })?
             .to_string_lossy();
+        remove_abandoned(destination, &name);
         let path = destination.with_file_name(format!(".{name}.{}.{role}", std::process::id()));
         temporaries().push(path.clone());
-        Ok(Temporary { path })
+        Ok(Temporary { path, held: None })
     }
+
+    /// Says that the path, which exists now, has a writer that lives. Some file systems have no locks;
+    /// there others go by the number of the process.
+    fn hold(&mut self) {
+        let file = fs::File::open(&self.path).ok();
+        self.held = file.filter(|file| file.try_lock().is_ok());
+    }
+}
+
+/// Removes what writers to `destination` left that were killed.
+fn remove_abandoned(destination: &Path, name: &str) {
+    let folder = destination.parent().filter(|p| !p.as_os_str().is_empty());
+    let Ok(entries) = fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
+    for entry in entries.flatten() {
+        let file_name = entry.file_name();
+        let Some(writer) = file_name.to_str().and_then(|found| writer_of(found, name)) else {
+            continue;
+        };
+        // Of what lives elsewhere on a shared disk the lock tells, of what has not locked yet the process.
+        let lives = Path::new(&format!("/proc/{writer}")).exists();
+        let free = fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if !lives && free {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// The process that a temporary name for `name` tells of.
+fn writer_of(found: &str, name: &str) -> Option<u32> {
+    let rest = found.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?;
+    let (writer, role) = rest.split_once('.')?;
+    ["tmp", "old"].contains(&role).then(|| writer.parse().ok())?
 }
 
 impl Drop for Temporary {
@@ -79,11 +118,24 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
             .and_then(|mut f| f.write_all(bytes))
             .with_context(cannot);
     }
-    let temporary = Temporary::beside(path, "tmp")?;
+    let mut temporary = Temporary::beside(path, "tmp")?;
+    fs::File::create(&temporary.path).with_context(cannot)?;
+    temporary.hold();
     fs::write(&temporary.path, bytes).with_context(cannot)?;
     let _guard = temporaries();
     fs::rename(&temporary.path, path).with_context(cannot)?;
     drop(_guard);
+    Ok(())
+}
+
+/// Writes a file that the user named, and says so on standard error: the command may have nothing else
+/// to show.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, bytes)?;
+    crate::say(&format!("wrote {} ({})\n", path.display(), report::bytes(bytes.len() as u64)));
     Ok(())
 }
 
@@ -116,9 +168,10 @@ impl Staging {
     /// When something stands there that sparkc did not write, or the place is not writable.
     pub fn begin(destination: &Path) -> Result<Self> {
         check_replaceable(destination)?;
-        let temporary = Temporary::beside(destination, "tmp")?;
+        let mut temporary = Temporary::beside(destination, "tmp")?;
         fs::create_dir_all(&temporary.path)
             .with_context(|| format!("cannot create `{}`", destination.display()))?;
+        temporary.hold();
         Ok(Staging { temporary, destination: destination.to_path_buf() })
     }
 
@@ -274,6 +327,38 @@ mod tests {
         fs::remove_file(foreign.join("chapter1")).unwrap();
         fs::write(foreign.join(MARKER), "{}").unwrap();
         assert!(Staging::begin(&foreign).is_err());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_killed_writers_left_goes_with_the_next_write() {
+        let dir = scratch("abandoned-by-the-dead");
+        let out = dir.join("x.sparkc");
+        // Above the largest number that Linux gives to processes.
+        let dead =
+            ["x.sparkc.4194305.tmp", "x.sparkc.4194306.old"].map(|n| dir.join(format!(".{n}")));
+        for folder in &dead {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("model"), "half").unwrap();
+        }
+        let held = dir.join(".x.sparkc.4194307.tmp");
+        fs::write(&held, "by a process of another machine").unwrap();
+        let lock = fs::File::open(&held).unwrap();
+        lock.try_lock().unwrap();
+        let own = std::process::id();
+        let parallel = dir.join(format!(".x.sparkc.{own}.tmp"));
+        fs::write(&parallel, "a process that lives").unwrap();
+        let strangers = [".x.sparkc.notes.tmp", ".y.sparkc.4194305.tmp", ".x.sparkc.4194305.swp"];
+        for stranger in strangers {
+            fs::write(dir.join(stranger), "mine").unwrap();
+        }
+        remove_abandoned(&out, "x.sparkc");
+        assert!(dead.iter().all(|folder| !folder.exists()));
+        assert!(held.exists() && parallel.exists());
+        assert!(strangers.iter().all(|name| dir.join(name).exists()));
+        drop(lock);
+        write_file(&out, b"new").unwrap();
+        assert!(!held.exists());
         fs::remove_dir_all(dir).unwrap();
     }
 

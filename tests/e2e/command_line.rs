@@ -378,6 +378,23 @@ fn the_bound_of_a_model_is_printed() {
 }
 
 #[test]
+fn what_was_written_or_cannot_be_had_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = harness::fixture::named("llama3").unwrap().path;
+    let model = model.to_str().unwrap();
+    let run = |args: &[&str]| run(PROGRAM, folder.path(), args).unwrap();
+    let map = run(&["inspect", model, "--target", "small", "--svg", "map.svg"]);
+    assert_eq!((map.code, map.stdout.as_str()), (Some(0), ""), "{map}");
+    assert!(map.stderr.starts_with("wrote map.svg (") && folder.path().join("map.svg").exists());
+    let line = ["compile", model, "--target", "small", "--emit", "wafer", "--requests"];
+    let many = run(&[&line[..], &["500"]].concat());
+    assert_eq!(many.code, Some(0), "{many}");
+    assert!(many.stderr.contains("warning[SPK4803]: not all of 500 requests"), "{many}");
+    let one = run(&[&line[..], &["1"]].concat());
+    assert_eq!((one.code, one.stderr.as_str()), (Some(0), ""), "{one}");
+}
+
+#[test]
 fn rewrites_are_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("steps.html");

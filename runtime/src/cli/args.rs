@@ -111,8 +111,8 @@ impl Args {
         }
     }
 
-    /// Whether the numbers of sampling are possible.
-    pub(super) fn check_sampling(&self) -> Result<(), UsageError> {
+    /// Whether the numbers of sampling are possible; those of a batch's lines are checked there.
+    fn check_sampling(&self) -> Result<(), UsageError> {
         let range = |name: &str, value: Option<f32>, ok: fn(f32) -> bool, what: &str| match value {
             Some(v) if !ok(v) => Err(UsageError(format!("{name} {v}: expected {what}"))),
             _ => Ok(()),

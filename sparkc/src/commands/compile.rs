@@ -23,7 +23,7 @@ use crate::driver::wafer::{self, Planned};
 use crate::driver::{self, Ask, heldout, plan_file};
 use crate::exit::Fault;
 use crate::output::{self, MARKER, Staging};
-use crate::report::built::Built;
+use crate::report::built::{Built, unmet_requests};
 use crate::report::diag;
 use crate::report::progress::{self, Progress};
 use crate::report::{self, Style};
@@ -87,6 +87,9 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     } else {
         None
     };
+    if let Some(why) = planned.as_ref().and_then(unmet_requests) {
+        diag::warn("SPK4803", &why);
+    }
     let executable = if emit.contains(&Emit::Cpu) {
         let path = staging.as_ref().map(|s| s.path(names::EXECUTABLE));
         let packed = progress.stage("pack the executable", |bar| {

@@ -37,7 +37,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         generate::generate(&request, &mut step, &mut |logits| sampler.choose(logits))
     })?;
     if let Some(path) = &args.logits {
-        output::write_file(path, &generate::logits_file(&generation.logits, prompt.len())?)?;
+        output::write_named(path, &generate::logits_file(&generation.logits, prompt.len())?)?;
     }
     let written = match &tokenizer {
         Some(tokenizer) => Some(text::continuation(tokenizer, &prompt, &generation.tokens, stop)?),

@@ -19,6 +19,9 @@ pub fn run(args: &OptArgs) -> Result<()> {
     let model = frontend::open(&args.file, &options)?;
     let mut module = model.module;
     let list = pipeline(&args.passes);
+    if let Some(only) = args.print_after.as_deref().filter(|&only| only != "all") {
+        position(list, only, "--print-after")?;
+    }
     let report = {
         let dump = |index: usize, pass: &'static str, changed: bool, module: &ir::Module| {
             if !args.print_after.as_ref().is_some_and(|only| only == "all" || only == pass) {
@@ -45,11 +48,11 @@ pub fn run(args: &OptArgs) -> Result<()> {
             );
             return Err(fault.advise("--passes O2, or a list with egraph in it").into());
         }
-        output::write_file(path, report.proof.text.as_bytes())?;
+        output::write_named(path, report.proof.text.as_bytes())?;
     }
     let text = module.compact().to_string();
     if let Some(path) = &args.output {
-        output::write_file(path, text.as_bytes())?;
+        output::write_named(path, text.as_bytes())?;
     }
     match (args.json, &args.output) {
         (true, _) => {
@@ -74,12 +77,16 @@ fn last_pass(list: &str, stop: &str) -> Result<usize> {
     if let Ok(count) = stop.parse() {
         return Ok(count);
     }
+    Ok(position(list, stop, "--stop-after")? + 1)
+}
+
+/// Where a pass stands in a list; an option asks.
+fn position(list: &str, name: &str, option: &str) -> Result<usize> {
     let steps = passes::pipeline::parse(list)?;
-    let at = steps.iter().position(|step| step.name == stop);
-    at.map(|i| i + 1).ok_or_else(|| {
+    steps.iter().position(|step| step.name == name).ok_or_else(|| {
         let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
-        let fault =
-            Fault::bad_input("SPK5024", format!("--stop-after: `{stop}` is not among the passes"));
-        fault.advise(format!("a number, or one of {}", names.join(", "))).into()
+        let message = format!("{option}: `{name}` is not among the passes");
+        let fault = Fault::bad_input("SPK5024", message);
+        fault.advise(format!("one of {}", names.join(", "))).into()
     })
 }

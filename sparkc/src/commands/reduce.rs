@@ -60,7 +60,7 @@ pub fn run(args: &ReduceArgs) -> Result<()> {
     let reduced = reduced?;
     let text = reduced.module.compact().to_string();
     if let Some(path) = &args.output {
-        output::write_file(path, text.as_bytes())?;
+        output::write_named(path, text.as_bytes())?;
     }
     let sizes = (size(&module), size(&reduced.module));
     let shows = match &args.command {

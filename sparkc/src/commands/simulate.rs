@@ -39,7 +39,7 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     let run = execute(args, &file, &progress)?;
     if let Some(path) = &args.logits {
         let positions = args.tokens.len();
-        output::write_file(path, &generate::logits_file(&run.generation.logits, positions)?)?;
+        output::write_named(path, &generate::logits_file(&run.generation.logits, positions)?)?;
     }
     let report = progress.stage("count cycles", |_| timing::time(args, &file.plan))?;
     progress.finish();

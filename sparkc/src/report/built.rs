@@ -254,6 +254,27 @@ fn wafer_rows(planned: &Planned, file_bytes: u64, facts: &mut Table) {
     }
 }
 
+/// Why a plan does not work on as many requests at once as it was asked to; `None` when it does.
+pub fn unmet_requests(planned: &Planned) -> Option<String> {
+    let asked = planned.requests?;
+    let plan = &planned.plan;
+    let regions = plan.regions.len();
+    let resident = plan.templates.iter().filter_map(|t| Some(t.kv?.requests)).min();
+    let mut why = Vec::new();
+    if (regions as u64) < u64::from(asked) {
+        why.push(format!("one is in each of {regions} regions, and a layer is never split"));
+    }
+    if let Some(resident) = resident.filter(|&n| n < asked) {
+        let context = grouped(u64::from(plan.model.context));
+        why.push(format!("caches hold {resident} of the whole context of {context} tokens"));
+    }
+    let why = (!why.is_empty()).then(|| why.join("; "))?;
+    Some(format!(
+        "not all of {asked} requests are worked on at once: {why}. `sparkc simulate DIR --requests \
+         {asked}` says what that means"
+    ))
+}
+
 /// A token visits at least so many regions before larger ones are worth a hint.
 const MANY_REGIONS: usize = 8;
 

@@ -113,6 +113,16 @@ fn bad_values() -> Vec<Case> {
             &["SPK3003", "speed"],
         ),
         bad(
+            "print_after_a_pass_that_does_not_run",
+            &["opt", "model/config.json", "--passes", "dce", "--print-after", "egraph"],
+            &["SPK5024", "--print-after", "`egraph`", "one of dce"],
+        ),
+        bad(
+            "target_is_a_folder",
+            &["compile", "model", "--target", "model", "-o", "out"],
+            &["SPK5003", "is a directory", "perhaps one inside"],
+        ),
+        bad(
             "executable_from_shapes",
             &["compile", "model/config.json", "--emit", "cpu", "-o", "out"],
             &["needs weights", "--emit"],

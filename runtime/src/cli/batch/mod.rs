@@ -68,6 +68,11 @@ pub(super) fn batch(
                 }
             };
             number += 1;
+            // Some editors begin a file with a mark.
+            let line = line.map(|line| match line.strip_prefix('\u{feff}') {
+                Some(rest) if number == 1 => rest.to_string(),
+                _ => line,
+            });
             if line.as_ref().is_ok_and(|line| line.trim().is_empty()) {
                 continue;
             }

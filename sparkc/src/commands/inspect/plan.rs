@@ -30,17 +30,17 @@ pub(super) fn run_compiled(args: &InspectArgs) -> Result<()> {
 /// Shows what was asked for; the whole plan when nothing was.
 pub(super) fn run(args: &InspectArgs, plan: &Plan) -> Result<()> {
     if let Some(path) = &args.svg {
-        output::write_file(path, backend_wafer::report::svg(plan).as_bytes())?;
+        output::write_named(path, backend_wafer::report::svg(plan).as_bytes())?;
     }
     if let Some(path) = &args.html {
         let page = match &args.compare {
             Some(other) => backend_wafer::report::compare(plan, &plan_file::read(other)?.plan),
             None => backend_wafer::report::html(plan),
         };
-        output::write_file(path, page.as_bytes())?;
+        output::write_named(path, page.as_bytes())?;
     }
     if let Some(path) = &args.png {
-        output::write_file(path, &backend_wafer::report::png(plan))?;
+        output::write_named(path, &backend_wafer::report::png(plan))?;
     }
     if let Some(at) = args.tile {
         return tile::run(args, plan, at);

@@ -33,7 +33,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     progress.finish();
     if let Some(path) = &args.html {
         let page = page(&model.info.name, &[("cpu", &cpu), ("wafer", &wafer)]);
-        output::write_file(path, page.as_bytes())?;
+        output::write_named(path, page.as_bytes())?;
     }
     if args.json {
         let object = json!({ "cpu": passes_json(&cpu), "wafer": passes_json(&wafer) });

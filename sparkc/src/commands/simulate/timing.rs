@@ -50,7 +50,7 @@ fn trace(args: &SimulateArgs, plan: &Plan, report: &TimingReport) -> Result<()> 
             template.map_or(Vec::new(), |t| t.phases.iter().map(|p| p.name.clone()).collect())
         };
         let trace = simulator::timing::trace::chrome_trace(report, &names);
-        output::write_file(path, serde_json::to_string(&trace)?.as_bytes())?;
+        output::write_named(path, serde_json::to_string(&trace)?.as_bytes())?;
     }
     Ok(())
 }
