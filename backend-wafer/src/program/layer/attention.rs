@@ -199,13 +199,15 @@ impl Layer<'_> {
         self.b.while_waiting(&Instr::KvAppend { cache: v_cache, src: v });
 
         // Values and the softmax denominators travel in one message.
-        let softmax = self.softmax(scores);
-        let (p, mut program) = (softmax.p, softmax.before_values);
         let o_len = q_heads * heads.dim();
         let values = self.b.vector("values", o_len + q_heads);
         let (o, sums) = (values.part(0, o_len), values.part(o_len, q_heads));
-        program.push(Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: p });
-        program.push(Instr::AttendValues { shape, dst: o, p, v: v_cache });
+        let weigh = |p| {
+            let denominators = Instr::Reduce { op: ReduceOp::Sum, dst: sums, src: p };
+            [denominators, Instr::AttendValues { shape, dst: o, p, v: v_cache }]
+        };
+        let softmax = self.softmax(scores, weigh);
+        let mut program = softmax.before_values;
         if let Some(factors) = softmax.factors {
             program.extend([scale_by(o, factors), multiply(sums, factors)]);
         }

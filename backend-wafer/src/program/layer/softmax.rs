@@ -3,9 +3,10 @@
 //! Where columns share the exponentials, these are taken against the maximum of the row, which needs no
 //! message, and the maximum of the column is found in the same phase, in the gaps of the sum that puts
 //! the shares together: chains along the column run in microthreads, its root answers before the cell's
-//! does. A row's values and denominators are multiplied by exp(row's maximum - column's) afterwards; a
-//! row without tokens has the maximum -inf and the factor 0. Elsewhere the column's maximum comes first.
-//! Leaves exponentials without their division: denominators are summed with the values.
+//! does. Rows weigh their values while that answer is on its way; values and denominators are multiplied
+//! by exp(row's maximum - column's) afterwards; a row without tokens has the maximum -inf and the factor
+//! 0. Elsewhere the column's maximum comes first.
+//! Leaves values without their division: denominators are summed with them.
 
 use plan::{
     Affine, BinaryOp, Clause, Combine, Instr, Len, Operand, PartOp, ReduceOp, Role, Slice, Target,
@@ -18,9 +19,7 @@ use crate::route::tree::{Message, Part, Reach, Tree};
 
 /// What the phase of the values needs.
 pub(super) struct Softmax {
-    /// The exponentials.
-    pub(super) p: Slice,
-    /// What makes them, if nothing has yet.
+    /// What makes a row's values and denominators, if nothing has yet.
     pub(super) before_values: Vec<Instr>,
     /// Per head: what the row's sums are multiplied by; `None` for 1.
     pub(super) factors: Option<Slice>,
@@ -31,8 +30,13 @@ const CHAIN: u8 = 0;
 const ANSWER: u8 = 1;
 
 impl Layer<'_> {
-    /// Phases up to the exponentials of `scores`, which are the same on all columns of a cell.
-    pub(super) fn softmax(&mut self, scores: Slice) -> Softmax {
+    /// Phases from `scores`, which are the same on all columns of a cell, to their exponentials, and what
+    /// `weigh` makes of these: a row's values and denominators.
+    pub(super) fn softmax(
+        &mut self,
+        scores: Slice,
+        weigh: impl Fn(Slice) -> [Instr; 2],
+    ) -> Softmax {
         let heads = self.shape.heads;
         let max = self.b.vector("score-max", heads.q_heads()).all();
         let b = Operand::PerSegment(max);
@@ -49,24 +53,26 @@ impl Layer<'_> {
         if !self.share_pays(both[0], both[1], &comm) {
             self.b.forget(p.buffer);
             self.column_maxima(&[row_max], max);
-            return Softmax { p: scores, before_values: vec![alone], factors: None };
+            let before_values = std::iter::once(alone).chain(weigh(scores)).collect();
+            return Softmax { before_values, factors: None };
         }
         if roots_fit(&self.trees.groups, &self.trees.columns, self.target) {
             let top = self.b.vector("column-max", heads.q_heads()).all();
-            let roles = self.shared_exponentials([row_max, piece.clone()], p, (max, top));
+            let roles =
+                self.shared_exponentials([row_max, piece.clone()], (p, weigh(p)), (max, top));
             self.b.while_waiting(&zero);
             let column = self.trees.columns.comm(Reach::All, top.len);
             let cycles = |comm| comm_cycles(self.target, comm, self.shape.slots);
             let hidden = cycles(&column) <= cycles(&comm) + self.cycles(&[piece]);
             self.b.phase("softmax", Some(if hidden { comm } else { column }), roles);
-            return Softmax { p, before_values: Vec::new(), factors: Some(max) };
+            return Softmax { before_values: Vec::new(), factors: Some(max) };
         }
         self.column_maxima(&[row_max], max);
         self.b.while_waiting(&zero);
         let message = Message { data: p, combine: Combine::Add };
         let tree = self.trees.groups;
         self.b.reduce_phase("softmax", &[piece], (&tree, message, Reach::All), self.head_columns());
-        Softmax { p, before_values: Vec::new(), factors: None }
+        Softmax { before_values: weigh(p).to_vec(), factors: None }
     }
 
     /// Phase: the maxima of columns, after `before`.
@@ -85,7 +91,7 @@ impl Layer<'_> {
     fn shared_exponentials(
         &self,
         work: [Instr; 2],
-        p: Slice,
+        (p, weigh): (Slice, [Instr; 2]),
         (max, top): (Slice, Slice),
     ) -> Vec<Role> {
         let (cell, column) = (self.trees.groups, self.trees.columns);
@@ -100,7 +106,7 @@ impl Layer<'_> {
                 if columns.used < columns.width {
                     predicate.x.push(Clause::range(0, columns.used));
                 }
-                let program = interleave(&work, sum, maximum, (max, top));
+                let program = interleave((&work, &weigh), (sum, maximum), (max, top));
                 roles.push(Role { name: sum.name.to_string(), predicate, program });
             }
         }
@@ -124,11 +130,11 @@ pub(super) fn maxima_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> 
 }
 
 /// The row's maximum and this PE's exponentials (`work`) with its parts in the sum along the cell and in
-/// the maximum along the column; then exp(row's maximum - column's) where the row's maximum was.
+/// the maximum along the column; `weigh` when all exponentials are here; then exp(row's maximum - column's)
+/// where the row's maximum was.
 fn interleave(
-    work: &[Instr; 2],
-    sum: &Part,
-    maximum: &Part,
+    (work, weigh): (&[Instr; 2], &[Instr; 2]),
+    (sum, maximum): (&Part, &Part),
     (max, top): (Slice, Slice),
 ) -> Vec<Instr> {
     let [row_max, exponentials] = work.clone();
@@ -173,9 +179,11 @@ fn interleave(
         program.extend(result.cloned());
     }
     let cell_root = matches!(answer, Some(Instr::Send { .. }));
-    if let (true, Some(answer)) = (cell_root, answer) {
-        program.extend(in_thread(ANSWER, answer));
+    match answer {
+        Some(answer) if cell_root => program.extend(in_thread(ANSWER, answer)),
+        answer => program.extend(answer.cloned()),
     }
+    program.extend_from_slice(weigh);
     if join != 0 {
         program.push(Instr::Join { threads: join });
     }
@@ -186,8 +194,6 @@ fn interleave(
     program.push(Instr::Binary { op: BinaryOp::ExpSub, dst: max, a: max, b });
     if cell_root {
         program.push(Instr::Join { threads: 1 << ANSWER });
-    } else {
-        program.extend(answer.cloned());
     }
     program
 }
