@@ -312,6 +312,9 @@ pub struct RunArgs {
     pub model: PathBuf,
     /// Text to continue
     pub prompt: Option<String>,
+    /// Of a model to compile: store weights in fewer bits (q8, q4 or q4m), into ./NAME-KIND.sparkc
+    #[arg(long, value_enum, default_value_t = Quant::None, value_name = "KIND", hide_possible_values = true)]
+    pub quant: Quant,
     /// Most tokens to generate
     #[arg(short, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
     pub n: Option<u32>,
@@ -399,6 +402,9 @@ pub struct SimulateArgs {
     /// Prompt as token ids
     #[arg(long, allow_hyphen_values = true, value_delimiter = ',', value_name = "1,2,3", value_parser = number::<u32>(0..=u32::MAX))]
     pub tokens: Vec<u32>,
+    /// Prompt as text, through the model's tokenizer
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["tokens", "timing_only", "requests", "kernel"])]
+    pub prompt: Option<String>,
     /// Tokens to generate after the prompt [default: 0]
     #[arg(short, value_name = "N", value_parser = number::<u32>(0..=u32::MAX))]
     pub n: Option<u32>,
@@ -662,8 +668,7 @@ pub struct OptArgs {
     /// Write the certificate of the rewrites, for `sparkc verify-proof`
     #[arg(long, value_name = "FILE")]
     pub proof: Option<PathBuf>,
-    /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
-    /// q8 and q4 weights, but for groups with outliers
+    /// What the passes may do to the numbers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
     /// Weights, for passes that read them
@@ -692,8 +697,7 @@ pub struct ReduceArgs {
     /// Seconds that the command may take each time; beyond, it counts as failed
     #[arg(long, default_value_t = 60, value_name = "S", requires = "command", value_parser = number::<u64>(1..=86_400))]
     pub timeout: u64,
-    /// What may be done to the numbers; lossy lets the executable read activations in 8 bits beside
-    /// q8 and q4 weights, but for groups with outliers
+    /// What the passes may do to the numbers
     #[arg(long, value_enum, default_value_t = Numerics::Reassoc, value_name = "TIER")]
     pub numerics: Numerics,
     /// Weights [default: random ones]

@@ -193,6 +193,30 @@ fn run_compiles_when_needed_and_passes_flags_on() {
 }
 
 #[test]
+fn run_quantises_into_a_folder_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = harness::default_model();
+    let args = ["run", model.to_str().unwrap(), "--quant", "q8", "--info", "--json"];
+    let info = run(PROGRAM, folder.path(), &args).unwrap();
+    assert!(info.stdout.contains("q8"), "{info}");
+    assert!(folder.path().join("tinypy-q8.sparkc/model").is_file());
+}
+
+#[test]
+fn the_wafer_reads_text() {
+    let line = ["simulate", "tinypy.sparkc", "--prompt", PROMPT, "-n", "2", "--json"];
+    let text = json(PROGRAM, &line);
+    let tokens = json(
+        PROGRAM,
+        &["simulate", "tinypy.sparkc", "--tokens", &prompt_ids(), "-n", "2", "--json"],
+    );
+    for field in ["text", "tokens", "prompt_tokens", "cycles", "position", "prefill_cycles"] {
+        assert_eq!(text[field], tokens[field], "{field}");
+    }
+    assert_eq!(text["tokens"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn embedded_weights_need_no_model() {
     let folder = tempfile::tempdir().unwrap();
     let fixture = harness::fixture::named("llama_tied").unwrap();

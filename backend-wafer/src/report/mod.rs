@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use plan::{BufferRole, Plan, Template};
 
-pub use map::{compare, html, png, svg, terminal};
+pub use map::{compare, escape, html, png, svg, terminal};
 
 /// Figures of a plan.
 #[derive(Clone, Debug, PartialEq)]

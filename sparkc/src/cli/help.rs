@@ -36,11 +36,12 @@ Examples:
 
 /// `run`.
 pub const RUN: &str = "\
-A model is compiled into ./NAME.sparkc first, unless that is newer than the model. Flags after MODEL
+A model is compiled into ./NAME.sparkc first, unless that is newer than the model. The other flags
 are those of the executable; `DIR/model --help` says more.
 
 Examples:
   sparkc run models/tinypy \"def fibonacci(\" -n 64
+  sparkc run models/tinypy \"def \" --quant q8
   sparkc run tinypy.sparkc \"class \" --temp 0.8 --top-k 40 --seed 7
   sparkc run tinypy.sparkc --bench --threads 2
   sparkc run tinypy.sparkc --tokens 1,2,3 --logits out.safetensors --json";
@@ -62,6 +63,7 @@ The simulator knows nothing of how the plan was made. Weights are looked for in 
 (compile --embed-weights), then where DIR/source points.
 
 Examples:
+  sparkc simulate tinypy.sparkc --prompt \"def \" -n 8
   sparkc simulate tinypy.sparkc --tokens 1,2,3 -n 32
   sparkc simulate tinypy.sparkc --tokens 1,2,3 --timing-only --level 2 --json
   sparkc simulate model.wplan --model models/tinypy --tokens 1 --logits out.safetensors

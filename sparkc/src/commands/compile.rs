@@ -76,6 +76,11 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     let progress = Progress::new();
     let model = progress.stage("open model", |_| driver::open(&args.model, args.build.context))?;
     let emit = wanted(args, &model)?;
+    if args.embed_weights && !emit.contains(&Emit::Wafer) {
+        let message =
+            "--embed-weights packs weights into model.wplan, which is not among the artefacts";
+        return Err(Fault::usage(message).advise("add `wafer` to --emit").into());
+    }
     let target = driver::target_of(&args.build)?;
     let destination = destination(args, &model);
     let ask = Ask { proof: emit.contains(&Emit::Proof), ..Ask::default() };
@@ -111,6 +116,7 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
         short,
         files: Vec::new(),
         takes_text: model.assets.tokenizer_json.is_some(),
+        talks: model.assets.chat_template.is_some(),
     };
     if let Some(planned) = planned {
         let bytes = plan_bytes(args, &model, &planned)?;
@@ -338,7 +344,11 @@ fn next_steps(built: &Built, colored: bool) -> String {
     let has = |name: &str| built.files.iter().any(|(n, _)| n == name);
     let mut lines = Vec::new();
     if has(names::EXECUTABLE) {
-        let prompt = if built.takes_text { "\"def \"" } else { "--tokens 1,2,3" };
+        let prompt = match (built.takes_text, built.talks) {
+            (true, true) => "--chat \"Who are you?\"",
+            (true, false) => "\"def \"",
+            (false, _) => "--tokens 1,2,3",
+        };
         lines.push(format!("{} {prompt}", dotted(directory, names::EXECUTABLE)));
     }
     if has(names::PLAN) && has(names::EXECUTABLE) {

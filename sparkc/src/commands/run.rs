@@ -18,7 +18,7 @@ use crate::exit::Fault;
 /// # Errors
 /// A model that cannot be compiled, a directory without executable.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let executable = executable(&args.model, Quant::None)?;
+    let executable = executable(&args.model, args.quant)?;
     let error = Command::new(&executable).args(flags(args)).exec();
     Err(error).with_context(|| format!("cannot start `{}`", executable.display()))
 }
@@ -30,6 +30,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
 pub fn executable(path: &Path, quant: Quant) -> Result<PathBuf> {
     let inside = path.join(names::EXECUTABLE);
     if path.join(crate::output::MARKER).is_file() {
+        if quant != Quant::None {
+            let message =
+                format!("`{}` is compiled already, --quant is for models", path.display());
+            let advice = "give the model, or the directory of `sparkc compile --quant`";
+            return Err(Fault::bad_input("SPK5013", message).advise(advice).into());
+        }
         if inside.is_file() {
             return absolute(&inside);
         }

@@ -5,6 +5,7 @@ mod serving;
 mod timing;
 
 use anyhow::Result;
+use runtime::TextError;
 use serde_json::Value;
 use simulator::Simulator;
 
@@ -31,22 +32,23 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     if args.timing_only {
         return timing_only(args, &file);
     }
-    if args.tokens.is_empty() {
+    if args.tokens.is_empty() && args.prompt.is_none() {
         let fault = Fault::usage("no tokens to feed");
-        return Err(fault.advise("--tokens 1,2,3, or --timing-only").into());
+        return Err(fault.advise("--prompt TEXT, --tokens 1,2,3, or --timing-only").into());
     }
     let progress = Progress::new();
     let run = execute(args, &file, &progress)?;
     if let Some(path) = &args.logits {
-        let positions = args.tokens.len();
-        output::write_named(path, &generate::logits_file(&run.generation.logits, positions)?)?;
+        let file = generate::logits_file(&run.generation.logits, run.prompt.len())?;
+        output::write_named(path, &file)?;
     }
-    let report = progress.stage("count cycles", |_| timing::time(args, &file.plan))?;
+    let time = |_: &_| timing::time(args, &file.plan, run.prompt.len());
+    let report = progress.stage("count cycles", time)?;
     progress.finish();
     if args.json {
-        let mut object = generate::as_json(&run.generation, &args.tokens, run.text.as_deref());
+        let mut object = generate::as_json(&run.generation, &run.prompt, run.text.as_deref());
         if let (Value::Object(object), Value::Object(times)) =
-            (&mut object, timing::as_json(&report, args.tokens.len()))
+            (&mut object, timing::as_json(&report, run.prompt.len()))
         {
             object.extend(times);
         }
@@ -58,7 +60,8 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
 }
 
 fn timing_only(args: &SimulateArgs, file: &PlanFile) -> Result<()> {
-    let report = Progress::new().stage("count cycles", |_| timing::time(args, &file.plan))?;
+    let time = |_: &_| timing::time(args, &file.plan, args.tokens.len());
+    let report = Progress::new().stage("count cycles", time)?;
     if args.json {
         return output::print_json(&timing::as_json(&report, args.tokens.len()));
     }
@@ -67,6 +70,8 @@ fn timing_only(args: &SimulateArgs, file: &PlanFile) -> Result<()> {
 
 /// What a simulated wafer said.
 struct Run {
+    /// The tokens fed first.
+    prompt: Vec<u32>,
     generation: Generation,
     text: Option<String>,
 }
@@ -74,13 +79,18 @@ struct Run {
 fn execute(args: &SimulateArgs, file: &PlanFile, progress: &Progress) -> Result<Run> {
     let plan = &file.plan;
     let sources = progress.stage("find weights", |_| file.sources(args.model.as_deref()))?;
+    let tokenizer = sources.model.as_ref().map(text::tokenizer).transpose()?.flatten();
+    let prompt = match &args.prompt {
+        Some(prompt) => tokenizer.as_ref().ok_or(TextError::NoTokenizer)?.encode(prompt)?,
+        None => args.tokens.clone(),
+    };
     let mut simulator =
         progress.stage("pin weights", |_| Simulator::new(plan, &sources.weights))?;
-    simulator.set_prompt_len(args.tokens.len() as u32);
+    simulator.set_prompt_len(prompt.len() as u32);
     let stop = sources.model.as_ref().map(|m| m.assets.generation.eos_token_ids.clone());
     let stop = stop.unwrap_or_default();
     let request = Request {
-        prompt: &args.tokens,
+        prompt: &prompt,
         n: args.n.unwrap_or(0),
         stop: &stop,
         context: plan.model.context as usize,
@@ -97,11 +107,8 @@ fn execute(args: &SimulateArgs, file: &PlanFile, progress: &Progress) -> Result<
         };
         generate::generate(&request, &mut step, &mut |logits| sampler.choose(logits))
     })?;
-    let text = match &sources.model {
-        Some(model) => text::tokenizer(model)?
-            .map(|t| text::continuation(&t, &args.tokens, &generation.tokens, &stop))
-            .transpose()?,
-        None => None,
-    };
-    Ok(Run { generation, text })
+    let text = tokenizer
+        .map(|t| text::continuation(&t, &prompt, &generation.tokens, &stop))
+        .transpose()?;
+    Ok(Run { prompt, generation, text })
 }

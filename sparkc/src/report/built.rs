@@ -36,6 +36,8 @@ pub struct Built {
     pub files: Vec<(String, u64)>,
     /// Whether the model has a tokenizer, so that the executable takes text.
     pub takes_text: bool,
+    /// Whether it has a chat template too.
+    pub talks: bool,
 }
 
 impl Built {

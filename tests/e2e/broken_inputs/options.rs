@@ -76,6 +76,11 @@ fn usage_errors() -> Vec<Case> {
         ),
         usage("level_is_four", &["simulate", "out", "--tokens", "1", "--level", "4"], &["4"]),
         usage("tile_is_a_word", &["inspect", "model", "--tile", "here"], &["X,Y"]),
+        usage(
+            "weights_packed_into_no_plan",
+            &["compile", "model", "--emit", "cpu", "--embed-weights", "-o", "out"],
+            &["model.wplan", "add `wafer` to --emit"],
+        ),
         usage("shell_is_unknown", &["completions", "dos"], &["dos", "bash"]),
     ]
 }

@@ -87,6 +87,20 @@ fn apart() -> Vec<Case> {
             &["SIM0204", "96"],
             compile,
         ),
+        command(
+            "simulate_text_without_tokenizer",
+            &["simulate", "out", "--prompt", "hi"],
+            1,
+            &["SPK5203", "no tokenizer"],
+            compile,
+        ),
+        command(
+            "a_compiled_directory_is_quantised",
+            &["run", "out", "--quant", "q8", "--tokens", "1"],
+            1,
+            &["SPK5013", "compiled already"],
+            compile,
+        ),
         command("simulate_without_tokens", &["simulate", "out"], 2, &["--tokens"], compile),
         command(
             "model_moved_away",

@@ -44,7 +44,7 @@ fn fill(page: &str, parts: &[(&str, String)]) -> String {
 
 /// Text with the characters that HTML and SVG reserve replaced, and control characters dropped
 /// (XML has no spelling for them).
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -46,10 +46,15 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     output::print(&text)
 }
 
+const LEGEND: &str = "  \
+nodes: of the result, written by this rewrite (step: others went on from what it wrote)
+  saves: how much dearer the result is without it; rewrites need each other, so this does not add up
+";
+
 fn render(target: &str, report: &Report, colored: bool) -> String {
     let title = Style::Bold.paint(&format!("{target} ({})", report.model), colored);
     let mut text = format!("{title}: {}\n", saving(report));
-    let mut table = Table::new(&["rewrite", "tier", "where", ">times", ">saves", "because"]);
+    let mut table = Table::new(&["rewrite", "tier", "where", ">nodes", ">saves", "because"]);
     for rewrite in &report.rewrites {
         // Of what the model costs after optimising.
         let whole = (report.cost.1.units() as f64).max(1.0);
@@ -61,12 +66,18 @@ fn render(target: &str, report: &Report, colored: bool) -> String {
             rewrite.rule.to_string(),
             rewrite.tier.name().to_string(),
             format!("@{} x{}", rewrite.graph, rewrite.layers),
-            rewrite.nodes.len().to_string(),
+            match rewrite.nodes.len() {
+                0 => "step".to_string(),
+                n => n.to_string(),
+            },
             rewrite.saved.map_or("-".to_string(), share),
             rewrite.why.to_string(),
         ]);
     }
     text.push_str(&table.render(colored));
+    if !report.rewrites.is_empty() {
+        text.push_str(LEGEND);
+    }
     for search in &report.searches {
         text.push_str(&format!(
             "  searched @{}: {} nodes in {} classes, {} iterations, {}\n",

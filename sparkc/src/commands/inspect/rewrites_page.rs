@@ -3,6 +3,7 @@
 //! A step shows the rule, why it is true, what was there, what it equals, and what the cheapest graph costs that the
 //! steps so far allow. Shared parts are folded to `...`. No script: folding is HTML's own.
 
+use backend_wafer::report::escape;
 use passes::{Cost, ProofStep, Report, RuleInfo};
 
 const STYLE: &str = "\
@@ -85,21 +86,6 @@ fn row(
         escape(&step.before),
         escape(&step.after),
     )
-}
-
-/// Text as HTML shows it.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use crate::report::{self, Style};
 /// Tiles of a bare kernel up to which it is verified before it is timed.
 const VERIFIED_TILES: u64 = 64 * 64;
 
-/// Times the last token that the command line asks for, and writes the trace.
+/// Times the last token that the command line asks for after a prompt of so many, and writes the trace.
 ///
 /// # Errors
 /// A plan that cannot be executed, a trace that cannot be written.
-pub(super) fn time(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
-    let fed = args.tokens.len().max(1) as u32 + args.n.unwrap_or(0).saturating_sub(1);
+pub(super) fn time(args: &SimulateArgs, plan: &Plan, prompt: usize) -> Result<TimingReport> {
+    let fed = prompt.max(1) as u32 + args.n.unwrap_or(0).saturating_sub(1);
     let pos = (fed - 1).min(plan.model.context.saturating_sub(1));
     let level = Level::from_number(args.level).context("levels are 0 to 3")?;
     let report = simulator::time(plan, level, pos)?;
@@ -34,7 +34,7 @@ pub(super) fn time(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
 pub(super) fn time_kernel(args: &SimulateArgs, plan: &Plan) -> Result<TimingReport> {
     let tiles: u64 = plan.regions.iter().map(|r| r.rect.area()).sum();
     if tiles <= VERIFIED_TILES {
-        return time(args, plan);
+        return time(args, plan, 0);
     }
     let level = Level::from_number(args.level).context("levels are 0 to 3")?;
     let mut report = simulator::timing::time_unchecked(plan, level, 0)?;
