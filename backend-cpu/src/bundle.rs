@@ -3,16 +3,18 @@
 //! The file is written under a temporary name beside its target and renamed when it is whole, so a
 //! failure leaves nothing. Same module, weights and assets, same bytes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
 use ir::{Module, WeightSource};
 use runtime::program::{Activations, Program, encode};
 use runtime::{Assets, Payload, PayloadHead, WEIGHT_ALIGN, write_tail};
+use tensor::compare::SquaredError;
 
 use crate::error::CpuError;
 use crate::lower::{Lowered, lower};
-use crate::pack::{PackError, write_weights};
+use crate::pack::{Errors, PackError, write_weights};
 use crate::tokenizer;
 
 /// The program of every executable: `runtime`'s `sparkc-stub`, built beside this crate.
@@ -45,6 +47,9 @@ pub struct Summary {
     pub stub_bytes: u64,
     /// Calls per decode step, loops unrolled.
     pub calls: u64,
+    /// What quantisation did to weights of the source, by name; those that were changed otherwise too
+    /// are missing.
+    pub errors: BTreeMap<String, SquaredError>,
     /// Why the executable reads its tokenizer.json at every start: tables would be quicker.
     pub without_tables: Option<String>,
     /// The program.
@@ -71,22 +76,20 @@ pub fn compile(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Summary, CpuError> {
     let lowered = lower(module, activations)?;
-    let (assets, tables, without_tables) = with_tables(assets);
     let write = |source: io::Error| CpuError::Write { path: path.to_path_buf(), source };
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".model-").tempfile_in(directory).map_err(write)?;
     let mut out = Blocks::new(file);
-    let texts = (assets, tables.as_slice());
-    let result = write_executable(module, &lowered, weights, texts, &mut out, progress);
-    let file_bytes = match result {
-        Ok(bytes) => bytes,
+    let result = write_executable(module, &lowered, weights, assets, &mut out, progress);
+    let written = match result {
+        Ok(written) => written,
         Err(PackError::Cpu(error)) => return Err(error),
         Err(PackError::Io(error)) => return Err(write(error)),
     };
     let file = out.finish().map_err(write)?;
     make_executable(file.as_file()).map_err(write)?;
     file.persist(path).map_err(|e| write(e.error))?;
-    Ok(Summary { without_tables, ..summary(lowered, file_bytes) })
+    Ok(summary(lowered, written))
 }
 
 /// The assets with tables in place of tokenizer.json, the tables, and why there are none.
@@ -114,7 +117,7 @@ pub fn compile_in_memory(
     let lowered = lower(module, activations)?;
     let mut bytes = Vec::with_capacity(lowered.weight_bytes as usize);
     match write_weights(module, &lowered, weights, &mut bytes, &mut |_, _| {}) {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(PackError::Cpu(error)) => return Err(error),
         Err(PackError::Io(error)) => return Err(CpuError::Internal { why: error.to_string() }),
     }
@@ -123,27 +126,41 @@ pub fn compile_in_memory(
     payload.map_err(|e| CpuError::Internal { why: e.to_string() })
 }
 
+/// What was written.
+struct Written {
+    file_bytes: u64,
+    errors: Errors,
+    without_tables: Option<String>,
+}
+
 fn write_executable(
     module: &Module,
     lowered: &Lowered,
     weights: &dyn WeightSource,
-    (assets, tables): (Assets, &[u8]),
+    assets: Assets,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<u64, PackError> {
+) -> Result<Written, PackError> {
     let total = lowered.weight_bytes;
     let align = if total >= LARGE { WEIGHT_ALIGN } else { PAGE };
     let weight_offset = (STUB.len() as u64).next_multiple_of(align);
     out.write_all(STUB)?;
     io::copy(&mut io::Read::take(io::repeat(0), weight_offset - STUB.len() as u64), out)?;
     let mut report = |done, weight: &str| progress(Progress { done, total, weight });
-    write_weights(module, lowered, weights, out, &mut report)?;
+    // The tables of a large vocabulary take as long as some hundred megabytes of weights.
+    let ((assets, tables, without_tables), errors) = std::thread::scope(|scope| {
+        let texts = scope.spawn(|| with_tables(assets));
+        let errors = write_weights(module, lowered, weights, out, &mut report)?;
+        let texts = texts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, PackError>((texts, errors))
+    })?;
     let head = PayloadHead { program: encode(&lowered.program), assets };
-    out.write_all(tables)?;
+    out.write_all(&tables)?;
     let tail = write_tail(&head, weight_offset, total, tables.len() as u64);
     out.write_all(&tail)?;
     out.flush()?;
-    Ok(weight_offset + total + (tables.len() + tail.len()) as u64)
+    let file_bytes = weight_offset + total + (tables.len() + tail.len()) as u64;
+    Ok(Written { file_bytes, errors, without_tables })
 }
 
 /// Writes whole blocks at multiples of their length: systems keep what is written in pieces as large
@@ -197,18 +214,19 @@ fn make_executable(_: &std::fs::File) -> io::Result<()> {
     Ok(())
 }
 
-fn summary(lowered: Lowered, file_bytes: u64) -> Summary {
+fn summary(lowered: Lowered, written: Written) -> Summary {
     let program = lowered.program;
     let calls = program.steps.iter().map(|step| match step {
         runtime::program::Step::Call(_) => 1,
         runtime::program::Step::Repeat(r) => u64::from(r.count) * r.calls.len() as u64,
     });
     Summary {
-        file_bytes,
+        file_bytes: written.file_bytes,
         weight_bytes: lowered.weight_bytes,
         stub_bytes: STUB.len() as u64,
         calls: calls.sum(),
-        without_tables: None,
+        errors: written.errors,
+        without_tables: written.without_tables,
         program,
     }
 }

@@ -5,12 +5,14 @@
 //! the head or not). A matrix that a file stores quantised counts too, unless it is of that kind
 //! already. What is not: gains, biases, products of activations, and weights whose K is not
 //! a whole number of groups, which are left as they are and reported. Lossy, so only on request. With
-//! a weight source, the error of every tensor is measured, layer by layer.
+//! a weight source, the error of every tensor is measured, layer by layer; who packs all weights
+//! measures on the way and gives none.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ir::{Graph, Module, Op, ValueId, WeightSource};
+use tensor::compare::SquaredError;
 use tensor::{DType, Tensor};
 
 use crate::emit::rebuild;
@@ -181,17 +183,6 @@ fn measure(
 /// Elements of a block whose error is measured at a time.
 const BLOCK_ELEMENTS: usize = 1 << 18;
 
-/// The sum of squares, in eight sums that the processor makes side by side.
-fn squares(mut values: impl Iterator<Item = f64>) -> f64 {
-    let mut lanes = [0f64; 8];
-    loop {
-        for lane in &mut lanes {
-            let Some(x) = values.next() else { return lanes.iter().sum() };
-            *lane += x * x;
-        }
-    }
-}
-
 /// `sqrt(sum((q - w)^2) / sum(w^2))` over a tensor; 0 for a tensor of zeros.
 fn relative_rms_error(
     weights: &dyn WeightSource,
@@ -217,14 +208,11 @@ fn relative_rms_error(
         let exact = block.to_f32();
         let rounded = block.cast(dtype).map_err(|e| fail(e.to_string()))?.to_f32();
         bytes.release();
-        let norm = squares(exact.iter().map(|&w| f64::from(w)));
-        let pairs = exact.iter().zip(&rounded);
-        let error = squares(pairs.map(|(&w, &q)| f64::from(w) - f64::from(q)));
-        Ok((norm, error))
+        Ok(SquaredError::new(&rounded, &exact))
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = blocks.len().div_ceil(cores).max(1);
-    let found: Vec<Result<(f64, f64), PassError>> = std::thread::scope(|scope| {
+    let found: Vec<Result<SquaredError, PassError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = blocks
             .chunks(share)
             .map(|blocks| scope.spawn(|| blocks.iter().map(sums).collect::<Vec<_>>()))
@@ -234,13 +222,11 @@ fn relative_rms_error(
         };
         threads.into_iter().flat_map(join).collect()
     });
-    let (mut norm, mut error) = (0.0, 0.0);
+    let mut total = SquaredError::default();
     for sums in found {
-        let (n, e) = sums?;
-        norm += n;
-        error += e;
+        total += sums?;
     }
-    Ok(if norm > 0.0 { (error / norm).sqrt() } else { 0.0 })
+    Ok(total.relative_rms())
 }
 
 #[cfg(test)]

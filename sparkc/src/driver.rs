@@ -131,6 +131,8 @@ pub struct Ask {
     pub attribution: bool,
     /// A certificate.
     pub proof: bool,
+    /// The error of each quantised tensor; takes as long as quantising them.
+    pub errors: bool,
 }
 
 /// The module that a back end compiles, and how it came about.
@@ -148,7 +150,7 @@ pub fn optimise(
         quant: quant(build.quant),
         attribute: ask.attribution,
         prove: ask.proof,
-        weights: weight_source(model),
+        weights: weight_source(model).filter(|_| ask.errors),
         ..passes::Options::default()
     };
     Ok(passes::optimize(model.module.clone(), &options, cost)?)

@@ -49,6 +49,43 @@ impl fmt::Display for Mismatch {
 
 impl std::error::Error for Mismatch {}
 
+/// Sums of squares: of values, and of how far others are from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SquaredError {
+    /// `sum(expected^2)`.
+    pub values: f64,
+    /// `sum((expected - found)^2)`.
+    pub errors: f64,
+}
+
+impl SquaredError {
+    /// Of two slices of one length, in eight sums that the processor makes side by side.
+    pub fn new(found: &[f32], expected: &[f32]) -> Self {
+        const LANES: usize = 8;
+        let (mut values, mut errors) = ([0f64; LANES], [0f64; LANES]);
+        for (a, b) in found.chunks(LANES).zip(expected.chunks(LANES)) {
+            for (((value, error), &a), &b) in values.iter_mut().zip(&mut errors).zip(a).zip(b) {
+                let (a, b) = (f64::from(a), f64::from(b));
+                *value += b * b;
+                *error += (b - a) * (b - a);
+            }
+        }
+        SquaredError { values: values.iter().sum(), errors: errors.iter().sum() }
+    }
+
+    /// `sqrt(errors / values)`; 0 where all values are zero.
+    pub fn relative_rms(&self) -> f64 {
+        if self.values > 0.0 { (self.errors / self.values).sqrt() } else { 0.0 }
+    }
+}
+
+impl std::ops::AddAssign for SquaredError {
+    fn add_assign(&mut self, other: Self) {
+        self.values += other.values;
+        self.errors += other.errors;
+    }
+}
+
 /// `max |found - expected| / max |expected|`; NaN in one place only counts as infinite.
 pub fn relative_to_max(found: &[f32], expected: &[f32]) -> f32 {
     let scale = expected.iter().fold(0f32, |m, v| m.max(v.abs()));

@@ -5,10 +5,14 @@
 //! `scale * q + minimum`, with q in 0..=15. A group is stored as the scale, the f16 minimum if it has
 //! one, then the codes; 4-bit kinds store code j in the low nibble and code j+16 in the high nibble
 //! of byte j, `q4` offset by 8. They are the Q8_0, Q4_0 and Q4_1 layouts of GGML.
+//!
+//! `q8` and `q4m` span a group from end to end; the scale of `q4` is searched (`search`).
 
 use half::f16;
 
 use crate::DType;
+
+mod search;
 
 /// Elements that share one scale.
 pub const GROUP: usize = 32;
@@ -47,22 +51,31 @@ pub fn dequantize(dtype: DType, bytes: &[u8]) -> Vec<f32> {
         DType::Q4 => {
             for block in bytes.as_chunks::<Q4_GROUP_BYTES>().0 {
                 let scale = scale_of(block);
-                let code = |nibble: u8| scale * (f32::from(nibble) - 8.0);
-                out.extend(block[2..].iter().map(|&b| code(b & 15)));
-                out.extend(block[2..].iter().map(|&b| code(b >> 4)));
+                let code = |nibble: u8| scale * (i32::from(nibble) - 8) as f32;
+                out.extend_from_slice(&values_of(&block[2..], code));
             }
         }
         DType::Q4M => {
             for block in bytes.as_chunks::<Q4M_GROUP_BYTES>().0 {
                 let (scale, minimum) = (scale_of(block), scale_of(&block[2..]));
                 let code = |nibble: u8| scale * f32::from(nibble) + minimum;
-                out.extend(block[4..].iter().map(|&b| code(b & 15)));
-                out.extend(block[4..].iter().map(|&b| code(b >> 4)));
+                out.extend_from_slice(&values_of(&block[4..], code));
             }
         }
         _ => {}
     }
     out
+}
+
+/// The values of 16 bytes of two codes.
+#[inline(always)]
+fn values_of(codes: &[u8], value: impl Fn(u8) -> f32) -> [f32; GROUP] {
+    let mut values = [0.0; GROUP];
+    let (low, high) = values.split_at_mut(GROUP / 2);
+    for ((low, high), &byte) in low.iter_mut().zip(high).zip(codes) {
+        (*low, *high) = (value(byte & 15), value(byte >> 4));
+    }
+    values
 }
 
 fn scale_of(block: &[u8]) -> f32 {
@@ -128,12 +141,8 @@ fn quantize_q8(group: &[f32; GROUP], out: &mut Vec<u8>) {
 }
 
 fn quantize_q4(group: &[f32; GROUP], out: &mut Vec<u8>) {
-    // The largest magnitude takes code -8, so all 16 codes are used (GGML's Q4_0 choice).
-    let magnitude = largest(group, 0.0, f32::abs);
-    let extreme = group.iter().copied().find(|v| v.abs() == magnitude).unwrap_or(0.0);
-    let scale = f16::from_f32(extreme / -8.0);
+    let (scale, codes) = search::best(group);
     out.extend_from_slice(&scale.to_le_bytes());
-    let codes = codes(group, inverse(scale), -8.0, 7.0).map(|c| (c + 8) as u8);
     out.extend_from_slice(&nibbles(&codes));
 }
 
@@ -163,18 +172,33 @@ mod tests {
     fn error_is_at_most_half_a_step() {
         let mut rng = Rng::new(7);
         let values: Vec<f32> = (0..GROUP * 50).map(|_| rng.normal()).collect();
-        for (dtype, levels) in [(DType::Q8, 127.0), (DType::Q4, 8.0)] {
-            let bytes = quantize(dtype, &values);
-            assert_eq!(bytes.len(), 50 * dtype.block_bytes());
-            let back = dequantize(dtype, &bytes);
-            for (group, restored) in values.chunks(GROUP).zip(back.chunks(GROUP)) {
-                let max = group.iter().fold(0f32, |m, v| m.max(v.abs()));
-                // q4 clamps the side opposite to the extreme at code 7: one whole step there.
-                let bound = max / levels * if dtype == DType::Q4 { 1.01 } else { 0.51 };
-                for (a, b) in group.iter().zip(restored) {
-                    assert!((a - b).abs() <= bound, "{a} became {b}, bound {bound}");
-                }
+        let bytes = quantize(DType::Q8, &values);
+        assert_eq!(bytes.len(), 50 * Q8_GROUP_BYTES);
+        let back = dequantize(DType::Q8, &bytes);
+        for (group, restored) in values.chunks(GROUP).zip(back.chunks(GROUP)) {
+            let max = group.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (a, b) in group.iter().zip(restored) {
+                assert!((a - b).abs() <= 0.51 * max / 127.0, "{a} became {b}, largest {max}");
             }
+        }
+    }
+
+    #[test]
+    fn squared_error_of_q4_is_at_most_that_of_half_steps() {
+        let mut rng = Rng::new(7);
+        let values: Vec<f32> = (0..GROUP * 5000).map(|_| rng.normal()).collect();
+        let bytes = quantize(DType::Q4, &values);
+        assert_eq!(bytes.len(), 5000 * Q4_GROUP_BYTES);
+        let back = dequantize(DType::Q4, &bytes);
+        for (group, restored) in values.chunks(GROUP).zip(back.chunks(GROUP)) {
+            let extreme = group.iter().fold(0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+            let step = extreme / -8.0;
+            // With the extreme at code -8, half a step, but from 7.5 steps on what lies beyond 7; and
+            // the search only lowers the sum.
+            let bound = |v: &f32| (v / step - 7.0).max(0.505) * step;
+            let bound: f32 = group.iter().map(|v| bound(v).powi(2)).sum();
+            let found: f32 = group.iter().zip(restored).map(|(a, b)| (a - b).powi(2)).sum();
+            assert!(found <= bound, "{found} {bound} {group:?}");
         }
     }
 

@@ -157,7 +157,8 @@ pub(crate) fn weight_names(graph: &Graph, value: ValueId, layer: Option<u32>) ->
     names
 }
 
-fn filled(name: &str, layer: Option<u32>) -> String {
+/// A name with the layer in place.
+pub(crate) fn filled(name: &str, layer: Option<u32>) -> String {
     match layer {
         Some(layer) => name.replace("{layer}", &layer.to_string()),
         None => name.to_string(),

@@ -15,7 +15,7 @@ use runtime::program::{Activations, Buffer, Program, Rope};
 
 use crate::error::CpuError;
 use constants::Constants;
-pub(crate) use constants::{Form, Recipe, weight_names};
+pub(crate) use constants::{Form, Recipe, filled, weight_names};
 use graph::GraphLower;
 use memory::Memory;
 

@@ -315,25 +315,24 @@ fn pack_units(dtype: DType, row_bytes: usize, rows: &[u8], tile: &mut [u8]) {
 
 /// Places the 32 codes of one row of a group.
 fn pack_codes(dtype: DType, lane: usize, source: &[u8], codes: &mut [u8]) {
+    let quads = source.as_chunks::<QUAD>().0;
+    let lanes = codes[lane * QUAD..].chunks_mut(TILE * QUAD);
     if dtype == DType::Q8 {
-        for (quad, four) in source.as_chunks::<QUAD>().0.iter().enumerate() {
-            let four = four.map(|code| code ^ 0x80);
-            codes[(quad * TILE + lane) * QUAD..][..QUAD].copy_from_slice(&four);
+        for (to, quad) in lanes.zip(quads) {
+            let quad = u32::from_le_bytes(*quad) ^ 0x8080_8080;
+            to[..QUAD].copy_from_slice(&quad.to_le_bytes());
         }
         return;
     }
-    // Source byte j holds codes j (low) and j + 16 (high), with their offset: quads q and q + 4.
-    let half = GROUP / 2;
-    for i in 0..half {
-        let (quad, in_quad) = (i / QUAD, i % QUAD);
-        // Byte i of the target: quads 2 * quad (low nibble) and 2 * quad + 1 (high nibble).
-        let code = |j: usize| {
-            let byte = source[j % half];
-            if j < half { byte & 15 } else { byte >> 4 }
-        };
-        let low = code(2 * quad * QUAD + in_quad);
-        let high = code((2 * quad + 1) * QUAD + in_quad);
-        codes[(quad * TILE + lane) * QUAD + in_quad] = low | high << 4;
+    // Source byte j holds codes j (low) and j + 16 (high), with their offset: quads q and q + 4 are
+    // the nibbles of four bytes. A target byte holds those of quads 2i (low) and 2i + 1 (high).
+    let &[a, b, c, d] = quads else { return };
+    let [a, b, c, d] = [a, b, c, d].map(u32::from_le_bytes);
+    const LOW: u32 = 0x0f0f_0f0f;
+    let low = |x: u32, y: u32| x & LOW | (y & LOW) << 4;
+    let high = |x: u32, y: u32| x >> 4 & LOW | y & !LOW;
+    for (to, quad) in lanes.zip([low(a, b), low(c, d), high(a, b), high(c, d)]) {
+        to[..QUAD].copy_from_slice(&quad.to_le_bytes());
     }
 }
 

@@ -83,7 +83,8 @@ pub fn compile(args: &CompileArgs) -> Result<Built> {
     }
     let target = driver::target_of(&args.build)?;
     let destination = destination(args, &model);
-    let ask = Ask { proof: emit.contains(&Emit::Proof), ..Ask::default() };
+    let proof = emit.contains(&Emit::Proof);
+    let ask = Ask { proof, errors: !emit.contains(&Emit::Cpu), ..Ask::default() };
     let staging = if args.dry_run { None } else { Some(Staging::begin(&destination)?) };
 
     // The plan first: it is made quickly, and "does not fit" should not come late.

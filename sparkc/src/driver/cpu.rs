@@ -52,7 +52,9 @@ pub fn compile(
             .advise(format!("use a sparkc built for {isa}"))
             .into());
     }
-    let (module, passes) = optimise(model, build, &CpuCost, ask)?;
+    // Packing to a file measures on the way.
+    let ask = Ask { errors: path.is_none(), ..ask };
+    let (module, mut passes) = optimise(model, build, &CpuCost, ask)?;
     let (source, activations) = (weights(model)?, super::activations(build.numerics));
     let mut assets = assets::assets(model, build.quant);
     assets.cpu = (build.cpu != Cpu::Native).then(|| build.cpu.to_string());
@@ -74,6 +76,9 @@ pub fn compile(
     if let Some(why) = &summary.without_tables {
         let message = format!("{why}: the executable reads tokenizer.json at every start");
         diag::warn("SPK4801", &message);
+    }
+    for entry in passes.quantized.iter_mut().filter(|entry| entry.skipped.is_none()) {
+        entry.relative_rms_error = summary.errors.get(&entry.name).map(|e| e.relative_rms());
     }
     Ok(Executable {
         module,

@@ -22,7 +22,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let model = driver::open(&model_args, args.build.context)?;
     let target = driver::target(&args.build.target)?;
     let progress = Progress::new();
-    let ask = Ask { attribution: true, proof: args.html.is_some() };
+    let ask = Ask { attribution: true, proof: args.html.is_some(), ..Ask::default() };
     let optimise = |name: &str, cost: &dyn CostModel| {
         progress.stage(&format!("optimise for {name}"), |_| {
             driver::optimise(&model, &args.build, cost, ask).map(|(_, report)| report)
