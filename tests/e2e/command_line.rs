@@ -202,6 +202,24 @@ fn a_finished_plan_is_led_around_a_pe_that_died() {
     assert_eq!(again.code, Some(0), "{again}");
     assert_eq!(read("one.wplan").repair.unwrap().dead, [(4, 4), (300, 500), (301, 500)]);
     let none = run(PROGRAM, folder.path(), &["repair", "out", "--dead", "814,3"]).unwrap();
+    // In a directory the report follows the plan, and is else as it was.
+    let report = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap())
+            .unwrap()
+    };
+    let old = report();
+    let line = ["repair", "out", "--dead", "300,500", "--json"];
+    let said = run(PROGRAM, folder.path(), &line).unwrap().json().unwrap();
+    let mut new = report();
+    assert_ne!(said["digest"], old["wafer"]["plan_digest"]);
+    assert_eq!(new["wafer"]["plan_digest"], said["digest"]);
+    assert_eq!(new["wafer"]["token_cycles"], said["token_cycles"]["after"]);
+    let bytes = std::fs::metadata(folder.path().join("out/model.wplan")).unwrap().len();
+    assert_eq!(new["files"]["model.wplan"]["bytes"], bytes);
+    for part in ["wafer", "files"] {
+        new[part] = old[part].clone();
+    }
+    assert_eq!(new, old);
     assert!(none.code == Some(1) && none.stderr.contains("SPK4105"), "{none}");
     // A plan that is not legal is refused, and left as it is.
     let mut illegal = before;

@@ -111,7 +111,8 @@ Examples:
 pub const REPAIR: &str = "\
 The nearest spare of the row takes the dead PE's place: what lies between the two moves by one
 column and loads its weights again; regions, programs and all other tiles stay as they are. The
-old plan is proven before, the new paths before it is written; report.json stays what it was.
+old plan is proven before, the new paths before it is written. In a directory of `compile` the map
+and report.json follow.
 `sparkc compile --defects FILE` plans around many from the start.
 Exit code 3: the row has no spare left, or there is no path around the dead PEs.
 

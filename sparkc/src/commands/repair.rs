@@ -2,20 +2,22 @@
 //!
 //! Only what lay on a dead PE, and its row up to the nearest spare, moves by a column; regions, programs and
 //! the rest of the wafer stay. The plan is proven before it is touched, and the new paths before anything is
-//! written.
+//! written. In place, the map and the report of the directory follow the plan.
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use backend_wafer::place::repair::amend;
 use plan::{Plan, Point, RegionId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::RepairArgs;
 use crate::commands::compile::names;
 use crate::driver::plan_file::{self, PlanFile};
 use crate::exit::Fault;
-use crate::output;
+use crate::input;
+use crate::output::{self, MARKER};
+use crate::report::built::wafer_json;
 use crate::report::grouped;
 
 /// Runs it.
@@ -38,11 +40,10 @@ pub fn run(args: &RepairArgs) -> Result<()> {
     if let Err(violations) = plan::verify_repair(&plan) {
         return Err(Fault::internal(format!("the repair is not legal: {}", violations[0])).into());
     }
-    let target = args.output.clone().unwrap_or_else(|| file.path().to_path_buf());
-    output::write_file(&target, &plan::codec::encode_with_weights(&plan, file.embedded()))?;
-    let map = file.path().with_file_name(names::MAP);
-    if args.output.is_none() && args.plan.is_dir() && map.exists() {
-        output::write_file(&map, backend_wafer::report::html(&plan).as_bytes())?;
+    let bytes = plan::codec::encode_with_weights(&plan, file.embedded());
+    match &args.output {
+        Some(path) => output::write_file(path, &bytes)?,
+        None => write_in_place(&file, &plan, &bytes, args.plan.is_dir())?,
     }
     let by_region = by_region(&plan, &moved);
     let (before, after) = (file.plan.claims.token_cycles, plan.claims.token_cycles);
@@ -66,6 +67,42 @@ pub fn run(args: &RepairArgs) -> Result<()> {
         grouped(before)
     );
     output::print(&text)
+}
+
+/// Writes the plan over the old one; in a directory of `compile` also the map, and what the report says
+/// of plan and map.
+fn write_in_place(file: &PlanFile, plan: &Plan, bytes: &[u8], directory: bool) -> Result<()> {
+    let beside = |name| Some(file.path().with_file_name(name)).filter(|p| directory && p.exists());
+    let (map, report) = (beside(names::MAP), beside(MARKER));
+    let html = map.as_ref().map(|_| backend_wafer::report::html(plan));
+    // What can be refused is read before anything is written.
+    let said = report.as_ref().map(|path| input::read_text(path, input::SMALL)).transpose()?;
+    let map_bytes = html.as_ref().map(String::len);
+    let said = said.map(|text| revise(&text, plan, bytes.len(), map_bytes)).transpose()?;
+    output::write_file(file.path(), bytes)?;
+    if let (Some(path), Some(html)) = (&map, &html) {
+        output::write_file(path, html.as_bytes())?;
+    }
+    match (report, said) {
+        (Some(path), Some(text)) => output::write_file(&path, text.as_bytes()),
+        _ => Ok(()),
+    }
+}
+
+/// A report with the figures of another plan and of its files.
+fn revise(text: &str, plan: &Plan, bytes: usize, map_bytes: Option<usize>) -> Result<String> {
+    let mut report: Value = serde_json::from_str(text).with_context(|| format!("`{MARKER}`"))?;
+    let entries = [(names::PLAN, Some(bytes)), (names::MAP, map_bytes)];
+    for (name, bytes) in entries {
+        let of_file = report.pointer_mut(&format!("/files/{name}/bytes"));
+        if let Some((known, bytes)) = of_file.zip(bytes) {
+            *known = json!(bytes);
+        }
+    }
+    if let Some(wafer) = report.get_mut("wafer") {
+        *wafer = wafer_json(plan, bytes as u64);
+    }
+    Ok(serde_json::to_string_pretty(&report)? + "\n")
 }
 
 /// Refuses a plan that is not legal: a repair in place must not pass it on as its own.

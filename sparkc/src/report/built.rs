@@ -384,7 +384,8 @@ fn executable_json(executable: &Executable) -> Value {
     })
 }
 
-fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
+/// What report.json says of a plan whose file has so many bytes.
+pub fn wafer_json(plan: &Plan, file_bytes: u64) -> Value {
     let speed = Speed::of(plan);
     let templates: Vec<Value> = plan
         .templates
