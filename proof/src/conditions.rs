@@ -213,6 +213,50 @@ pub(crate) fn constant_scalar(m: &mut Match<'_>) -> Option<()> {
     m.ranks(&["?c"], 0)
 }
 
+pub(crate) fn one_column(m: &mut Match<'_>) -> Option<()> {
+    m.dims("?r")?.last()?.is_one().then_some(())
+}
+
+fn normal_number(m: &mut Match<'_>, value: f64) -> Option<()> {
+    (value as f32).is_normal().then(|| m.set_real("?t", value))?
+}
+
+pub(crate) fn product_is_normal(m: &mut Match<'_>) -> Option<()> {
+    let product = m.real("?a")? * m.real("?b")?;
+    normal_number(m, product)
+}
+
+pub(crate) fn inverse_is_normal(m: &mut Match<'_>) -> Option<()> {
+    let inverse = 1.0 / m.real("?c")?;
+    normal_number(m, inverse)
+}
+
+/// x and y differ, but that is a matter of taste, not of truth.
+pub(crate) fn constant_weights(m: &mut Match<'_>) -> Option<()> {
+    m.constant("?a")?;
+    m.constant("?b")?;
+    m.ranks(&["?x", "?y", "?a", "?b"], 2)
+}
+
+pub(crate) fn scaled_columns(m: &mut Match<'_>) -> Option<()> {
+    m.constant("?c")?;
+    m.ranks(&["?c"], 1)?;
+    wide_constant(m)?;
+    let columns = m.dims("?c")?.first()?.clone();
+    m.set("?d", Attr::Dims(vec![columns, Poly::constant(1)]))
+}
+
+pub(crate) fn wide_weight_and_vector(m: &mut Match<'_>) -> Option<()> {
+    m.constant("?g")?;
+    m.ranks(&["?g"], 1)?;
+    wide_constant(m)
+}
+
+fn wide_constant(m: &Match<'_>) -> Option<()> {
+    m.constant("?w")?;
+    (m.term("?w")?.ty.dtype()? == "f32").then_some(())
+}
+
 pub(crate) fn scalar_of_f32(m: &mut Match<'_>) -> Option<()> {
     (m.term("?x")?.ty.dtype()? == "f32").then_some(())?;
     m.ranks(&["?c"], 0)
@@ -233,7 +277,7 @@ pub(crate) fn vector_as_wide(m: &mut Match<'_>) -> Option<()> {
 
 pub(crate) fn wide_weight(m: &mut Match<'_>) -> Option<()> {
     constant_weight_and_gain(m)?;
-    (m.term("?w")?.ty.dtype()? == "f32").then_some(())
+    wide_constant(m)
 }
 
 pub(crate) fn narrow_weight(m: &mut Match<'_>) -> Option<()> {

@@ -232,7 +232,8 @@ impl<'a> Scene<'a> {
     fn rotate(&mut self, x: ValueId, n: usize) -> Made {
         let t = Dim::from(Symbol::T);
         let x = self.b.reshape(x, vec![t.clone(), 2.into(), (n / 2).into()])?;
-        let dim = self.pick(&[n / 2, n / 4]);
+        // All or about half of a head; an even number either way.
+        let dim = self.pick(&[n / 4 * 2, (n / 8 * 2).max(2)]);
         let positions = self.positions()?;
         let op = Op::Rope(Box::new(self.rope(dim)));
         let x = self.b.apply(op, &[x, positions])?;

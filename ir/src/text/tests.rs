@@ -68,7 +68,8 @@ fn space_and_comments_mean_nothing() {
 #[test]
 fn printing_and_parsing_are_inverse_on_random_modules() {
     let mut seen = vec![false; op_table().len()];
-    for seed in 0..300 {
+    // The last one rotates half of a head of ten.
+    for seed in (0..300).chain([2_029_845]) {
         let module = random::module(seed, &RandomOptions::default());
         let text = print(&module);
         match parse(&text) {

@@ -319,6 +319,57 @@ pub(crate) const CASES: &[Case] = &[
         ],
     },
     Case {
+        rule: "row-scale-out-of-left",
+        fires: &["(matmul (mul x:T,8 y:T,1) W1:8,4)"],
+        misses: &["(matmul (mul x:8,8 y:8,8) W1:8,8)", "(matmul (mul x:T,8 W2:8) W1:8,8)"],
+    },
+    Case {
+        rule: "row-scale-into-left",
+        fires: &[
+            "(mul (matmul x:T,8 W1:8,4) y:T,1)",
+            "(mul (matmul x:T,8 W1:8,4) (rsqrt (add (reduce_mean (square x:T,8) axis:1) (const real:0.001))))",
+        ],
+        misses: &["(mul (matmul x:8,8 W1:8,8) y:8,8)", "(mul (matmul x:T,8 W1:8,8) W2:8)"],
+    },
+    Case {
+        rule: "column-scale-into-weight",
+        fires: &["(mul (matmul x:T,8 (transpose W1:4,8 perm:1,0)) W2:4)"],
+        misses: &[
+            "(mul (matmul x:T,8 (transpose y:4,8 perm:1,0)) W2:4)",
+            "(mul (matmul x:T,8 (transpose W1:4,8 perm:1,0)) y:4)",
+            "(mul (matmul x:T,8 (transpose H1:4,8 perm:1,0)) W2:4)",
+            "(mul (matmul x:4,8 (transpose W1:4,8 perm:1,0)) W2:4,1)",
+        ],
+    },
+    Case {
+        rule: "column-scale-of-left",
+        fires: &["(matmul (mul x:T,8 W1:8) (transpose W2:4,8 perm:1,0))"],
+        misses: &[
+            "(matmul (mul x:T,8 W1:8) (transpose y:4,8 perm:1,0))",
+            "(matmul (mul x:T,8 y:8) (transpose W2:4,8 perm:1,0))",
+            "(matmul (mul x:T,8 W1:8) (transpose H2:4,8 perm:1,0))",
+            "(matmul (mul x:4,8 W1:4,8) (transpose W2:4,8 perm:1,0))",
+        ],
+    },
+    Case {
+        rule: "scales-in-one",
+        fires: &["(mul (mul x:T,8 (const real:0.3)) (const real:0.7))"],
+        misses: &[
+            "(mul (mul x:T,8 (const real:1e-30)) (const real:1e-30))",
+            "(mul (mul x:T,8 W1:8) (const real:0.7))",
+            "(mul (add x:T,8 (const real:0.3)) (const real:0.7))",
+        ],
+    },
+    Case {
+        rule: "division-by-constant",
+        fires: &["(div x:T,8 (const real:30.0))"],
+        misses: &[
+            "(div x:T,8 (const real:1e-39))",
+            "(div x:T,8 (const real:0.0))",
+            "(div (const real:30.0) x:T,8)",
+        ],
+    },
+    Case {
         rule: "scale-out-of-transpose",
         fires: &["(transpose (mul x:T,8 (const real:0.3)) perm:1,0)"],
         misses: &[
@@ -354,6 +405,20 @@ pub(crate) const CASES: &[Case] = &[
             "(matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul y:T,8 (transpose W2:6,8 perm:1,0))",
             "(matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul x:T,8 (transpose H2:6,8 perm:1,0))",
             "(matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul x:T,8 y:8,4)",
+        ],
+    },
+    Case {
+        rule: "merge-summed-products",
+        fires: &[
+            "(add (matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul y:T,6 (transpose W2:4,6 perm:1,0)))",
+        ],
+        misses: &[
+            "(add (matmul W3:3,8 (transpose W1:4,8 perm:1,0)) (matmul y:3,6 (transpose W2:4,6 perm:1,0)))",
+            "(add (matmul x:3,8 (transpose W1:4,8 perm:1,0)) (matmul W3:3,6 (transpose W2:4,6 perm:1,0)))",
+            "(add (matmul x:T,8 (transpose z:4,8 perm:1,0)) (matmul y:T,6 (transpose W2:4,6 perm:1,0)))",
+            "(add (matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul y:T,6 (transpose z:4,6 perm:1,0)))",
+            "(add (matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul x:T,8 (transpose W2:4,8 perm:1,0)))",
+            "(sub (matmul x:T,8 (transpose W1:4,8 perm:1,0)) (matmul y:T,6 (transpose W2:4,6 perm:1,0)))",
         ],
     },
     Case {

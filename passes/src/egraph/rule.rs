@@ -335,7 +335,7 @@ impl Match<'_> {
 }
 
 /// Conditions on one variable: a table per kind, a name per variable.
-type Named = [(&'static str, &'static str); 8];
+type Named = [(&'static str, &'static str); 9];
 
 macro_rules! on_variables {
     ($what:literal) => {
@@ -348,6 +348,7 @@ macro_rules! on_variables {
             ("?t", concat!("t is ", $what)),
             ("?w", concat!("w is ", $what)),
             ("?x", concat!("x is ", $what)),
+            ("?y", concat!("y is ", $what)),
         ]
     };
 }

@@ -237,6 +237,13 @@ mod tests {
             "(attention q:T,g*r,d (reshape (broadcast (reshape k:S,g,d dims:S,1,g,d) dims:S,r,g,d) dims:S,g*r,d) (reshape (broadcast (reshape v:S,g,e dims:S,1,g,e) dims:S,r,g,e) dims:S,g*r,e) real:u window:none)",
             "(attention q:T,g*r,d k:S,g,d v:S,g,e real:u window:none)"
         ));
+        // Parts of a sum in another order on one side, and one that is counted twice.
+        let summed = "(add (matmul x:d,a y:a,c) (matmul z:d,b w:b,c))";
+        assert!(says(summed, "(matmul (concat x:d,a z:d,b axis:1) (concat y:a,c w:b,c axis:0))"));
+        assert!(says(summed, "(matmul (concat z:d,b x:d,a axis:1) (concat w:b,c y:a,c axis:0))"));
+        let equal = "(add (matmul x:d,a y:a,c) (matmul z:d,a w:a,c))";
+        assert!(!says(equal, "(matmul (concat x:d,a z:d,a axis:1) (concat w:a,c y:a,c axis:0))"));
+        assert!(!says(equal, "(matmul (concat x:d,a x:d,a axis:1) (concat y:a,c w:a,c axis:0))"));
         // A range of the wrong part, and one that reaches into the next.
         assert!(!says("(slice (concat x:a,d y:a,d axis:0) axis:0 dim:a dim:a+a)", "x:a,d"));
         assert!(!says("(slice (concat x:a+b,d y:c,d axis:0) axis:0 dim:b dim:a+b+c)", "y:c,d"));

@@ -1,7 +1,8 @@
 //! One element of a tensor as a sum of products: the normal form in which theorems are compared.
 //!
 //! A product has index variables it is summed over and factors: elements of given tensors, functions that
-//! nothing is known of, reductions. Multiplication distributes, sums merge, so equal elements of the algebra
+//! nothing is known of, reductions. Multiplication distributes, sums merge and fall apart where they go over
+//! parts, so equal elements of the algebra
 //! of sums and products have equal normal forms, up to the names of the variables summed over; those are
 //! chosen so that the form is least. Functions are equal when their arguments are.
 
@@ -69,12 +70,35 @@ impl Normal {
         Normal { terms: pairs.collect() }
     }
 
-    /// Summed over a variable.
-    pub(super) fn summed(mut self, variable: u32, extent: &Poly) -> Normal {
-        for (product, _) in &mut self.terms {
-            product.over.push((variable, extent.clone()));
+    /// Summed over a variable; where that chooses between parts, part by part.
+    pub(super) fn summed(self, variable: u32, extent: &Poly) -> Normal {
+        let mut sum = Normal::default();
+        for (product, n) in self.terms {
+            match product.starts(variable) {
+                Some(starts) => {
+                    let ends = starts.iter().skip(1).chain([extent]);
+                    for (part, (start, end)) in starts.iter().zip(ends).enumerate() {
+                        let own = product.part(n, variable, part).shifted(variable, start);
+                        sum = sum.plus(own.over(variable, &end.minus(start)));
+                    }
+                }
+                None => sum.terms.push((product.over(variable, extent), n)),
+            }
         }
-        self
+        sum
+    }
+
+    fn over(self, variable: u32, extent: &Poly) -> Normal {
+        let terms = self.terms.into_iter().map(|(p, n)| (p.over(variable, extent), n));
+        Normal { terms: terms.collect() }
+    }
+
+    /// A variable counted from `start` on.
+    fn shifted(&self, variable: u32, start: &Poly) -> Normal {
+        self.with(&|v| {
+            let index = Poly::symbol(Symbol::Index(v));
+            if v == variable { index.plus(start) } else { index }
+        })
     }
 
     /// The least form, with variables summed over numbered from `depth`.
@@ -103,6 +127,36 @@ impl Normal {
 }
 
 impl Product {
+    fn over(mut self, variable: u32, extent: &Poly) -> Product {
+        self.over.push((variable, extent.clone()));
+        self
+    }
+
+    /// Where the parts begin, when the variable alone chooses and all choices have the same parts.
+    fn starts(&self, variable: u32) -> Option<Vec<Poly>> {
+        let index = Poly::symbol(Symbol::Index(variable));
+        let mut choices = self.factors.iter().filter_map(|f| match f {
+            Factor::Choice(at, parts) if *at == index => Some(parts),
+            _ => None,
+        });
+        let begins = |parts: &[(Poly, Normal)]| -> Vec<Poly> {
+            parts.iter().map(|(start, _)| start.clone()).collect()
+        };
+        let starts = begins(choices.next()?);
+        choices.all(|parts| begins(parts) == starts).then_some(starts)
+    }
+
+    /// The product `n` times, in one part of its choices by a variable.
+    fn part(&self, n: i64, variable: u32, part: usize) -> Normal {
+        let index = Poly::symbol(Symbol::Index(variable));
+        let over = Product { over: self.over.clone(), factors: Vec::new() };
+        let start = Normal { terms: vec![(over, n)] };
+        self.factors.iter().fold(start, |product, factor| match factor {
+            Factor::Choice(at, parts) if *at == index => product.times(&parts[part].1),
+            factor => product.times(&Normal::factor(factor.clone())),
+        })
+    }
+
     fn canonical(&self, depth: u32) -> Product {
         let n = self.over.len();
         let mut best: Option<Product> = None;

@@ -202,7 +202,86 @@ pub(super) const RULES: &[Rule] = &[
         when: always,
         rhs: Rhs::Pattern("(matmul (transpose ?b perm:1,0) (transpose ?a perm:1,0))"),
     },
+    Rule {
+        name: "row-scale-out-of-left",
+        tier: Tier::Reassoc,
+        why: "A factor of a row of x is a factor of that row of x w: it goes where rows are narrower (deferred norm, weights of experts).",
+        lhs: "(matmul (mul ?x ?r) ?w)",
+        condition: "r has one column",
+        when: one_column,
+        rhs: Rhs::Pattern("(mul (matmul ?x ?w) ?r)"),
+    },
+    Rule {
+        name: "row-scale-into-left",
+        tier: Tier::Reassoc,
+        why: "A factor of a row of x w is a factor of that row of x: a norm applied after a product is one before it.",
+        lhs: "(mul (matmul ?x ?w) ?r)",
+        condition: "r has one column",
+        when: one_column,
+        rhs: Rhs::Pattern("(matmul (mul ?x ?r) ?w)"),
+    },
+    Rule {
+        name: "column-scale-into-weight",
+        tier: Tier::Reassoc,
+        why: "Factors of the columns of x w^T are factors of the rows of w, which are scaled once, when packing (layer scale).",
+        lhs: "(mul (matmul ?x (transpose ?w perm:1,0)) ?c)",
+        condition: "w is a constant of f32 (a narrower one would have to be widened to hold the products) and c a constant vector",
+        when: |m| {
+            wide_and_vector(m, "?c")?;
+            let rows = m.ty("?c")?.dims.first()?.clone();
+            m.bind_attr("?d", Attr::Dims(vec![rows, 1.into()]));
+            Some(())
+        },
+        rhs: Rhs::Pattern("(matmul ?x (transpose (mul ?w (reshape ?c ?d)) perm:1,0))"),
+    },
+    Rule {
+        name: "column-scale-of-left",
+        tier: Tier::Reassoc,
+        why: "(x g) w^T = x (w g)^T: a diagonal moves into the constant factor, whatever wrote it (the gain of a layer norm).",
+        lhs: "(matmul (mul ?x ?g) (transpose ?w perm:1,0))",
+        condition: "w is a constant of f32, as column-scale-into-weight, and g a constant vector",
+        when: |m| wide_and_vector(m, "?g"),
+        rhs: Rhs::Pattern("(matmul ?x (transpose (mul ?w ?g) perm:1,0))"),
+    },
+    Rule {
+        name: "scales-in-one",
+        tier: Tier::Reassoc,
+        why: "(x a) b = x (a b): the scale of scores and the cap that follows it are one factor.",
+        lhs: "(mul (mul ?x (const ?a)) (const ?b))",
+        condition: "a b is a normal number of f32",
+        when: |m| {
+            let product = m.real("?a")? * m.real("?b")?;
+            m.holds("a b is a normal number", (product as f32).is_normal())?;
+            m.bind_real("?t", product)
+        },
+        rhs: Rhs::Pattern("(mul ?x (const ?t))"),
+    },
+    Rule {
+        name: "division-by-constant",
+        tier: Tier::Reassoc,
+        why: "x / c = x (1/c), and 1/c is taken once, in f64.",
+        lhs: "(div ?x (const ?c))",
+        condition: "1/c is a normal number of f32",
+        when: |m| {
+            let inverse = 1.0 / m.real("?c")?;
+            m.holds("1/c is a normal number", (inverse as f32).is_normal())?;
+            m.bind_real("?t", inverse)
+        },
+        rhs: Rhs::Pattern("(mul ?x (const ?t))"),
+    },
 ];
+
+fn one_column(m: &mut Match<'_>) -> Option<()> {
+    let columns = m.ty("?r")?.dims.last()?.as_const();
+    m.holds("r has one column", columns == Some(1))
+}
+
+fn wide_and_vector(m: &mut Match<'_>, scale: &'static str) -> Option<()> {
+    m.constant("?w")?;
+    m.constant(scale)?;
+    m.holds("w is f32", m.ty("?w")?.dtype == tensor::DType::F32)?;
+    m.holds("the scale is a vector", m.rank(scale)? == 1)
+}
 
 fn scalar_of_f32(m: &mut Match<'_>) -> Option<()> {
     m.holds("c is a scalar", m.rank("?c")? == 0)?;

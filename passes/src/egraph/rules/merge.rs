@@ -1,4 +1,4 @@
-//! Merging matmuls that read the same activations: QKV, gate and up, and their biases.
+//! Merging matmuls that read the same activations (QKV, gate and up, and their biases) or are added up.
 //!
 //! Multi-patterns would be quadratic and unexplainable; an applier on the shared operand gathers all
 //! of them and writes one product with the canonical weight
@@ -36,6 +36,21 @@ pub(super) const RULES: &[Rule] = &[
         condition: "slices that cover the last axis of x without gap, each with a constant bias of one dtype added",
         when: always,
         rhs: Rhs::Code(merge_biases),
+    },
+    Rule {
+        name: "merge-summed-products",
+        tier: Tier::Reassoc,
+        why: "x a^T + y b^T = [x y] [a b]^T: products that are added are one over both inner axes (parallel residuals, the tail of a low-rank update).",
+        lhs: "(add (matmul ?x (transpose ?a perm:1,0)) (matmul ?y (transpose ?b perm:1,0)))",
+        condition: "x and y are different run-time matrices, a and b constant",
+        when: |m| {
+            ["?x", "?y"].into_iter().try_for_each(|var| m.run_time(var))?;
+            ["?a", "?b"].into_iter().try_for_each(|var| m.constant(var))?;
+            m.different("?x", "?y")
+        },
+        rhs: Rhs::Pattern(
+            "(matmul (concat ?x ?y axis:1) (transpose (concat ?a ?b axis:1) perm:1,0))",
+        ),
     },
 ];
 
