@@ -93,15 +93,16 @@ pub fn compile(
 }
 
 /// The assets with tables in place of tokenizer.json, the tables, and why there are none.
-fn with_tables(mut assets: Assets) -> (Assets, Vec<u8>, Option<String>) {
-    let Some(json) = &assets.tokenizer else { return (assets, Vec::new(), None) };
-    match tokenizer::tables(json) {
+fn with_tables(mut assets: Assets) -> Result<(Assets, Vec<u8>, Option<String>), CpuError> {
+    let Some(json) = &assets.tokenizer else { return Ok((assets, Vec::new(), None)) };
+    tokenizer::survives(json)?;
+    Ok(match tokenizer::tables(json) {
         Ok(tables) => {
             (assets.tokenizer, assets.tables) = (None, Some(tables.head));
             (assets, tables.bytes, None)
         }
         Err(why) => (assets, Vec::new(), Some(why)),
-    }
+    })
 }
 
 /// Compiles to a payload in memory: for tests and for running without a file.
@@ -121,7 +122,7 @@ pub fn compile_in_memory(
         Err(PackError::Cpu(error)) => return Err(error),
         Err(PackError::Io(error)) => return Err(CpuError::Internal { why: error.to_string() }),
     }
-    let (assets, tables, _) = with_tables(assets);
+    let (assets, tables, _) = with_tables(assets)?;
     let payload = Payload::with_tables(lowered.program, bytes.into(), assets, tables.into());
     payload.map_err(|e| CpuError::Internal { why: e.to_string() })
 }
@@ -152,7 +153,7 @@ fn write_executable(
         let texts = scope.spawn(|| with_tables(assets));
         let errors = write_weights(module, lowered, weights, out, &mut report)?;
         let texts = texts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok::<_, PackError>((texts, errors))
+        Ok::<_, PackError>((texts.map_err(PackError::Cpu)?, errors))
     })?;
     let head = PayloadHead { program: encode(&lowered.program), assets };
     out.write_all(&tables)?;

@@ -49,6 +49,12 @@ pub enum CpuError {
         /// Rows of the block.
         rows: usize,
     },
+    /// A tokenizer that cannot encode.
+    #[error("{why}")]
+    Tokenizer {
+        /// What happens.
+        why: String,
+    },
     /// The plan contradicts itself: a bug of this crate.
     #[error("internal: {why}")]
     Internal {
@@ -77,6 +83,7 @@ impl CpuError {
             CpuError::TooLarge { .. } => "SPK4006",
             CpuError::NonFinite(_) => ir::NonFiniteWeight::CODE,
             CpuError::Overflow { .. } => "SPK4007",
+            CpuError::Tokenizer { .. } => "SPK4008",
         }
     }
 }

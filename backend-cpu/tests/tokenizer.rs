@@ -160,6 +160,17 @@ fn other_tokenizers_stay_with_the_library() {
 }
 
 #[test]
+fn truncation_and_padding_are_left_out_as_in_transformers() {
+    let cut =
+        json!({"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"});
+    let made = tokenizer_tables(&byte_level(|j| j["truncation"] = cut.clone()));
+    assert_eq!(
+        made.expect("has tables").bytes,
+        tokenizer_tables(&byte_level(|_| {})).unwrap().bytes
+    );
+}
+
+#[test]
 fn damaged_tables_never_panic() {
     for json in [byte_level(|_| {}), pieces(|_| {})] {
         let made = tokenizer_tables(&json).expect("has tables");

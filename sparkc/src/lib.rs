@@ -101,6 +101,10 @@ fn usage_fault(text: &str) -> Fault {
 }
 
 fn report_panic(info: &panic::PanicHookInfo<'_>) {
+    // It becomes an error there.
+    if runtime::tokenizer::in_library() {
+        return;
+    }
     let payload = info.payload();
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));

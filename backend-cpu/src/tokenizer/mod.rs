@@ -14,6 +14,7 @@ use regex_syntax::hir::{Class, HirKind};
 use runtime::tokenizer::{AddedToken, Spelling, TableHead, TableSections, Tables, flags};
 use serde_json::{Map, Value};
 
+use crate::error::CpuError;
 use read::{Around, Decoding};
 
 /// Tables of a tokenizer.
@@ -23,6 +24,14 @@ pub struct TokenizerTables {
     pub head: TableHead,
     /// What ships beside the weights.
     pub bytes: Vec<u8>,
+}
+
+/// Whether executables could do anything with a tokenizer.
+///
+/// # Errors
+/// When the library does not load it, or panics on ordinary text.
+pub(crate) fn survives(json: &[u8]) -> Result<(), CpuError> {
+    check::survives(json).map_err(|error| CpuError::Tokenizer { why: error.to_string() })
 }
 
 /// Tables that do what the tokenizer of `json` does.
@@ -65,6 +74,11 @@ fn make(json: &Value) -> Option<Result<TokenizerTables, String>> {
         return Some(Err("text is cut into bytes and not joined from them".to_string()));
     }
     let added = json.get("added_tokens")?.as_array()?;
+    let ids = vocab.values().chain(added.iter().filter_map(|token| token.get("id")));
+    let largest = ids.filter_map(Value::as_u64).max().unwrap_or(0);
+    if largest >= TOKENS_MAX {
+        return Some(Err(format!("token {largest} is beyond the {TOKENS_MAX} of the tables")));
+    }
     let parts = Parts { model, vocab, added, decoding };
     let sections = parts.sections()?;
     let spelling = match decoding {
@@ -97,7 +111,7 @@ fn id(value: &Value) -> Option<u32> {
 }
 
 /// Most tokens: ids index tables.
-const TOKENS_MAX: usize = 1 << 22;
+const TOKENS_MAX: u64 = 1 << 22;
 
 struct Parts<'a> {
     model: &'a Value,
@@ -117,9 +131,6 @@ impl Parts<'_> {
             ids.insert(id(token.get("id")?)?, token.get("content")?.as_str()?);
         }
         let count = *ids.keys().next_back()? as usize + 1;
-        if count > TOKENS_MAX {
-            return None;
-        }
         let mut sections = TableSections { flags: vec![0; count], ..TableSections::default() };
         for i in 0..count {
             sections.offsets.push(u32::try_from(sections.texts.len()).ok()?);

@@ -47,11 +47,6 @@ pub(super) fn refuse(json: &Value, model: &Value) -> Option<String> {
             return Some(format!("{key} has no tables"));
         }
     }
-    for key in ["truncation", "padding"] {
-        if json.get(key).is_some_and(|v| !v.is_null()) {
-            return Some(format!("{key} has no tables"));
-        }
-    }
     let normalizes = json.get("normalizer").is_some_and(|v| !v.is_null());
     let added = json.get("added_tokens").and_then(Value::as_array);
     added.into_iter().flatten().find_map(|token| {

@@ -40,6 +40,7 @@ pub fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
     // The crate panics on JSON that is cut off and on some merges: look before.
     let object = json::parse_object(json, Path::new("")).map_err(|e| e.kind.to_string())?;
     check_merges(&object)?;
+    check_growth(&object)?;
     // And on what else its authors did not expect; the parser keeps no state that could be torn.
     catch_unwind(|| Tokenizer::from_bytes(json))
         .map_err(|_| "the tokenizers library cannot read it".to_string())?
@@ -70,6 +71,31 @@ fn check_merges(object: &Object) -> Result<(), String> {
         if joined.is_none_or(|token| !vocab.contains_key(&token)) {
             return Err(format!("merge {i}, {}, does not make a token", json::shown(merge)));
         }
+    }
+    Ok(())
+}
+
+/// Most bytes that replacing may make of one: a long prompt still fits into memory. Known tokenizers
+/// write three for a space.
+const GROWTH_MAX: u64 = 256;
+
+/// Checks that the normalizer does not blow texts up: each replacement may lengthen what the one before
+/// wrote.
+fn check_growth(object: &Object) -> Result<(), String> {
+    let mut growth = 1u64;
+    let mut pending: Vec<&Value> = object.get("normalizer").into_iter().collect();
+    while let Some(step) = pending.pop() {
+        pending.extend(step.get("normalizers").and_then(Value::as_array).into_iter().flatten());
+        let Some(content) = step.get("content").and_then(Value::as_str) else { continue };
+        let literal = step.get("pattern").and_then(|p| p.get("String")).and_then(Value::as_str);
+        // An expression may match one byte.
+        let matched = literal.map_or(1, str::len).max(1);
+        growth = growth.saturating_mul((content.len().div_ceil(matched) as u64).max(1));
+    }
+    if growth > GROWTH_MAX {
+        return Err(format!(
+            "its normalizer makes up to {growth} bytes of one, at most {GROWTH_MAX} are allowed"
+        ));
     }
     Ok(())
 }

@@ -4,10 +4,17 @@
 use std::io::{IsTerminal, Write};
 
 use sparkc_runtime::cli::{self, Streams, exit};
+use sparkc_runtime::tokenizer;
 
 fn main() {
     std::panic::set_hook(Box::new(|info| {
         let mut err = std::io::stderr();
+        if tokenizer::in_library() {
+            let why = "the tokenizers library fails on this text: give token ids with --tokens";
+            let _ = writeln!(err, "error[SPK5203]: tokenizer: {why}");
+            cli::remove_temporaries();
+            std::process::exit(i32::from(exit::INPUT));
+        }
         let _ = writeln!(err, "internal error: {info}\n  please report it with the command line");
         cli::remove_temporaries();
         std::process::exit(i32::from(exit::INTERNAL));

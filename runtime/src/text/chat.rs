@@ -10,6 +10,9 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::TextError;
 
+/// Most steps of a template: a second or so. A conversation of a thousand messages takes a hundredth.
+const STEPS_MAX: u64 = 20_000_000;
+
 /// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChatMessage {
@@ -36,6 +39,7 @@ pub(super) fn render(
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(failed)?);
+    env.set_fuel(Some(STEPS_MAX));
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |why: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, why))
@@ -141,5 +145,13 @@ mod tests {
         let python =
             "{% if messages[0]['role'].startswith('us') %}{{ messages|length }}{% endif %}";
         assert_eq!(render(python, &messages, &[]).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_template_that_goes_on_for_ever_is_an_error() {
+        let endless =
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}";
+        let error = render(endless, &[], &[]).unwrap_err();
+        assert!(error.to_string().contains("fuel"), "{error}");
     }
 }

@@ -7,19 +7,22 @@
 mod bpe;
 mod chat;
 mod cut;
+mod library;
 mod stream;
 mod tables;
 
-use tokenizers::{NormalizedString, Normalizer as _, Tokenizer};
+use tokenizers::{NormalizedString, Normalizer as _};
 
 use crate::generate::StopReason;
 use crate::payload::{Assets, Payload};
 pub use chat::ChatMessage;
+use library::Library;
 pub use stream::TextStream;
 
 /// The tokenizer as tables, for those who make them.
 pub mod tokenizer {
     pub use super::cut::Pattern;
+    pub use super::library::{Library, in_library};
     pub use super::tables::{
         AddedToken, Normalizer, SECTIONS, Spelling, TableHead, TableSections, Tables, flags,
     };
@@ -37,6 +40,9 @@ pub enum TextError {
         /// What the `tokenizers` crate says.
         why: String,
     },
+    /// The library that runs the tokenizer panics.
+    #[error("tokenizer: the tokenizers library fails on this text")]
+    Library,
     /// The executable carries no chat template.
     #[error("this model has no chat template: run it without --chat")]
     NoTemplate,
@@ -59,7 +65,7 @@ pub struct Text {
 #[derive(Debug)]
 enum Engine {
     Tables(Box<tables::Tables>),
-    Library(Box<Tokenizer>),
+    Library(Box<Library>),
 }
 
 impl Text {
@@ -69,8 +75,7 @@ impl Text {
     /// When there is no tokenizer, or one that does not load.
     pub fn new(assets: &Assets) -> Result<Self, TextError> {
         let json = assets.tokenizer.as_deref().ok_or(TextError::NoTokenizer)?;
-        let library = Tokenizer::from_bytes(json).map_err(refused)?;
-        Ok(Text::with(Engine::Library(Box::new(library)), assets))
+        Ok(Text::with(Engine::Library(Box::new(Library::new(json)?)), assets))
     }
 
     /// The text side of an executable.
@@ -101,10 +106,7 @@ impl Text {
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         match &self.engine {
             Engine::Tables(tables) => tables.encode(text, add_special_tokens).ok_or_else(damaged),
-            Engine::Library(library) => {
-                let encoding = library.encode_fast(text, add_special_tokens).map_err(refused)?;
-                Ok(encoding.get_ids().to_vec())
-            }
+            Engine::Library(library) => library.encode(text, add_special_tokens),
         }
     }
 
@@ -115,7 +117,7 @@ impl Text {
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
         match &self.engine {
             Engine::Tables(tables) => Ok(tables.decode(tokens)),
-            Engine::Library(library) => library.decode(tokens, true).map_err(refused),
+            Engine::Library(library) => library.decode(tokens),
         }
     }
 
@@ -159,10 +161,6 @@ impl Text {
     pub fn stream(&self, prompt: &[u32]) -> TextStream<'_> {
         TextStream::new(self, prompt)
     }
-}
-
-fn refused(error: tokenizers::Error) -> TextError {
-    TextError::Tokenizer { why: error.to_string() }
 }
 
 fn damaged() -> TextError {

@@ -140,14 +140,14 @@ fn explain_io(error: &io::Error) -> Explained {
     let explained = match error.kind() {
         Kind::BrokenPipe => Explained::new(Exit::Ok),
         Kind::StorageFull | Kind::QuotaExceeded => Explained::new(Exit::ResourceLimit)
-            .advise("free some space, or write elsewhere with -o"),
+            .advise("free some space, or write elsewhere: -o, or another working directory"),
         Kind::FileTooLarge => {
             Explained::new(Exit::ResourceLimit).advise("raise the file size limit (`ulimit -f`)")
         }
         Kind::OutOfMemory => Explained::new(Exit::ResourceLimit)
             .advise("free some memory, or use a smaller --context or --quant q8"),
         Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Explained::new(Exit::BadInput)
-            .advise("check the permissions, or write elsewhere with -o"),
+            .advise("check the permissions, or write elsewhere: -o, or another working directory"),
         Kind::NotADirectory => {
             Explained::new(Exit::BadInput).advise("a file stands where a directory is named")
         }
@@ -233,6 +233,12 @@ fn explain_cpu(cause: &(dyn Error + 'static)) -> Option<Explained> {
             CpuError::Overflow { .. } => {
                 let explained = Explained::new(Exit::BadInput).code(error.code());
                 return Some(explained.advise("--quant none keeps the range of the weights"));
+            }
+            CpuError::Tokenizer { .. } => {
+                let explained = Explained::new(Exit::BadInput).code(error.code());
+                return Some(explained.advise(
+                    "download tokenizer.json again; without it the executable takes token ids",
+                ));
             }
             CpuError::Unsupported { .. } | CpuError::Entry { .. } => Exit::BadInput,
         };

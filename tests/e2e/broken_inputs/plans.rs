@@ -68,7 +68,28 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
     ];
     cases.extend(apart());
+    cases.extend(unfit_questions());
     cases
+}
+
+/// What a compiled directory cannot be asked.
+fn unfit_questions() -> Vec<Case> {
+    vec![
+        command(
+            "simulate_text_without_tokenizer",
+            &["simulate", "out", "--prompt", "hi"],
+            1,
+            &["SPK5203", "no tokenizer"],
+            compile,
+        ),
+        command(
+            "a_compiled_directory_is_quantised",
+            &["run", "out", "--quant", "q8", "--tokens", "1"],
+            1,
+            &["SPK5013", "compiled already"],
+            compile,
+        ),
+    ]
 }
 
 fn apart() -> Vec<Case> {
@@ -85,20 +106,6 @@ fn apart() -> Vec<Case> {
             &["simulate", "out", "--tokens", "96"],
             1,
             &["SIM0204", "96"],
-            compile,
-        ),
-        command(
-            "simulate_text_without_tokenizer",
-            &["simulate", "out", "--prompt", "hi"],
-            1,
-            &["SPK5203", "no tokenizer"],
-            compile,
-        ),
-        command(
-            "a_compiled_directory_is_quantised",
-            &["run", "out", "--quant", "q8", "--tokens", "1"],
-            1,
-            &["SPK5013", "compiled already"],
             compile,
         ),
         command("simulate_without_tokens", &["simulate", "out"], 2, &["--tokens"], compile),

@@ -46,7 +46,7 @@ impl LineError {
             LineError::Json(_) => "not-json",
             LineError::Field(_) => "bad-field",
             LineError::Text(TextError::NoTokenizer) => "no-tokenizer",
-            LineError::Text(TextError::Tokenizer { .. }) => "tokenizer",
+            LineError::Text(TextError::Tokenizer { .. } | TextError::Library) => "tokenizer",
             LineError::Text(TextError::NoTemplate) => "no-template",
             LineError::Text(TextError::Template { .. }) => "template",
             LineError::Refused { code, .. } => code,
