@@ -73,14 +73,14 @@ fn program(
         (Block::Layers { spec, .. }, Shape::Layer(shape)) => {
             let spec = &partition.layers[spec];
             let io = (region.entry, region.exit);
-            Ok((layer::layer(spec, shape, io, spec.name.clone(), target)?, None))
+            Ok((layer::layer(spec, shape, io, spec.name.clone(), target)?.routed(), None))
         }
         (Block::Embedding, Shape::Table(shape)) => {
-            Ok((table::embedding(partition, shape, region.exit, target)?, None))
+            Ok((table::embedding(partition, shape, region.exit, target)?.routed(), None))
         }
         (_, Shape::Table(shape)) => {
             let (program, outputs) = table::head(partition, shape, region.entry, target)?;
-            Ok((program, Some(outputs)))
+            Ok((program.routed(), Some(outputs)))
         }
         _ => unreachable!("placement gives every block the shape of its kind"),
     }

@@ -24,7 +24,7 @@ use crate::plan::Plan;
 pub const MAGIC: [u8; 8] = *b"SPKWPLAN";
 /// Version written, and the only one read. Raised with every change of what a plan holds: the encoding
 /// names no fields, so older bytes would be read as something else (`tests/codec.rs` notices).
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 const PLAN: [u8; 4] = *b"PLAN";
 const WEIGHTS: [u8; 4] = *b"WGTS";

@@ -267,7 +267,9 @@ fn clause(axis: &str, c: &Clause) -> String {
         Term::RemRem(m, n) => format!("{axis}%{m}%{n}"),
         Term::QuotRem(m, n) => format!("{axis}/{m}%{n}"),
     };
-    if c.to == c.from.saturating_add(1) {
+    if c.to < c.from {
+        format!("{term} not in {}..{}", c.to, c.from)
+    } else if c.to == c.from.saturating_add(1) {
         format!("{term} = {}", c.from)
     } else {
         format!("{term} in {}..{}", c.from, c.to)

@@ -26,6 +26,7 @@ pub enum Term {
 
 impl Term {
     /// The value at coordinate `p`; `None` when a divisor is zero.
+    #[inline]
     pub fn at(self, p: u32) -> Option<u32> {
         match self {
             Term::Pos => Some(p),
@@ -37,7 +38,7 @@ impl Term {
     }
 }
 
-/// `from <= term < to`.
+/// `from <= term < to`; with `to < from` outside of `to..from`: `term < to` or `from <= term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Clause {
     /// What is tested.
@@ -50,13 +51,23 @@ pub struct Clause {
 
 impl Clause {
     /// Whether coordinate `p` passes; false when the term has a zero divisor.
+    #[inline]
     pub fn holds(&self, p: u32) -> bool {
-        self.term.at(p).is_some_and(|v| self.from <= v && v < self.to)
+        let passes = |v: u32| match self.from <= self.to {
+            true => self.from <= v && v < self.to,
+            false => self.from <= v || v < self.to,
+        };
+        self.term.at(p).is_some_and(passes)
     }
 
     /// `from <= p < to`.
     pub fn range(from: u32, to: u32) -> Self {
         Clause { term: Term::Pos, from, to }
+    }
+
+    /// Not `from <= p < to`, where `from < to`.
+    pub fn outside(from: u32, to: u32) -> Self {
+        Clause { term: Term::Pos, from: to, to: from }
     }
 
     /// `term == value`.
@@ -235,5 +246,10 @@ mod tests {
         let hits: Vec<u32> = (0..12).filter(|&p| odd_in_group.holds(p)).collect();
         assert_eq!(hits, [1, 3, 6, 8, 11]);
         assert!(!Clause::eq(Term::Rem(0), 0).holds(3));
+        let around = Clause { term: Term::Rem(5), from: 4, to: 1 };
+        let hits: Vec<u32> = (0..12).filter(|&p| around.holds(p)).collect();
+        assert_eq!(hits, [0, 4, 5, 9, 10]);
+        let hits: Vec<u32> = (0..6).filter(|&p| Clause::outside(2, 5).holds(p)).collect();
+        assert_eq!(hits, [0, 1, 5]);
     }
 }

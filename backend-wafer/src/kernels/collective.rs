@@ -14,7 +14,7 @@ use super::{Built, KernelError, LOAD, input};
 use crate::program::builder::{Columns, TemplateBuilder, Vector, reduce_roles};
 use crate::program::pins::{Tiling, pin_vector, vector_buffer};
 use crate::route::palette;
-use crate::route::tree::{Line, Message, Reach, Tree};
+use crate::route::tree::{Line, Message, Pace, Reach, Tree};
 
 /// What a collective does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +123,7 @@ fn load(b: &mut TemplateBuilder, data: Vector, pes: u32, n: u32) {
 fn chains(algorithm: Algorithm, pes: u32, n: u32, target: &Target) -> Tree {
     let line = Line { axis: Axis::X, len: pes, per_cell: false, extent: pes };
     let colors = palette::row_tree();
-    let one_sided =
-        |group| Tree { offset: 0, root_group: 0, ..Tree::with_group(line, group, colors) };
+    let one_sided = |group| Tree::chains(line, group, colors, Pace::of(target));
     match algorithm {
         Algorithm::Chain => one_sided(pes),
         Algorithm::TwoPhase => one_sided(nearest_root(pes)),

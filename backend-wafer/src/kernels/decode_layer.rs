@@ -75,8 +75,7 @@ pub(super) fn build(sizes: Sizes, target: &Target) -> Built {
     let program = std::mem::take(&mut layer.before);
     let all = Role { name: "all".into(), predicate: Predicate::everywhere(), program };
     layer.b.phase("residual", None, vec![all]);
-    let trees = layer.trees;
-    layer.b.routes(trees.iter().flat_map(Tree::routes).collect());
+    layer.b.routes(layer.trees.iter().flat_map(Tree::routes).collect());
     let predicate = Predicate::everywhere().and_x(Clause::range(0, 1));
     let start = Affine::of_y(0, i64::from(d), (1, 1));
     let logits = LogitsOutput { region: RegionId(0), predicate, buffer: x2.buffer, start, len: d };
@@ -92,7 +91,7 @@ impl Layer {
                 Axis::X => palette::row_tree(),
                 Axis::Y => palette::column_tree(),
             };
-            mesh_tree(line, p.div_ceil(sizes.groups.min(p)), colors)
+            mesh_tree(line, p.div_ceil(sizes.groups.min(p)), colors, target)
         };
         Layer {
             b: TemplateBuilder::new("decode-layer".into(), sizes.grid, sizes.grid, (1, 1)),
@@ -160,7 +159,7 @@ impl Layer {
     }
 
     fn allreduce(&mut self, name: &str, axis: Axis, data: Slice, combine: Combine) {
-        let tree = self.trees[usize::from(axis == Axis::Y)];
+        let tree = &self.trees[usize::from(axis == Axis::Y)];
         let message = Message { data, combine };
         let columns = Columns { used: self.sizes.grid, width: self.sizes.grid };
         let mut before = std::mem::take(&mut self.before);
@@ -168,7 +167,7 @@ impl Layer {
             before.insert(0, Instr::Software { cycles: self.switch_cycles });
         }
         self.axis = axis;
-        self.b.reduce_phase(name, &before, (&tree, message, Reach::All), columns);
+        self.b.reduce_phase(name, &before, (tree, message, Reach::All), columns);
     }
 
     /// RMSNorm: the sum of squares over the grid, then the factor and the gain.

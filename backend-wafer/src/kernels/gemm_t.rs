@@ -16,7 +16,7 @@ use crate::route::tree::{Message, Reach, Tree};
 const SUM: u8 = 2;
 
 /// A transposed product: tiles, rings and travelling B are those of `mesh`, whose C is the result.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GemmT {
     pub(super) mesh: MeshGemm,
     pub(super) tree: Tree,

@@ -15,7 +15,7 @@ use crate::partition::Linear;
 use crate::program::builder::{Columns, TemplateBuilder, Vector};
 use crate::program::pins::{Tiling, pin_matrix, pin_vector};
 use crate::route::palette;
-use crate::route::tree::{Line, Message, Reach, Tree};
+use crate::route::tree::{Line, Message, Pace, Reach, Tree};
 
 /// A template with its operands, before the reduction.
 struct Operands {
@@ -87,9 +87,9 @@ pub(super) fn build((width, height): (u32, u32), (k, n): (u32, u32), target: &Ta
 }
 
 /// MeshGEMV: f16 in SRAM and on the wire, groups of about `group` PEs.
-pub(super) fn mesh(grid: u32, (k, n): (u32, u32), group: u32) -> Built {
+pub(super) fn mesh(grid: u32, (k, n): (u32, u32), group: u32, target: &Target) -> Built {
     let mut ops = operands("meshgemv", (grid, grid), (grid * k, grid * n), DType::F16);
-    let tree = mesh_tree(column(grid), group, palette::column_tree());
+    let tree = mesh_tree(column(grid), group, palette::column_tree(), target);
     let multiply = ops.multiply.clone();
     ops.reduce("meshgemv", &[multiply], &tree, Reach::All, grid);
     ops.b.routes(tree.routes());
@@ -99,8 +99,7 @@ pub(super) fn mesh(grid: u32, (k, n): (u32, u32), group: u32) -> Built {
 /// Two calls of the vendor's collective library in f32: a chain to one end, a broadcast back.
 pub(super) fn chain(grid: u32, tile: u32, target: &Target) -> Built {
     let mut ops = operands("chain-gemv", (grid, grid), (grid * tile, grid * tile), DType::F32);
-    let line = Tree::with_group(column(grid), grid, palette::column_tree());
-    let tree = Tree { offset: 0, root_group: 0, ..line };
+    let tree = Tree::one_sided(column(grid), palette::column_tree(), Pace::of(target));
     let call = Instr::Software { cycles: target.core.library_call_cycles };
     let multiply = ops.multiply.clone();
     ops.reduce("reduce", &[multiply, call.clone()], &tree, Reach::Root, grid);

@@ -27,7 +27,7 @@ pub use collective::{Algorithm, Op};
 use crate::partition::{Matrix as Constant, Piece, WeightRef};
 use crate::program::builder::Program;
 use crate::program::cost;
-use crate::route::tree::{Line, Tree, TreeColors};
+use crate::route::tree::{Line, Pace, Tree, TreeColors};
 
 /// Elements up to which an input is a table inside the plan.
 const INLINE_ELEMENTS: usize = 1 << 20;
@@ -269,12 +269,12 @@ pub fn build(kernel: Kernel, target: &Target) -> Result<Plan, KernelError> {
             collective::build((op, algorithm), (pes, length), target)?
         }
         Kernel::Gemv { region, k, n } => gemv::build(region, (k, n), target),
-        Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group),
+        Kernel::MeshGemv { grid, tile, group } => gemv::mesh(grid, tile, group, target),
         Kernel::ChainGemv { grid, tile } => gemv::chain(grid, tile, target),
         Kernel::MeshGemm { grid, m, k, n } => gemm::build(grid, (m, k, n)),
         Kernel::Summa { grid, m, k, n } => summa::build(grid, (m, k, n)),
         Kernel::PrefillLayer { grid, d, s, f } => {
-            prefill_layer::build(prefill_layer::Sizes { grid, d, s, f })
+            prefill_layer::build(prefill_layer::Sizes { grid, d, s, f }, target)
         }
         Kernel::DecodeLayer { grid, d, s, f, groups } => {
             decode_layer::build(decode_layer::Sizes { grid, d, s, f, groups }, target)
@@ -334,14 +334,15 @@ fn without_starts(target: &Target) -> Target {
 }
 
 /// The half-precision tree whose groups are nearest to `group` PEs, each with its root.
-fn mesh_tree(line: Line, group: u32, colors: TreeColors) -> Tree {
+fn mesh_tree(line: Line, group: u32, colors: TreeColors, target: &Target) -> Tree {
     let near = |d: u32| [group.saturating_add(d), group.saturating_sub(d)];
     let sizes = (0..line.len.max(group)).flat_map(near).filter(|s| (1..=line.len).contains(s));
-    let mut trees = sizes.map(|size| Tree::with_group(line, size, colors));
-    let tree = trees.find(Tree::is_regular);
+    let of = |size| Tree::with_group(line, size, colors, Pace::of(target));
+    let mut trees = sizes.map(of);
     // One group is always regular.
-    let tree = tree.unwrap_or_else(|| Tree::with_group(line, line.len, colors));
-    Tree { wire: WireFormat::F16, ..tree }
+    let mut tree = trees.find(Tree::is_regular).unwrap_or_else(|| of(line.len));
+    tree.wire = WireFormat::F16;
+    tree
 }
 
 /// Rotates the pairs of `data`, elements i and i + `half`, by a table of cosines and then sines, as long: six

@@ -9,7 +9,7 @@
 
 use plan::{
     Affine, Axis, BinaryOp, BufferRole, Combine, Instr, Len, LogitsOutput, Operand, Pin, Predicate,
-    RegionId, Role, Slice, Span, Storage, UnaryOp, WireFormat,
+    RegionId, Role, Slice, Span, Storage, Target, UnaryOp, WireFormat,
 };
 use tensor::DType;
 
@@ -47,9 +47,9 @@ struct Layer {
 }
 
 /// The program of the layer, on at least 2 x 2 PEs.
-pub(super) fn build(sizes: Sizes) -> Built {
+pub(super) fn build(sizes: Sizes, target: &Target) -> Built {
     let Sizes { grid, d, s, .. } = sizes;
-    let mut layer = Layer::new(sizes);
+    let mut layer = Layer::new(sizes, target);
     let x = layer.activations();
     let x1 = layer.attention(x);
     let x2 = layer.feed_forward(x1);
@@ -68,7 +68,7 @@ pub(super) fn build(sizes: Sizes) -> Built {
 }
 
 impl Layer {
-    fn new(sizes: Sizes) -> Self {
+    fn new(sizes: Sizes, target: &Target) -> Self {
         let Sizes { grid, d, s, f } = sizes;
         let line = Line { axis: Axis::X, len: grid, per_cell: false, extent: grid };
         let mut b = TemplateBuilder::new("prefill-layer".into(), grid, grid, CELL);
@@ -79,7 +79,7 @@ impl Layer {
         let moved = pair(["b0", "b1"], d * s.max(d).max(f));
         let stat = whole(b.buffer("stat", BufferRole::Activation, Storage::F16, (1, s)), s);
         // About as many groups as PEs in one: the fewest relays one after another.
-        let tree = mesh_tree(line, grid.isqrt().max(2), TreeColors::from(0));
+        let tree = mesh_tree(line, grid.isqrt().max(2), TreeColors::from(0), target);
         Layer { b, sizes, tree, a, moved, stat, before: Vec::new() }
     }
 
@@ -164,8 +164,8 @@ impl Layer {
         let message = Message { data: stat, combine };
         let columns = Columns { used: self.sizes.grid, width: self.sizes.grid };
         let before = std::mem::take(&mut self.before);
-        let tree = self.tree;
-        self.b.reduce_phase(name, &before, (&tree, message, Reach::All), columns);
+        let tree = &self.tree;
+        self.b.reduce_phase(name, &before, (tree, message, Reach::All), columns);
     }
 
     /// Every column of a tile combined with `stat`.
@@ -256,7 +256,7 @@ impl Layer {
         let mesh = self.mesh(Tile { m: s, k: d, n: s }, scores);
         self.before.push(Instr::Copy { dst: mesh.operands.b[0], src: k });
         self.local("scores.load");
-        let product = GemmT { mesh, tree: self.tree, a: q, parts: [even, odd], landing };
+        let product = GemmT { mesh, tree: self.tree.clone(), a: q, parts: [even, odd], landing };
         self.b.phase("scores.steps", None, product.steps());
         scores
     }

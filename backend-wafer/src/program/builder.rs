@@ -5,8 +5,8 @@
 //! the map is the same on every run. Does not check capacity: `place` does, with the byte count.
 
 use plan::{
-    Buffer, BufferId, BufferRole, Clause, CommShape, Instr, KvLayout, Len, Phase, Pin, Predicate,
-    Role, Route, Slice, Storage, Template, WeightUse,
+    Buffer, BufferId, BufferRole, Clause, Color, CommShape, Instr, KvLayout, Len, Phase, Pin,
+    Predicate, Role, Route, Slice, Storage, Template, WeightUse,
 };
 
 use super::pins::PinnedWeight;
@@ -18,6 +18,7 @@ use crate::route::tree::{Line, Message, Part, Reach, Tree};
 pub(crate) struct TemplateBuilder {
     template: Template,
     weights: Vec<PinnedWeight>,
+    lines: Vec<LineRoutes>,
     /// The layer that is being built, of those of the template: part of all names but the first's.
     layer: u32,
 }
@@ -29,6 +30,36 @@ pub struct Program {
     pub template: Template,
     /// Its weights, in the order of `template.weights`.
     pub weights: Vec<PinnedWeight>,
+    /// Routes that the template lacks before [`Program::routed`].
+    lines: Vec<LineRoutes>,
+}
+
+impl Program {
+    /// With all routes. What a program costs and holds can be said without them, and is, of many more
+    /// programs than are placed.
+    #[must_use]
+    pub fn routed(mut self) -> Self {
+        let routes = std::mem::take(&mut self.lines).into_iter().flat_map(LineRoutes::routes);
+        self.template.routes.extend(routes);
+        self
+    }
+}
+
+/// Routes along lines, said when they are needed.
+#[derive(Clone, Debug, PartialEq)]
+enum LineRoutes {
+    Tree(Tree),
+    /// Of a tree's groups: on which color they multicast, and whether the chains are not there yet.
+    Groups(Tree, Color, bool),
+}
+
+impl LineRoutes {
+    fn routes(self) -> Vec<Route> {
+        match self {
+            LineRoutes::Tree(tree) => tree.routes(),
+            LineRoutes::Groups(tree, color, chains) => tree.group_routes(color, chains),
+        }
+    }
 }
 
 /// A buffer and its size, to take slices of.
@@ -64,7 +95,7 @@ impl TemplateBuilder {
             kv: None,
             phases: Vec::new(),
         };
-        TemplateBuilder { template, weights: Vec::new(), layer: 0 }
+        TemplateBuilder { template, weights: Vec::new(), lines: Vec::new(), layer: 0 }
     }
 
     /// What follows belongs to layer `layer` of the template, counted from 0.
@@ -141,6 +172,16 @@ impl TemplateBuilder {
         self.template.routes.extend(routes);
     }
 
+    /// The routes of a tree, in time.
+    pub(crate) fn tree(&mut self, tree: &Tree) {
+        self.lines.push(LineRoutes::Tree(tree.clone()));
+    }
+
+    /// The routes of sums over the groups of a tree ([`Tree::group_routes`]), in time.
+    pub(crate) fn tree_groups(&mut self, tree: &Tree, color: Color, chains: bool) {
+        self.lines.push(LineRoutes::Groups(tree.clone(), color, chains));
+    }
+
     pub(crate) fn kv(&mut self, layout: KvLayout) {
         self.template.kv = Some(layout);
     }
@@ -207,7 +248,7 @@ impl TemplateBuilder {
     pub(crate) fn finish(mut self) -> Program {
         set_lifetimes(&mut self.template);
         set_offsets(&mut self.template);
-        Program { template: self.template, weights: self.weights }
+        Program { template: self.template, weights: self.weights, lines: self.lines }
     }
 }
 

@@ -65,7 +65,7 @@ pub fn embedding(
     let size = (shape.width, shape.height);
     let columns = [(0, shape.width, vec![gather])];
     leave(&mut b, ("embedding", &columns, x, after), &tree, (x, Entry::Start, exit), size);
-    b.routes(tree.routes());
+    b.tree(&tree);
     Ok(b.finish())
 }
 
@@ -108,12 +108,12 @@ pub fn head(
         normed_mat_vec(&mut b, "head", norm, &blocks, (k, x, shape.width), (logits, shape.height))?;
     let message = Message { data: work.message, combine: Combine::Add };
     b.reduce_phase("head", &work.before, (&tree, message, Reach::Root), columns);
-    b.routes(tree.routes());
+    b.tree(&tree);
     let finish = std::iter::once(work.rsqrt).chain(work.finish).collect();
 
     let across = row_tree(shape, 2, target);
-    argmax_phase(&mut b, partition, (finish, logits, best), &across, (tree.root(), shape, target));
-    b.routes(across.routes());
+    argmax_phase(&mut b, partition, (finish, logits, best), &across, (tree.root(), shape));
+    b.tree(&across);
     let outputs = HeadOutputs {
         logits: logits.buffer,
         row: tree.root(),
@@ -129,9 +129,8 @@ fn argmax_phase(
     partition: &Partition,
     (finish, logits, best): (Vec<Instr>, Vector, Vector),
     across: &Tree,
-    (row, shape, target): (u32, TableShape, &Target),
+    (row, shape): (u32, TableShape),
 ) {
-    let skew = u64::from(target.fabric.hop_cycles) * u64::from(shape.width - 1);
     let mut program = finish;
     program.push(Instr::ArgMax {
         dst: best.all(),
@@ -151,6 +150,6 @@ fn argmax_phase(
             roles.push(Role { name: "idle".into(), predicate, program: Vec::new() });
         }
     }
-    let comm = across.comm_skewed(Reach::Root, Len::of(2), (skew, target));
+    let comm = across.comm_skewed(Reach::Root, Len::of(2));
     b.phase("argmax", (comm.depth > 0).then_some(comm), roles);
 }

@@ -2,7 +2,7 @@
 //!
 //! Two flows may share a color only where they share no router. Collectives of one geometry (all of
 //! a column, all of a row, a head group of a row) follow one another and share five colors each; groups of a column
-//! have one color more for their own multicast;
+//! have one color more for their own multicast, and two for their chains where they are not the trees' groups;
 //! streams in and out have one color each, which neighbouring regions swap; a strip turn has one
 //! color per band of rows.
 
@@ -24,10 +24,20 @@ pub const STREAM_IN: Color = Color(16);
 pub const STREAM_OUT: Color = Color(17);
 /// First color of strip turns.
 pub const TURN: u8 = 18;
+/// Chains of the groups along columns that share work, where their turns leave these free.
+const SHARE_CHAINS: [Color; 2] = [Color(TURN + 1), Color(TURN + 2)];
 
 /// Trees along columns.
 pub fn column_tree() -> TreeColors {
     TreeColors::from(COLUMN_TREE)
+}
+
+/// Groups along columns that share work, beside the trees along columns; `None` in a region whose
+/// turns have `bands` colors, of `usable` ones, that leave none for it.
+pub fn share_tree(bands: u32, usable: u32) -> Option<TreeColors> {
+    let free = bands <= 1 && SHARE_CHAINS.iter().all(|c| u32::from(c.0) < usable);
+    let colors = TreeColors { inner: SHARE_CHAINS, down: COLUMN_GROUP, ..column_tree() };
+    free.then_some(colors)
 }
 
 /// Trees along whole rows.

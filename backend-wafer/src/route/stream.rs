@@ -74,6 +74,16 @@ impl Entry {
     }
 }
 
+impl Exit {
+    /// Colors of turns it uses.
+    pub fn bands(self) -> u32 {
+        match self {
+            Exit::Turn(turn) => turn.bands,
+            Exit::End | Exit::Row => 0,
+        }
+    }
+}
+
 fn x_range(from: u32, to: u32) -> Predicate {
     Predicate::everywhere().and_x(Clause::range(from, to))
 }

@@ -40,11 +40,11 @@ impl Layer<'_> {
         let input = (self.hidden_rows(), self.x, self.shape.width);
         let output = (qkv, self.shape.height);
         let work = normed_mat_vec(&mut self.b, "qkv", norm, &blocks, input, output)?;
-        let tree = self.trees.columns;
+        let tree = &self.trees.columns;
         let message = Message { data: work.message, combine: Combine::Add };
         let columns = self.head_columns();
         let program: Vec<Instr> = before.iter().cloned().chain(work.before).collect();
-        self.b.reduce_phase("qkv", &program, (&tree, message, Reach::All), columns);
+        self.b.reduce_phase("qkv", &program, (tree, message, Reach::All), columns);
         // Half of the scores' factor on q and half on k costs nothing where both are rotated.
         let half = Some(spec.score_scale).filter(|s| *s > 0.0).map(f64::sqrt);
         let angles = self.angles(half.unwrap_or(1.0));
@@ -108,10 +108,10 @@ impl Layer<'_> {
                 }
             }
         }
-        let tree = self.trees.groups;
+        let tree = &self.trees.groups;
         let message = Message { data: sums.all(), combine: Combine::Add };
         let columns = self.head_columns();
-        self.b.reduce_phase("head-norm", &before, (&tree, message, Reach::All), columns);
+        self.b.reduce_phase("head-norm", &before, (tree, message, Reach::All), columns);
         Ok(after)
     }
 
@@ -194,8 +194,8 @@ impl Layer<'_> {
         program.push(Instr::Scores { shape, dst: scores, q, k: k_cache });
         let columns = self.head_columns();
         let add = |data| Message { data, combine: Combine::Add };
-        let tree = self.trees.groups;
-        self.b.reduce_phase("scores", &program, (&tree, add(scores), Reach::All), columns);
+        let tree = &self.trees.groups;
+        self.b.reduce_phase("scores", &program, (tree, add(scores), Reach::All), columns);
         self.b.while_waiting(&Instr::KvAppend { cache: v_cache, src: v });
 
         // Values and the softmax denominators travel in one message.
@@ -211,9 +211,9 @@ impl Layer<'_> {
         if let Some(factors) = softmax.factors {
             program.extend([scale_by(o, factors), multiply(sums, factors)]);
         }
-        let tree = self.trees.columns;
+        let tree = &self.trees.columns;
         let message = add(values.all());
-        self.b.reduce_phase("values", &program, (&tree, message, Reach::All), columns);
+        self.b.reduce_phase("values", &program, (tree, message, Reach::All), columns);
         let divide =
             vec![Instr::Unary { op: UnaryOp::Recip, dst: sums, src: sums }, scale_by(o, sums)];
         self.output_projection(divide, o)
@@ -252,9 +252,13 @@ impl Layer<'_> {
         let zero = vec![Instr::Fill { dst: y.all(), value: 0.0 }];
         let columns =
             [(0, 1, after(work.first)), (1, used, after(work.others)), (used, width, zero)];
-        let tree = self.trees.rows;
-        let comm = tree.comm_skewed(Reach::All, y.len, (self.skew(), self.target));
-        stay(&mut self.b, ("attention-out", &columns, y), (&tree, comm));
+        let tree = &self.trees.rows;
+        // The first layer's columns have x one after another, later ones' from the middle.
+        let comm = match self.b.layer() {
+            0 => tree.comm_skewed(Reach::All, y.len),
+            _ => tree.comm(Reach::All, y.len),
+        };
+        stay(&mut self.b, ("attention-out", &columns, y), (tree, comm));
         Ok(work.after)
     }
 }

@@ -48,12 +48,12 @@ impl Layer<'_> {
         let rest = work.others.iter().cloned().chain(more).collect();
         let columns =
             [(0, 1, with(work.first)), (1, even, with(work.others)), (even, width, with(rest))];
-        let tree = self.trees.rows;
+        let tree = &self.trees.rows;
         let Some((entry, exit)) = way else {
             stay(
                 &mut self.b,
                 ("down", &columns, work.y),
-                (&tree, tree.comm(Reach::All, work.y.len)),
+                (tree, tree.comm(Reach::All, work.y.len)),
             );
             return Ok(work.after);
         };
@@ -85,7 +85,7 @@ impl Layer<'_> {
             program.push(of(PartOp::Glu(unary), h, gate, Operand::Slice(up)));
             program
         };
-        let tree = self.trees.columns;
+        let tree = &self.trees.shares;
         let comm = tree.group_comm(h.len);
         let least = tree.group_kinds().iter().map(|k| k.1).min().unwrap_or(1);
         if !self.share_pays(&alone, &piece(Affine::default(), least), &comm) {

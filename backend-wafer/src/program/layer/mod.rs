@@ -29,7 +29,7 @@ use crate::partition::LayerSpec;
 use crate::place::shape::{CacheCut, LayerShape};
 use crate::route::palette;
 use crate::route::stream::{Entry, Exit, enter};
-use crate::route::tree::{Line, Reach, Tree};
+use crate::route::tree::{Line, Pace, Reach, Tree};
 
 pub(super) use residual::leave;
 pub(crate) use surplus::possible as surplus_possible;
@@ -48,15 +48,18 @@ struct Layer<'a> {
 
 /// Trees of one geometry share colors and therefore routes: their groups are chosen once, for the
 /// messages that weigh most.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Trees {
     columns: Tree,
+    /// Groups of a column that share work: those of `columns`, or others with chains of their own.
+    shares: Tree,
     rows: Tree,
     groups: Tree,
 }
 
 impl Trees {
-    fn new(shape: LayerShape, target: &Target) -> Self {
+    /// For a region whose turns have `bands` colors.
+    fn new(shape: LayerShape, bands: u32, target: &Target) -> Self {
         let heads = shape.heads;
         let columns =
             Line { axis: Axis::Y, len: shape.height, per_cell: false, extent: shape.height };
@@ -68,18 +71,30 @@ impl Trees {
             CacheCut::Elements => Tree::best(groups, palette::group_tree(), scores, target),
             CacheCut::Tokens => cell_tree(groups, shape, target),
         };
-        let candidates = Tree::candidates(columns, palette::column_tree());
-        let cost = |tree: &Tree| {
+        let maxima = |tree: &Tree| {
             let together =
                 shape.cut == CacheCut::Elements && softmax::roots_fit(&groups, tree, target);
-            column_cycles(tree, shape, target)
-                + if together { 0 } else { softmax::maxima_cycles(tree, shape, target) }
+            if together { 0 } else { tree.cycles(Reach::All, heads.q_heads()) }
         };
-        Trees {
-            columns: candidates.into_iter().min_by_key(cost).expect("one group is always possible"),
-            rows: Tree::best(rows, palette::row_tree(), shape.hidden_tile, target),
-            groups,
-        }
+        let pace = Pace::of(target);
+        let shared = |tree: &Tree| share_cycles(tree, shape, target);
+        let even = Tree::candidates(columns, palette::column_tree(), pace);
+        let alike =
+            even.into_iter().min_by_key(|t| column_cycles(t, shape) + maxima(t) + shared(t));
+        let alike = alike.expect("one group is always possible");
+        let apart = palette::share_tree(bands, target.usable_colors()).map(|colors| {
+            let trees = Tree::candidates(columns, colors, pace);
+            trees.into_iter().min_by_key(shared).expect("one group is always possible")
+        });
+        let growing = Tree::growing(columns, palette::column_tree(), &column_lengths(shape), pace);
+        let growing = growing.into_iter().min_by_key(|t| column_cycles(t, shape) + maxima(t));
+        let cycles =
+            |tree: &Tree, shares: &Tree| column_cycles(tree, shape) + maxima(tree) + shared(shares);
+        let alone = (alike.clone(), alike.clone());
+        let chosen = growing.zip(apart).filter(|(t, s)| cycles(t, s) < cycles(&alike, &alike));
+        let (columns, shares) = chosen.unwrap_or(alone);
+        let rows = Tree::fastest(rows, palette::row_tree(), shape.hidden_tile, target);
+        Trees { columns, shares, rows, groups }
     }
 }
 
@@ -90,26 +105,35 @@ fn cell_tree(line: Line, shape: LayerShape, target: &Target) -> Tree {
         let comm = |n: u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
         attention::cell_messages(shape.heads).into_iter().map(comm).sum()
     };
-    let one_sided = Tree::one_sided(line, colors);
-    let candidates = Tree::candidates(line, colors).into_iter().chain([one_sided]);
+    let pace = Pace::of(target);
+    let one_sided = Tree::one_sided(line, colors, pace);
+    let candidates = Tree::candidates(line, colors, pace).into_iter().chain([one_sided.clone()]);
     candidates.min_by_key(cost).unwrap_or(one_sided)
 }
 
-/// What the phases of a layer spend on a tree along columns: its reductions but for the softmax's
-/// maxima, and the activation alone or shared by the tree's groups.
-fn column_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
+/// Elements of the sums along columns, but for the softmax's maxima.
+fn column_lengths(shape: LayerShape) -> [u32; 3] {
     let heads = shape.heads;
     let q = heads.q_heads() * heads.dim();
     let kv = heads.kv_heads * heads.dim();
-    let messages = [q + 2 * kv + 1, q + heads.q_heads(), 2 * (shape.ffn_tile + shape.surplus) + 1];
-    let reduce = |&n: &u32| comm_cycles(target, &tree.comm(Reach::All, Len::of(n)), 0);
+    [q + 2 * kv + 1, q + heads.q_heads(), 2 * (shape.ffn_tile + shape.surplus) + 1]
+}
+
+/// What the phases of a layer spend on a tree along columns, but for the softmax's maxima and what groups
+/// share.
+fn column_cycles(tree: &Tree, shape: LayerShape) -> u64 {
+    column_lengths(shape).iter().map(|&n| tree.cycles(Reach::All, n)).sum()
+}
+
+/// The activation, alone or shared by the groups of a tree along columns.
+fn share_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
     // Two special functions per element, whatever the activation.
     let special = target.core.special;
     let activate = |n: u32| 2 * (special.setup + special.per_group * f64::from(n)).ceil() as u64;
     let members = tree.group_kinds().iter().map(|kind| kind.1).min().unwrap_or(1);
     let shared = activate(shape.ffn_tile.div_ceil(members))
         + comm_cycles(target, &tree.group_comm(Len::of(shape.ffn_tile)), 0);
-    messages.iter().map(reduce).sum::<u64>() + shared.min(activate(shape.ffn_tile))
+    shared.min(activate(shape.ffn_tile))
 }
 
 /// The program of the layers of `shape`, all of `spec`, entered and left as given.
@@ -126,7 +150,8 @@ pub fn layer(
     let mut b = TemplateBuilder::new(name, shape.width, shape.height, (shape.heads.width, 1));
     let x = b.vector("x", shape.hidden_tile);
     enter(&mut b, entry, x, (shape.width, shape.height));
-    let trees = Trees::new(shape, target);
+    let bands = entry.bands() + exit.bands();
+    let trees = Trees::new(shape, bands, target);
     let mut layer = Layer { b, spec, shape, trees, target, x, angles: None };
     let mut completes = Vec::new();
     for number in 0..shape.layers {
@@ -140,19 +165,13 @@ pub fn layer(
 
 impl Layer<'_> {
     fn finish(mut self) -> Program {
-        for tree in [self.trees.columns, self.trees.rows, self.trees.groups] {
-            self.b.routes(tree.routes());
+        let trees = &self.trees;
+        for tree in [&trees.columns, &trees.rows, &trees.groups] {
+            self.b.tree(tree);
         }
-        self.b.routes(self.trees.columns.group_routes(palette::COLUMN_GROUP));
+        let apart = trees.shares.colors != trees.columns.colors;
+        self.b.tree_groups(&trees.shares, palette::COLUMN_GROUP, apart);
         self.b.finish()
-    }
-
-    /// Cycles by which the last column gets x after the first: later layers get it from the middle.
-    fn skew(&self) -> u64 {
-        if self.b.layer() > 0 {
-            return 0;
-        }
-        u64::from(self.target.fabric.hop_cycles) * u64::from(self.shape.width - 1)
     }
 
     fn all_columns(&self) -> Columns {

@@ -9,11 +9,10 @@
 //! Leaves values without their division: denominators are summed with them.
 
 use plan::{
-    Affine, BinaryOp, Clause, Combine, Instr, Len, Operand, PartOp, ReduceOp, Role, Slice, Target,
+    Affine, BinaryOp, Clause, Combine, Instr, Operand, PartOp, ReduceOp, Role, Slice, Target,
 };
 
 use super::Layer;
-use crate::place::shape::LayerShape;
 use crate::program::cost::comm_cycles;
 use crate::route::tree::{Message, Part, Reach, Tree};
 
@@ -70,19 +69,19 @@ impl Layer<'_> {
         self.column_maxima(&[row_max], max);
         self.b.while_waiting(&zero);
         let message = Message { data: p, combine: Combine::Add };
-        let tree = self.trees.groups;
-        self.b.reduce_phase("softmax", &[piece], (&tree, message, Reach::All), self.head_columns());
+        let tree = &self.trees.groups;
+        self.b.reduce_phase("softmax", &[piece], (tree, message, Reach::All), self.head_columns());
         Softmax { before_values: weigh(p).to_vec(), factors: None }
     }
 
     /// Phase: the maxima of columns, after `before`.
     fn column_maxima(&mut self, before: &[Instr], max: Slice) {
-        let tree = self.trees.columns;
+        let tree = &self.trees.columns;
         let message = Message { data: max, combine: Combine::Max };
         self.b.reduce_phase(
             "softmax-max",
             before,
-            (&tree, message, Reach::All),
+            (tree, message, Reach::All),
             self.head_columns(),
         );
     }
@@ -94,7 +93,7 @@ impl Layer<'_> {
         (p, weigh): (Slice, [Instr; 2]),
         (max, top): (Slice, Slice),
     ) -> Vec<Role> {
-        let (cell, column) = (self.trees.groups, self.trees.columns);
+        let (cell, column) = (&self.trees.groups, &self.trees.columns);
         let columns = self.head_columns();
         let sums = cell.reduce(&Message { data: p, combine: Combine::Add }, Reach::All);
         let maxima = column.reduce(&Message { data: top, combine: Combine::Max }, Reach::All);
@@ -122,11 +121,6 @@ pub(super) fn roots_fit(cell: &Tree, column: &Tree, target: &Target) -> bool {
     let free = |queues: u32| queues.saturating_sub(fabric.reserved_queues);
     let inputs = cell.most_inputs() + column.most_inputs();
     inputs <= free(fabric.input_queues) && 2 <= free(fabric.output_queues)
-}
-
-/// Cycles of the maxima of columns in a phase of their own.
-pub(super) fn maxima_cycles(tree: &Tree, shape: LayerShape, target: &Target) -> u64 {
-    comm_cycles(target, &tree.comm(Reach::All, Len::of(shape.heads.q_heads())), 0)
 }
 
 /// The row's maximum and this PE's exponentials (`work`) with its parts in the sum along the cell and in

@@ -67,17 +67,17 @@ impl Layer<'_> {
         work: &NormedMatVec,
         surplus: Option<&Surplus>,
     ) {
-        let tree = self.trees.columns;
+        let tree = &self.trees.columns;
         let all = self.all_columns();
         let message = Message { data: work.message, combine: Combine::Add };
         let Some(surplus) = surplus else {
-            self.b.reduce_phase("gate-up", program, (&tree, message, Reach::All), all);
+            self.b.reduce_phase("gate-up", program, (tree, message, Reach::All), all);
             return;
         };
         let used = self.shape.heads.columns();
         let within = |program: &[Instr], message: Message, (from, to): (u32, u32)| {
             let columns = Columns { used: to, width: to };
-            let mut roles = reduce_roles(program, (&tree, message, Reach::All), columns);
+            let mut roles = reduce_roles(program, (tree, message, Reach::All), columns);
             roles.iter_mut().for_each(|r| r.predicate.x.push(Clause::range(from, to)));
             roles
         };

@@ -169,7 +169,7 @@ fn holds(template: &serde_json::Value, index: &serde_json::Value, (x, y): (u32, 
             let [kind, m, n, from, to] =
                 [0, 1, 2, 3, 4].map(|i| clause[i].as_u64().expect("number"));
             let v = [p, p % m, p / m, (p % m) % n, (p / m) % n][kind as usize];
-            (from..to).contains(&v)
+            if from <= to { (from..to).contains(&v) } else { !(to..from).contains(&v) }
         })
     };
     passes("x", u64::from(x)) && passes("y", u64::from(y))

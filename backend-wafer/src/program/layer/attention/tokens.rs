@@ -43,8 +43,8 @@ impl Layer<'_> {
             at += n * dim;
         }
         let add = |data| Message { data, combine: Combine::Add };
-        let tree = self.trees.groups;
-        self.b.reduce_phase("heads", &program, (&tree, add(whole.all()), Reach::All), columns);
+        let tree = &self.trees.groups;
+        self.b.reduce_phase("heads", &program, (tree, add(whole.all()), Reach::All), columns);
 
         let shape = AttentionShape { kv_heads: heads.kv_heads, q_per_kv: heads.q_per_kv, dim };
         let buffer = self.b.vector("scores", q_heads * self.shape.slots).buffer;
@@ -57,9 +57,9 @@ impl Layer<'_> {
             Instr::Reduce { op: ReduceOp::Max, dst: max, src: scores },
         ];
         let message = Message { data: max, combine: Combine::Max };
-        self.b.reduce_phase("scores", &program, (&tree, message, Reach::All), columns);
-        let tree = self.trees.columns;
-        self.b.reduce_phase("softmax-max", &[], (&tree, message, Reach::All), columns);
+        self.b.reduce_phase("scores", &program, (tree, message, Reach::All), columns);
+        let tree = &self.trees.columns;
+        self.b.reduce_phase("softmax-max", &[], (tree, message, Reach::All), columns);
 
         let sum = self.b.vector("cell-values", q_len + q_heads);
         let program = [
@@ -72,8 +72,8 @@ impl Layer<'_> {
             Instr::Reduce { op: ReduceOp::Sum, dst: sum.part(q_len, q_heads), src: scores },
             Instr::AttendValues { shape, dst: sum.part(0, q_len), p: scores, v: v_cache },
         ];
-        let tree = self.trees.groups;
-        self.b.reduce_phase("cell-values", &program, (&tree, add(sum.all()), Reach::All), columns);
+        let tree = &self.trees.groups;
+        self.b.reduce_phase("cell-values", &program, (tree, add(sum.all()), Reach::All), columns);
 
         let o_len = q_heads * heads.dim();
         let values = self.b.vector("values", o_len + q_heads);
@@ -86,8 +86,8 @@ impl Layer<'_> {
         });
         let program: Vec<Instr> =
             own.chain([Instr::Copy { dst: sums, src: sum.part(q_len, q_heads) }]).collect();
-        let tree = self.trees.columns;
-        self.b.reduce_phase("values", &program, (&tree, add(values.all()), Reach::All), columns);
+        let tree = &self.trees.columns;
+        self.b.reduce_phase("values", &program, (tree, add(values.all()), Reach::All), columns);
         let divide =
             vec![Instr::Unary { op: UnaryOp::Recip, dst: sums, src: sums }, scale_by(o, sums)];
         self.output_projection(divide, o)

@@ -61,7 +61,7 @@ function term(kind, m, n, p) {
 }
 const clauses = (list, p) => list.every(([kind, m, n, from, to]) => {
   const v = term(kind, m, n, p);
-  return v >= from && v < to;
+  return from <= to ? v >= from && v < to : v >= from || v < to;
 });
 const within = (range, v) => !range || (v >= range[0] && v < range[1]);
 
