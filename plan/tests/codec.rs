@@ -139,7 +139,7 @@ fn the_version_rises_with_the_fields() {
     let hash = found.iter().flat_map(|path| path.bytes()).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let known = (5, 613_603_844_524_222_707);
+    let known = (6, 613_603_844_524_222_707);
     assert_eq!((VERSION, hash), known, "raise codec::VERSION, and write both down here");
 }
 

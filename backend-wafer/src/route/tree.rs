@@ -361,11 +361,6 @@ impl Tree {
         kinds.into_iter().filter(|(c, ..)| c.from < c.to).collect()
     }
 
-    /// Whether all groups but the last have the same size.
-    pub fn is_even(&self) -> bool {
-        self.even > 0
-    }
-
     /// What a member of a group does that is not its root.
     fn member(&self, group: &Group, p: u32, message: &Message) -> (&'static str, Vec<Instr>) {
         let (side, end) = match p < group.root {

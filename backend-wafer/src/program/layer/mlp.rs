@@ -58,7 +58,7 @@ impl Layer<'_> {
             return Ok(work.after);
         };
         let step = ("down", columns.as_slice(), work.y, work.after);
-        leave(&mut self.b, step, &tree, (self.x, entry, exit), (width, height));
+        leave(&mut self.b, step, tree, (self.x, entry, exit), (width, height));
         Ok(Vec::new())
     }
 
