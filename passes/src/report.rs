@@ -112,6 +112,18 @@ pub struct SearchReport {
     pub cost: (Cost, Cost),
     /// No graph that the rules found costs less; equal to the cost after when that is proven optimal.
     pub bound: Cost,
+    /// What the rewrites of the result may have done to numbers: exact when rules of that tier alone lead to it.
+    pub tier: Tier,
+}
+
+impl SearchReport {
+    /// By what share of its cost the result may be dearer than the cheapest graph: 0 when that is proven; `None`
+    /// when the target cannot execute the result.
+    pub fn gap(&self) -> Option<f64> {
+        let cost = self.cost.1;
+        let open = cost.minus(self.bound) as f64 / (cost.units() as f64).max(1.0);
+        (cost < Cost::INFINITE).then_some(open)
+    }
 }
 
 /// What quantisation did to one tensor.

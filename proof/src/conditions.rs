@@ -129,6 +129,10 @@ pub(crate) fn not_last(m: &mut Match<'_>) -> Option<()> {
     (m.axis("?a")? + 1 < m.rank("?x")?).then_some(())
 }
 
+pub(crate) fn other_axis(m: &mut Match<'_>) -> Option<()> {
+    (m.axis("?a")? != m.axis("?b")?).then_some(())
+}
+
 pub(crate) fn constant_factors(m: &mut Match<'_>) -> Option<()> {
     m.constant("?b")?;
     m.constant("?c")?;

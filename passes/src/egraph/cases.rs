@@ -173,6 +173,21 @@ pub(crate) const CASES: &[Case] = &[
         misses: &["(slice (softmax x:T,8) axis:1 dim:0 dim:4)"],
     },
     Case {
+        rule: "slice-reduce-sum",
+        fires: &["(slice (reduce_sum x:T,8 axis:1) axis:0 dim:T-R dim:T)"],
+        misses: &["(slice (reduce_sum x:8,8 axis:1) axis:1 dim:0 dim:1)"],
+    },
+    Case {
+        rule: "slice-reduce-mean",
+        fires: &["(slice (reduce_mean x:T,8 axis:1) axis:0 dim:T-R dim:T)"],
+        misses: &["(slice (reduce_mean x:8,8 axis:1) axis:1 dim:0 dim:1)"],
+    },
+    Case {
+        rule: "slice-reduce-max",
+        fires: &["(slice (reduce_max x:T,8 axis:1) axis:0 dim:T-R dim:T)"],
+        misses: &["(slice (reduce_max x:8,8 axis:1) axis:1 dim:0 dim:1)"],
+    },
+    Case {
         rule: "slice-gather",
         fires: &["(slice (gather W1:16,8 ids:T) axis:0 dim:T-R dim:T)"],
         misses: &["(slice (gather W1:16,8 ids:T) axis:1 dim:0 dim:4)"],

@@ -98,7 +98,12 @@ impl Pass for EGraphPass {
             let found = match known.get(&recipe) {
                 // The same graph over other weights. A proof names its weights, so it is made anew.
                 Some((names, found)) if !cx.prove => found.renamed(&graph.name, names, &weights),
-                _ => search(graph, &rules, self.limits, cx.model, cx.prove, cx.attribute)?,
+                _ => {
+                    let mut found =
+                        search(graph, &rules, self.limits, cx.model, cx.prove, cx.attribute)?;
+                    found.report.tier = self.tier(graph, &found, &rules, cx.model)?;
+                    found
+                }
             };
             let found =
                 Found { report: SearchReport { recipe: recipe.clone(), ..found.report }, ..found };
@@ -132,6 +137,25 @@ impl Pass for EGraphPass {
 }
 
 impl EGraphPass {
+    /// What a result may differ by. Rules of weaker tiers often fire and lead nowhere, so where any did, the
+    /// search is repeated without them.
+    fn tier(
+        &self,
+        graph: &Graph,
+        found: &Found,
+        rules: &[&'static Rule],
+        model: &dyn CostModel,
+    ) -> Result<Tier, PassError> {
+        let fired = rules.iter().filter(|r| found.fired.contains(r.name));
+        let weakest = fired.map(|r| r.tier).max().unwrap_or(Tier::Exact);
+        if weakest == Tier::Exact {
+            return Ok(weakest);
+        }
+        let exact: Vec<_> = rules.iter().copied().filter(|r| r.tier == Tier::Exact).collect();
+        let without = search(graph, &exact, self.limits, model, false, false)?;
+        Ok(if without.graph == found.graph { Tier::Exact } else { weakest })
+    }
+
     /// The rules that wrote a node of the result, or without which it is dearer.
     fn uses(
         &self,
@@ -236,6 +260,7 @@ fn search(
         stop: saturation.stop,
         cost: (before, solved.cost),
         bound: solved.bound,
+        tier: rules.iter().map(|r| r.tier).max().unwrap_or(Tier::Exact),
     };
     let built_on = std::mem::take(&mut loaded.egraph.analysis.built_on);
     let equations = loaded.egraph.analysis.equations.take();

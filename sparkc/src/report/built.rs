@@ -3,7 +3,7 @@
 //! Everything in the JSON is a function of model, target and options: no path, no time. Predicted
 //! speeds are the compiler's claims (`plan::Claims`); `sparkc simulate` measures.
 
-use passes::{Cost, PassReport, Report};
+use passes::{Cost, PassReport, Report, SearchReport, Tier};
 use plan::{BufferRole, Plan};
 use runtime::program::Activations;
 use serde_json::{Value, json};
@@ -128,6 +128,9 @@ impl Built {
             let label = format!("rewrites ({target})");
             let used = if rules.is_empty() { "none".to_string() } else { rules.join(", ") };
             facts.row([label, format!("{used}; {}", saving(report))]);
+            if !report.searches.is_empty() {
+                facts.row([format!("extraction ({target})"), extractions(&report.searches)]);
+            }
         }
         let quantized = self.passes().find(|(_, r)| !r.quantized.is_empty());
         if let Some((_, report)) = quantized {
@@ -188,6 +191,34 @@ pub fn saving(report: &Report) -> String {
         share => format!("{:.0} % less work by estimate", 100.0 * (1.0 - share)),
     };
     format!("{gain}; {proven}")
+}
+
+/// Cost, bound and gap of each search, in units of the cost model, and what it may have done to numbers. Graphs of one recipe are searched once.
+fn extractions(searches: &[SearchReport]) -> String {
+    let mut recipes: Vec<(&SearchReport, Vec<&str>)> = Vec::new();
+    for search in searches {
+        match recipes.iter_mut().find(|(known, _)| known.recipe == search.recipe) {
+            Some((_, graphs)) => graphs.push(&search.graph),
+            None => recipes.push((search, vec![&search.graph])),
+        }
+    }
+    let text = |(search, graphs): &(&SearchReport, Vec<&str>)| {
+        let cost = search.cost.1;
+        let names = match graphs[..] {
+            [first, .., last] if graphs.len() > 2 => format!("@{first} to @{last}"),
+            _ => graphs.iter().map(|g| format!("@{g}")).collect::<Vec<_>>().join(", "),
+        };
+        let known = match search.gap() {
+            Some(gap) if gap > 0.0 => format!("bound {}, gap {:.2} %", search.bound, 100.0 * gap),
+            _ => "bound the same, gap 0".to_string(),
+        };
+        let bits = match search.tier {
+            Tier::Exact => "same bits as written".to_string(),
+            tier => format!("{tier} (`sparkc passes bound` says how far)"),
+        };
+        format!("{names} cost {cost}, {known}, {bits}")
+    };
+    recipes.iter().map(text).collect::<Vec<_>>().join("; ")
 }
 
 fn executable_rows(executable: &Executable, facts: &mut Table) {
@@ -492,6 +523,8 @@ pub fn passes_json(report: &Report) -> Value {
                 "cost_before": s.cost.0.units(),
                 "cost_after": s.cost.1.units(),
                 "cost_bound": s.bound.units(),
+                "gap": s.gap(),
+                "tier": s.tier.name(),
                 "recipe": s.recipe,
             })
         })

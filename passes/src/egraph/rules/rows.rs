@@ -51,6 +51,33 @@ pub(super) const RULES: &[Rule] = &[
         rhs: Rhs::Pattern("(softmax (slice ?x ?a ?s ?e))"),
     },
     Rule {
+        name: "slice-reduce-sum",
+        tier: Tier::Exact,
+        why: "Each row has its own sum.",
+        lhs: "(slice (reduce_sum ?x ?b) ?a ?s ?e)",
+        condition: "the axes are different ones",
+        when: other_axis,
+        rhs: Rhs::Pattern("(reduce_sum (slice ?x ?a ?s ?e) ?b)"),
+    },
+    Rule {
+        name: "slice-reduce-mean",
+        tier: Tier::Exact,
+        why: "Each row has its own mean.",
+        lhs: "(slice (reduce_mean ?x ?b) ?a ?s ?e)",
+        condition: "the axes are different ones",
+        when: other_axis,
+        rhs: Rhs::Pattern("(reduce_mean (slice ?x ?a ?s ?e) ?b)"),
+    },
+    Rule {
+        name: "slice-reduce-max",
+        tier: Tier::Exact,
+        why: "Each row has its own maximum.",
+        lhs: "(slice (reduce_max ?x ?b) ?a ?s ?e)",
+        condition: "the axes are different ones",
+        when: other_axis,
+        rhs: Rhs::Pattern("(reduce_max (slice ?x ?a ?s ?e) ?b)"),
+    },
+    Rule {
         name: "slice-gather",
         tier: Tier::Exact,
         why: "A row of a gather is one id looked up.",
@@ -72,6 +99,10 @@ pub(super) const RULES: &[Rule] = &[
 
 fn not_last(m: &mut Match<'_>) -> Option<()> {
     m.holds("the axis is not the last", m.axis("?a")? + 1 < m.rank("?x")?)
+}
+
+fn other_axis(m: &mut Match<'_>) -> Option<()> {
+    m.holds("the axes are different", m.axis("?a")? != m.axis("?b")?)
 }
 
 fn is_elementwise(term: &Term) -> bool {

@@ -19,6 +19,8 @@ use crate::{driver, output};
 struct Row {
     target: String,
     exact: bool,
+    /// Whether what the tier allows beyond `exact` changed nothing.
+    unused: bool,
     moved: Moved,
 }
 
@@ -53,15 +55,17 @@ pub(super) fn run(args: &BoundArgs) -> Result<()> {
             Ok(after)
         };
         found.push(progress.stage(&format!("bound {name}"), |_| -> Result<Row> {
-            let exact = logits(&optimised(Tier::Exact)?)?;
+            let strict = optimised(Tier::Exact)?;
+            let exact = logits(&strict)?;
             let check = tensor::compare::check(
                 &exact.to_f32(),
                 &expected.to_f32(),
                 Tier::Exact.tolerance(),
             );
             let after = optimised(Tier::Reassoc)?;
+            let unused = after == strict;
             let moved = passes::distance(module, &after, weights, &tokens, rows)?;
-            Ok(Row { target: name.to_string(), exact: check.is_ok(), moved })
+            Ok(Row { target: name.to_string(), exact: check.is_ok(), unused, moved })
         })?);
     }
     progress.finish();
@@ -85,11 +89,11 @@ fn render(rows: &[Row], tokens: &[u32], random: bool) -> String {
     let colored = report::stdout_colored();
     let mut table =
         Table::new(&["target", "exact", ">reassoc: bound", ">found", ">function known to"]);
-    for Row { target, exact, moved } in rows {
+    for Row { target, exact, unused, moved } in rows {
         table.row([
             target.clone(),
             if *exact { "same bits" } else { "DIFFERS" }.to_string(),
-            fraction(moved.bound()),
+            if *unused { "0: all exact".to_string() } else { fraction(moved.bound()) },
             format!("{:.1e}", moved.found),
             fraction(moved.function.bound),
         ]);
@@ -107,12 +111,14 @@ fn fraction(bound: f64) -> String {
 }
 
 fn as_json(row: &Row) -> Value {
-    let Row { target, exact, moved } = row;
+    let Row { target, exact, unused, moved } = row;
     json!({
         "target": target,
         "exact_same_bits": exact,
         "reassoc": {
-            "bound": moved.bound(),
+            "only_exact_rewrites": unused,
+            "bound": if *unused { 0.0 } else { moved.bound() },
+            "running_bound": moved.bound(),
             "found": moved.found,
             "error_before": moved.before,
             "error_after": moved.after,
