@@ -116,6 +116,7 @@ impl Candidates {
         };
         Shortage {
             pes,
+            estimated: self.blocks.iter().any(|of| of.list.is_empty()),
             widest: u32::try_from(widest).unwrap_or(u32::MAX),
             block: worst.map_or_else(String::new, |b| name(b.block)),
             contributors: worst.map_or_else(Vec::new, |b| b.fullest.clone()),

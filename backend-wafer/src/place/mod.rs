@@ -43,7 +43,7 @@ const MAX_FEWEST: u32 = 32;
 const MAX_LAYERS: u32 = 8;
 /// Regions with several layers have at most this many PEs: larger ones take long to prove legal.
 const MAX_SHARED_PES: u32 = 1 << 18;
-/// Share of a token's cycles given up for a faster slowest stage.
+/// Share of a token's cycles given up for a faster slowest stage, where several requests are under way.
 const SLACK: (u64, u64) = (1, 100);
 
 /// Which block a region runs.
@@ -157,6 +157,14 @@ pub struct Goal {
     pub requests: Option<u32>,
 }
 
+impl Goal {
+    /// Share of a token's cycles given up for a faster slowest stage: with one request no stage ever waits
+    /// for another.
+    fn slack(self) -> (u64, u64) {
+        if self.requests == Some(1) { (0, 1) } else { SLACK }
+    }
+}
+
 /// Regions that a pipeline keeps unless asked otherwise: fewer and larger ones with several layers each
 /// shorten a token by less than they lengthen the interval between tokens.
 pub const REQUESTS: u32 = 24;
@@ -179,6 +187,7 @@ pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Place
         surplus,
         turn_colors: available - needed,
         limit: goal.wafers.limit(target),
+        slack: goal.slack(),
         needs: Needs::new(partition, target),
         least: None,
         searched: Vec::new(),
@@ -193,7 +202,7 @@ pub fn place(partition: &Partition, target: &Target, goal: Goal) -> Result<Place
     };
     for &surplus in tries {
         let search = search(surplus).all(&pipelines)?;
-        if let Some((height, cuts, found, price)) = best(&search.searched) {
+        if let Some((height, cuts, found, price)) = best(&search.searched, search.slack) {
             let regions = cuts.regions(found);
             return Ok(Placement { height, wafers: found.0.0, regions, cycles: price.cycles });
         }
@@ -236,6 +245,8 @@ struct Search<'a> {
     turn_colors: u32,
     /// The most wafers still of interest.
     limit: u32,
+    /// Share of a token's cycles given up for a faster slowest stage.
+    slack: (u64, u64),
     needs: Needs<'a>,
     /// What is missing where least is missing.
     least: Option<Shortage>,
@@ -251,7 +262,7 @@ impl<'a> Search<'a> {
             for height in heights(self.target).into_iter().filter(|&h| h >= lowest) {
                 self.height(blocks, height)?;
             }
-            lowest = best(&self.searched).map_or(lowest, |found| found.0);
+            lowest = best(&self.searched, self.slack).map_or(lowest, |found| found.0);
         }
         Ok(self)
     }
@@ -264,7 +275,8 @@ impl<'a> Search<'a> {
         let target = self.target;
         let candidates = Candidates::new(&mut self.needs, (height, self.surplus), blocks)?;
         let shortage = candidates.shortage(self.partition, blocks, (target, height));
-        if self.least.as_ref().is_none_or(|l| shortage.pes < l.pes) {
+        let rank = |s: &Shortage| (s.estimated, s.pes);
+        if self.least.as_ref().is_none_or(|least| rank(&shortage) < rank(least)) {
             self.least = Some(shortage);
         }
         let strips = target.height / height;
@@ -279,8 +291,8 @@ impl<'a> Search<'a> {
             self.searched.clear();
         }
         self.searched.push((height, cuts));
-        if let Some((_, _, _, price)) = best(&self.searched) {
-            let most = with_slack(price.cycles);
+        if let Some((_, _, _, price)) = best(&self.searched, self.slack) {
+            let most = with_slack(price.cycles, self.slack);
             self.searched.retain(|(_, c)| c.finals().any(|(_, _, price)| price.cycles <= most));
         }
         Ok(())
@@ -288,13 +300,16 @@ impl<'a> Search<'a> {
 }
 
 /// Cycles of a token that a faster slowest stage may cost.
-fn with_slack(cycles: u64) -> u64 {
-    cycles + cycles * SLACK.0 / SLACK.1
+fn with_slack(cycles: u64, (of, all): (u64, u64)) -> u64 {
+    cycles + cycles * of / all
 }
 
-/// The plan with the shortest token; among those that are as good within `SLACK`, the one with the
+/// The plan with the shortest token; among those that are as good within `slack`, the one with the
 /// fastest slowest stage, which decides how many tokens per second a full pipeline yields.
-fn best<'a, 'b>(searched: &'a [(u32, Cuts<'b>)]) -> Option<(u32, &'a Cuts<'b>, Found, Price)> {
+fn best<'a, 'b>(
+    searched: &'a [(u32, Cuts<'b>)],
+    slack: (u64, u64),
+) -> Option<(u32, &'a Cuts<'b>, Found, Price)> {
     let all = || {
         let of = |(height, cuts): &'a (u32, Cuts<'b>)| {
             cuts.finals().map(move |(state, i, price)| (*height, cuts, (state, i), price))
@@ -302,7 +317,7 @@ fn best<'a, 'b>(searched: &'a [(u32, Cuts<'b>)]) -> Option<(u32, &'a Cuts<'b>, F
         searched.iter().flat_map(of)
     };
     let shortest = all().map(|f| f.3.cycles).min()?;
-    let good = all().filter(|f| f.3.cycles <= with_slack(shortest));
+    let good = all().filter(|f| f.3.cycles <= with_slack(shortest, slack));
     good.min_by_key(|f| (f.3.stage, f.3.cycles, f.3.area))
 }
 
@@ -352,6 +367,8 @@ fn chosen(choice: &Choice, block: Block) -> Option<&Candidate> {
 struct Shortage {
     /// PEs needed.
     pes: u64,
+    /// Whether no shape of some block fits, so that its PEs are only its bytes spread evenly.
+    estimated: bool,
     /// Columns of the widest region.
     widest: u32,
     /// The block with the largest share, and its contributors in the widest shape tried.
@@ -395,6 +412,7 @@ fn shortfall(
 ) -> Shortfall {
     let least = least.unwrap_or(Shortage {
         pes: u64::MAX,
+        estimated: true,
         widest: 0,
         block: partition.name.clone(),
         contributors: Vec::new(),
