@@ -4,11 +4,11 @@
 //! segments of phases that are confined to one axis, and a segment into independent lines; phases that
 //! use both axes split into the sets of tiles that their routes connect. Lines (and sets) whose
 //! tiles have the same steps and routes, and the same starting and entering times but for a shift, are
-//! run once. All of this is checked here, mechanically; where it fails the segment runs on all tiles.
+//! run once. All of this is checked here, mechanically.
 //!
 //! Segments overlap in time without a barrier between them. That is exact as long as no link
-//! carries wavelets of a later segment before the last one of an earlier segment; when one does, the
-//! whole template is run on all tiles. So running lines never changes what an engine says.
+//! carries wavelets of a later segment before the last one of an earlier segment; when one does, these
+//! two and those between become one segment. So running lines never changes what an engine says.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -71,8 +71,8 @@ pub struct LinesOutcome {
     pub lines_run: usize,
     /// Lines in all.
     pub lines: usize,
-    /// True when the template ran on all tiles at once.
-    pub fell_back: bool,
+    /// Phases that had to be run together because they overlap on a link; empty when there are none.
+    pub joined: Vec<Range<usize>>,
 }
 
 /// Runs a template's rectangle of `width` columns.
@@ -83,12 +83,28 @@ pub fn run(
     entering: &[Crossing],
     engine: Engine,
 ) -> LinesOutcome {
-    run_lines(domain, width, starts, entering, engine).unwrap_or_else(|| LinesOutcome {
-        outcome: run_all(domain, starts, entering, engine),
-        lines_run: 1,
-        lines: 1,
-        fell_back: true,
-    })
+    let mut segments = segments(domain);
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    let of = |s: &Segment, c: &Crossing| s.colors.contains(&c.color);
+    while entering.iter().all(|c| segments.iter().filter(|s| of(s, c)).count() == 1) {
+        match run_lines(domain, (width, &segments), starts, entering, engine) {
+            Ok(total) => return LinesOutcome { joined, ..total },
+            // Lines of one segment share no links.
+            Err((first, last)) if first == last => break,
+            Err((first, last)) => {
+                let all: Vec<Segment> = segments.drain(first..=last).collect();
+                let phases = all[0].phases.start..all[last - first].phases.end;
+                let mut colors: Vec<u8> = all.into_iter().flat_map(|s| s.colors).collect();
+                colors.sort_unstable();
+                colors.dedup();
+                joined.retain(|p| p.start < phases.start || p.end > phases.end);
+                joined.push(phases.clone());
+                segments.insert(first, Segment { phases, way: Way::Both, colors });
+            }
+        }
+    }
+    let all = run_all(domain, starts, entering, engine);
+    LinesOutcome { outcome: all, lines_run: 1, lines: 1, joined: vec![0..domain.phase_slots()] }
 }
 
 /// The engine on all tiles and phases.
@@ -97,29 +113,26 @@ pub fn run_all(domain: &Domain, starts: &[u64], entering: &[Crossing], engine: E
     engine(&Job { domain, tiles: &tiles, phases: 0..usize::MAX, starts, entering })
 }
 
-/// `None` when lines cannot be told apart in space or segments in time.
+/// Runs segment by segment; the error is a segment and a later one that overlap on a link.
 fn run_lines(
     domain: &Domain,
-    width: u32,
+    (width, segments): (u32, &[Segment]),
     starts: &[u64],
     entering: &[Crossing],
     engine: Engine,
-) -> Option<LinesOutcome> {
-    let segments = segments(domain);
+) -> Result<LinesOutcome, (usize, usize)> {
     let mut ready = starts.to_vec();
-    let mut last_busy = vec![0u64; domain.len() * 4];
+    let mut busy = vec![Busy::default(); domain.len() * 4];
     let mut total = LinesOutcome {
         outcome: Outcome { phase_ends: vec![0; domain.phase_slots()], ..Outcome::default() },
         lines_run: 0,
         lines: 0,
-        fell_back: false,
+        joined: Vec::new(),
     };
-    let mut used = 0;
-    for segment in &segments {
+    for (number, segment) in segments.iter().enumerate() {
         let classes = classes(domain, segment);
         let here: Vec<&Crossing> =
             entering.iter().filter(|c| segment.colors.contains(&c.color)).collect();
-        used += here.len();
         let mut known: BTreeMap<LineKey, Outcome> = BTreeMap::new();
         let sets = match segment.way {
             Way::Both => connected(domain, &segment.colors),
@@ -133,18 +146,15 @@ fn run_lines(
                 known.insert(key.clone(), run_line(domain, segment, &tiles, &key, engine));
             }
             let outcome = &known[&key];
-            if !apply(&mut total.outcome, outcome, &tiles, shift, &mut ready, &mut last_busy) {
-                return None;
-            }
+            let place = (tiles.as_slice(), shift);
+            apply(&mut total.outcome, outcome, place, &mut ready, (&mut busy, number))
+                .map_err(|before| (before, number))?;
         }
-    }
-    if used != entering.len() {
-        return None;
     }
     total.outcome.ends = ready;
     total.outcome.leaving.sort_unstable();
     total.outcome.waiting.sort_unstable();
-    Some(total)
+    Ok(total)
 }
 
 /// A line as it stands now, and the shift from its times to those of the region.
@@ -193,25 +203,34 @@ fn run_line(
     outcome
 }
 
-/// Adds a line's outcome to the total; false when a link was busy out of order.
+/// How long a link has been busy.
+#[derive(Clone, Copy, Debug, Default)]
+struct Busy {
+    /// One past the last cycle in which it was; 0 when it never was.
+    until: u64,
+    /// The segment of that cycle.
+    segment: usize,
+}
+
+/// Adds a line's outcome in segment `number` to the total. The error is an earlier segment that has not done
+/// with a link when this one begins to use it.
 fn apply(
     total: &mut Outcome,
     line: &Outcome,
-    tiles: &[u32],
-    shift: u64,
+    (tiles, shift): (&[u32], u64),
     ready: &mut [u64],
-    last_busy: &mut [u64],
-) -> bool {
-    let mut in_order = true;
+    (busy, number): (&mut [Busy], usize),
+) -> Result<(), usize> {
     let absolute = |t: u64| t + shift - 1;
     for (i, &tile) in tiles.iter().enumerate() {
         ready[tile as usize] = absolute(line.ends[i]);
         for port in 0..4 {
             if let Some((first, last)) = line.links[i * 4 + port] {
-                let busy = &mut last_busy[tile as usize * 4 + port];
-                // Cycles count from 1 here, so that 0 means never.
-                in_order &= *busy <= absolute(first);
-                *busy = (*busy).max(absolute(last) + 1);
+                let link = &mut busy[tile as usize * 4 + port];
+                if link.until > absolute(first) {
+                    return Err(link.segment);
+                }
+                *link = Busy { until: absolute(last) + 1, segment: number };
             }
         }
     }
@@ -230,7 +249,7 @@ fn apply(
         ..c.clone()
     }));
     total.waiting.extend(line.waiting.iter().map(|w| (tiles[w.0 as usize], w.1)));
-    in_order
+    Ok(())
 }
 
 /// Tiles of each line, ascending.

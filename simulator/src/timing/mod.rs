@@ -142,11 +142,10 @@ fn by_region(plan: &Plan, level: Level, domains: &[Rc<Domain>]) -> Result<Run, S
             return (lines::run_all(d, starts, entering, engine), None);
         }
         let run = lines::run(d, w, starts, entering, engine);
-        let note = if run.fell_back {
-            "segments overlap on a link: all tiles were run".to_owned()
-        } else {
-            format!("{} of {} lines run", run.lines_run, run.lines)
-        };
+        let mut note = format!("{} of {} lines run", run.lines_run, run.lines);
+        for phases in &run.joined {
+            note += &format!(", phases {}-{} at once", phases.start, phases.end - 1);
+        }
         (run.outcome, Some(note))
     };
     let hops = Hops::new(plan);
