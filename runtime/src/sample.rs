@@ -122,9 +122,9 @@ fn largest(logits: &[f32]) -> Result<f32, NoDistribution> {
     let (mut lanes, mut nan) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
     let (blocks, rest) = logits.as_chunks::<LANES>();
     for block in blocks {
-        for i in 0..LANES {
-            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
-            nan[i] |= block[i].is_nan();
+        for ((lane, nan), &logit) in lanes.iter_mut().zip(&mut nan).zip(block) {
+            *lane = if logit > *lane { logit } else { *lane };
+            *nan |= logit.is_nan();
         }
     }
     let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);

@@ -38,9 +38,9 @@ pub fn is_finite(dtype: DType, bytes: &[u8]) -> bool {
     match dtype {
         DType::F32 => {
             let is_finite = |word: u32| word & 0x7f80_0000 != 0x7f80_0000;
-            let words = bytes.as_chunks::<4>().0.chunks(STRIDE);
+            let mut words = bytes.as_chunks::<4>().0.chunks(STRIDE);
             // Every element of a stride, without a branch: so that the loop becomes wide.
-            words.into_iter().all(|some| {
+            words.all(|some| {
                 some.iter().fold(true, |all, w| all & is_finite(u32::from_le_bytes(*w)))
             })
         }
@@ -48,8 +48,8 @@ pub fn is_finite(dtype: DType, bytes: &[u8]) -> bool {
         DType::BF16 => halves(bytes, 0x7f80),
         DType::Q8 | DType::Q4 | DType::Q4M => {
             let head = if dtype == DType::Q4M { 4 } else { 2 };
-            let groups = bytes.chunks_exact(dtype.block_bytes());
-            groups.into_iter().all(|group| halves(&group[..head], F16_EXPONENT))
+            let mut groups = bytes.chunks_exact(dtype.block_bytes());
+            groups.all(|group| halves(&group[..head], F16_EXPONENT))
         }
         DType::I32 | DType::U8 => true,
     }
@@ -61,10 +61,8 @@ const F16_EXPONENT: u16 = 0x7c00;
 /// Whether 16-bit floats with these bits of exponent are numbers.
 fn halves(bytes: &[u8], exponent: u16) -> bool {
     let is_finite = |half: u16| half & exponent != exponent;
-    let halves = bytes.as_chunks::<2>().0.chunks(STRIDE);
-    halves
-        .into_iter()
-        .all(|some| some.iter().fold(true, |all, h| all & is_finite(u16::from_le_bytes(*h))))
+    let mut halves = bytes.as_chunks::<2>().0.chunks(STRIDE);
+    halves.all(|some| some.iter().fold(true, |all, h| all & is_finite(u16::from_le_bytes(*h))))
 }
 
 impl Tensor {
