@@ -9,8 +9,8 @@ relative differences, each constant kept near its present value by a weak prior,
 more measurements than constants. It changes no file: a constant is rounded and written down by hand, with
 its reason beside it.
 
-With --published it shows what else is published about the hardware, mostly fits over measurements that are
-not here, beside the same quantity simulated: `decides` where a constant was taken from it, `checked` where not.
+With --published it shows what else is published about the hardware (tests/wafer/published.json: mostly fits over
+measurements that are not here) beside the same quantity simulated: `decides` where a constant was taken from it, `checked` where not.
 
 Measurements: tests/wafer/calibration.json, which says where they come from. Nothing else was used.
 """
@@ -42,12 +42,15 @@ class Simulator:
     def __init__(self, sparkc):
         self.sparkc = sparkc
 
-    def cycles(self, target, kernel):
+    def run(self, target, kernel):
         words = ["simulate", "--kernel", *map(str, kernel), "--target", str(target), "--json"]
         run = subprocess.run([self.sparkc, *words], capture_output=True, text=True)
         if run.returncode:
             sys.exit(run.stderr)
-        return json.loads(run.stdout)["cycles"]
+        return json.loads(run.stdout)
+
+    def cycles(self, target, kernel):
+        return self.run(target, kernel)["cycles"]
 
 
 def table(simulator, points):
@@ -64,38 +67,63 @@ def table(simulator, points):
     return rows
 
 
-def product(simulator, target, kernel, grid, tile):
-    n = grid * tile
-    return simulator.cycles(target, [kernel, "--grid", grid, "--m", n, "--k", n, "--n", n])
+def figures():
+    return json.loads((ROOT / "tests" / "wafer" / "published.json").read_text())["figures"]
 
 
-def slope(simulator, target, kernel, low, high, flags=()):
-    ends = [simulator.cycles(target, [kernel, "--grid", p, *flags]) for p in (low, high)]
-    return (ends[1] - ends[0]) / (high - low)
+def timed(simulator, figure, sizes):
+    kernel = sizes.get("kernel", figure.get("kernel"))
+    flags = [word for name, value in sizes.items() if name != "kernel" for word in (f"--{name}", value)]
+    return simulator.run(figure["target"], [kernel, *flags])
+
+
+def product(simulator, figure, kernel, tile):
+    n = figure["grid"] * tile
+    return timed(simulator, figure, {"kernel": kernel, "grid": figure["grid"], "m": n, "k": n, "n": n})["cycles"]
+
+
+def step(simulator, f):
+    core = (ROOT / "plan" / "targets" / f"{f['target']}.toml").read_text()
+    floor = float(re.search(r"(?m)^gemm_floor = ([\d.]+)", core).group(1))
+    setup, group = map(float, re.search(r"mac_f16 = { setup = ([\d.]+), per_group = ([\d.]+)", core).groups())
+    call = max(floor, setup + group * -(-f["tile"] // 4))
+    return product(simulator, f, f["kernel"], f["tile"]) / f["grid"] - f["tile"] ** 2 * call
+
+
+def slope(simulator, f):
+    ends = [timed(simulator, f, f[end])["cycles"] for end in ("from", "to")]
+    return (ends[1] - ends[0]) / (f["to"]["grid"] - f["from"]["grid"]) / f["per"]
+
+
+def rest(simulator, f):
+    found = timed(simulator, f, f["from"])
+    return (found["cycles"] - found["breakdown"]["compute"]) / f["per"] - f["slope"] * f["from"]["grid"]
+
+
+def crossover(simulator, f):
+    wins = (t for t in range(1, 25) if product(simulator, f, "summa", t) < product(simulator, f, "meshgemm", t))
+    return next(wins)
+
+
+def optimum(simulator, f):
+    cycles = {}
+    for grid in f["grids"]:
+        d, s, n = (-(-f[name] // grid) for name in ("hidden", "tokens", "ffn"))
+        sizes = {"grid": grid, "d": d, "s": s, "f": n} | ({"groups": f["groups"]} if "groups" in f else {})
+        cycles[grid] = timed(simulator, f, sizes)["cycles"]
+    return min(cycles, key=cycles.get)
 
 
 def published(simulator):
-    """Target, quantity, whether it decided a constant, published, simulated."""
-    core = (ROOT / "plan" / "targets" / "wse2.toml").read_text()
-    floor = float(re.search(r"(?m)^gemm_floor = ([\d.]+)", core).group(1))
-    setup, group = map(float, re.search(r"mac_f16 = { setup = ([\d.]+), per_group = ([\d.]+)", core).groups())
-    for kernel, fixed, square in (("meshgemm", 45, 1.59), ("summa", 369, 1.06)):
-        for tile in (3, 6, 12, 24):
-            call = max(floor, setup + group * -(-tile // 4))
-            step = product(simulator, "wse2", kernel, 240, tile) / 240 - tile * tile * call
-            role = "decides" if tile == 3 else "checked"
-            yield "wse2", f"{kernel}: cycles a step that products of {tile} x {tile} do not hide", role, fixed + square * tile**2, step
-    chain = ("--tile", 6)
-    yield "wse2", "chain-gemv: cycles a PE", "checked", 6.92, slope(simulator, "wse2", "chain-gemv", 240, 720, chain)
-    yield "wse3", "chain-gemv: cycles a PE", "checked", 14.74, slope(simulator, "wse3", "chain-gemv", 120, 720, chain)
-    mesh = ("--tile", 24, "--group-size", 15)
-    yield "wse3", "meshgemv: cycles a PE", "checked", 2 + 11 / 30, slope(simulator, "wse3", "meshgemv", 360, 720, mesh)
-    layer = ("--d", 10, "--s", 10, "--f", 35, "--groups", 22)
-    for target, per_pe in (("wse2", 1.5), ("wse3", 2.4)):
-        found = slope(simulator, target, "decode-layer", 420, 660, layer) / 10
-        yield target, "decode-layer: cycles a PE and allreduce", "checked", per_pe, found
-    ratios = {t: product(simulator, "wse3", "summa", 360, t) / product(simulator, "wse3", "meshgemm", 360, t) for t in range(6, 13)}
-    yield "wse3", "first tile at which summa beats meshgemm (8 to 12)", "checked", 10, min(t for t, r in ratios.items() if r < 1)
+    """Each figure of published.json and its simulated value; tests/wafer/published.rs asserts the same."""
+    quantities = {"step": step, "slope": slope, "rest": rest, "crossover": crossover, "optimum": optimum}
+    for figure in figures():
+        yield figure, quantities[figure["quantity"]](simulator, figure)
+
+
+def what(figure):
+    shown = ("kernel", "grid", "tile", "hidden", "ffn")
+    return f"{figure['quantity']} " + " ".join(f"{k} {figure[k]}" for k in shown if k in figure)
 
 
 def constants(text):
@@ -171,8 +199,12 @@ def main():
         errors = [abs(r["percent"]) for r in rows]
         print(f"mean {sum(errors) / len(errors):.2f} %, largest {max(errors):.2f} %")
     if args.published:
-        for target, what, role, known, found in published(simulator):
-            print(f"{target}  {what:<62} {role}  {known:>8.2f} {found:>8.2f} {100 * (found / known - 1):>+7.1f} %")
+        for figure, found in published(simulator):
+            low, high = figure["published"]
+            known = f"{low:.2f}" if low == high else f"{low:g} to {high:g}"
+            away = 100 * (found / min(max(found, low), high) - 1)
+            role = "decides" if figure.get("decides") else "checked"
+            print(f"{figure['target']}  {what(figure):<58} {role}  {known:>12} {found:>8.2f} {away:>+6.1f} %")
     if args.fit:
         values, left = fit(simulator, args.fit)
         for key, value in values.items():

@@ -308,6 +308,10 @@ fn kernels_are_timed_without_a_model() {
     ];
     let said = sparkc(&line).json().unwrap();
     assert!(said["cycles"].as_u64().unwrap() > 0, "{said}");
+    // What loads the operands counts nowhere.
+    let row = &said["templates"][0];
+    assert_eq!(row["phases"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!([&row["cycles"], &row["phases"][0]["cycles"]], [&said["cycles"]; 2], "{said}");
     let missing = sparkc(&["simulate", "--kernel", "meshgemv", "--grid", "8"]);
     assert_eq!(missing.code, Some(2));
     assert!(missing.stderr.contains("--tile"), "{}", missing.stderr);

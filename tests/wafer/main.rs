@@ -13,6 +13,7 @@ mod levels;
 mod meshgemm;
 mod prefill;
 mod products;
+mod published;
 mod refusals;
 mod scale;
 mod shared;

@@ -80,9 +80,11 @@ fn meshgemm_wins_with_small_tiles_and_summa_with_large_ones() {
         let summa = cycles(Kernel::Summa { grid, m: n, k: n, n });
         summa / cycles(Kernel::MeshGemm { grid, m: n, k: n, n })
     };
-    // The fixed cost of a root that moves is worth the alignment from tiles of about eight on.
-    assert!(ratio(3) > 1.05 && ratio(6) > 1.0, "{} {}", ratio(3), ratio(6));
-    assert!(ratio(12) < 1.0 && ratio(24) < 1.0, "{} {}", ratio(12), ratio(24));
+    // Published: the two cross near tiles of 8 to 12, nothing nearer. What a root that moves costs whatever the tile is
+    // then worth MeshGEMM's alignment and sends.
+    let first = (3..=16).find(|&tile| ratio(tile) < 1.0);
+    assert!(first.is_some_and(|tile| (8..=12).contains(&tile)), "{first:?}");
+    assert!(ratio(3) > 1.05 && ratio(24) < 1.0, "{} {}", ratio(3), ratio(24));
 }
 
 /// Violations of a plan whose template is changed.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use backend_wafer::kernels::{self, Algorithm, Kernel, KernelError, Op};
+use plan::Target;
 use serde_json::Value;
+use simulator::timing::TimingReport;
 
 use super::timing;
 use crate::cli::{KernelArgs, ReduceAlgorithm, SimulateArgs};
@@ -42,9 +44,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
     let target = driver::target(&asked.target)?;
     let plan = kernels::build(kernel, &target)?;
     let mut report = timing::time_kernel(args, &plan)?;
-    let setup = kernels::setup_cycles(&plan);
-    report.token_cycles -= setup;
-    report.breakdown.compute -= setup;
+    leave_out(&mut report, kernels::setup_cycles(&plan), &target);
     if args.json {
         let mut object = timing::as_json(&report, 1);
         if let Value::Object(fields) = &mut object {
@@ -56,6 +56,29 @@ pub(super) fn run(args: &SimulateArgs) -> Result<()> {
         return output::print_json(&object);
     }
     output::print(&timing::render_kernel(&report))
+}
+
+/// Takes what loads the operands of a collective out of a report: its first phase, of `setup` cycles. Zero for
+/// kernels that load nothing.
+fn leave_out(report: &mut TimingReport, setup: u64, target: &Target) {
+    if setup == 0 {
+        return;
+    }
+    report.token_cycles -= setup;
+    report.breakdown.compute -= setup;
+    report.prefill_interval_cycles -= setup;
+    for template in &mut report.templates {
+        template.cycles -= setup;
+        template.interval -= setup;
+        if let Some(load) = template.phases.first_mut() {
+            load.cycles -= setup;
+            load.compute -= setup;
+        }
+        template.phases.retain(|phase| phase.cycles > 0);
+    }
+    let per_second = |cycles: u64| target.seconds(cycles.max(1)).recip();
+    report.tokens_per_second = per_second(report.token_cycles);
+    report.prefill_tokens_per_second = per_second(report.prefill_interval_cycles);
 }
 
 /// The sizes that were given.
