@@ -116,12 +116,18 @@ fn vocabulary(module: &Module) -> Option<u32> {
 }
 
 fn optimised(model: &Model, cost: &dyn CostModel, tier: Tier) -> Module {
+    reported(model, cost, tier).0
+}
+
+/// The optimised module, and the weakest tier that the report says any of its graphs is of.
+fn reported(model: &Model, cost: &dyn CostModel, tier: Tier) -> (Module, Tier) {
     let mut module = model.module.clone();
     let options =
         RunOptions { tier, weights: Some(model.weights.source()), ..RunOptions::default() };
-    passes::run(Level::O2.pipeline(), &mut module, cost, options)
+    let report = passes::run(Level::O2.pipeline(), &mut module, cost, options)
         .unwrap_or_else(|e| panic!("{} {tier}: {e}", model.name));
-    module
+    let weakest = report.searches.iter().map(|s| s.tier).max();
+    (module, weakest.expect("every module has a graph that is searched"))
 }
 
 /// Bits of the logits of a prompt and of two more steps.
@@ -157,6 +163,28 @@ fn exact_has_the_bits_of_the_module_as_written() {
         }
     }
     assert!(rewritten > 120, "{rewritten}");
+}
+
+#[test]
+fn what_is_reported_exact_at_the_default_tier_has_the_bits_as_written() {
+    let target = Target::preset("wse3").unwrap();
+    let wafer = WaferCost::new(&target);
+    let targets: [&dyn CostModel; 2] = [&CpuCost, &wafer];
+    let (mut exact, mut weaker) = (0, 0);
+    for model in all() {
+        for cost in targets {
+            let (after, tier) = reported(&model, cost, Tier::Reassoc);
+            if tier > Tier::Exact {
+                weaker += 1;
+                continue;
+            }
+            exact += 1;
+            let expected = bits(&model.module, model.weights.source());
+            let found = bits(&after, model.weights.source());
+            assert!(found == expected, "{} for {}", model.name, cost.name());
+        }
+    }
+    assert!(exact > 40 && weaker > 40, "{exact} exact, {weaker} not");
 }
 
 #[test]
