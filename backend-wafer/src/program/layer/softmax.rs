@@ -3,7 +3,7 @@
 //! Where columns share the exponentials, these are taken against the maximum of the row, which needs no
 //! message, and the maximum of the column is found in the same phase, in the gaps of the sum that puts
 //! the shares together: chains along the column run in microthreads, its root answers before the cell's
-//! does. Rows weigh their values while that answer is on its way; values and denominators are multiplied
+//! does. Rows weigh their values while that answer is on its way, where it is late; values and denominators are multiplied
 //! by exp(row's maximum - column's) afterwards; a row without tokens has the maximum -inf and the factor
 //! 0. Elsewhere the column's maximum comes first.
 //! Leaves values without their division: denominators are summed with them.
@@ -57,14 +57,17 @@ impl Layer<'_> {
         }
         if roots_fit(&self.trees.groups, &self.trees.columns, self.target) {
             let top = self.b.vector("column-max", heads.q_heads()).all();
-            let roles =
-                self.shared_exponentials([row_max, piece.clone()], (p, weigh(p)), (max, top));
-            self.b.while_waiting(&zero);
             let column = self.trees.columns.comm(Reach::All, top.len);
             let cycles = |comm| comm_cycles(self.target, comm, self.shape.slots);
-            let hidden = cycles(&column) <= cycles(&comm) + self.cycles(&[piece]);
+            let hidden =
+                cycles(&column) <= cycles(&comm) + self.cycles(std::slice::from_ref(&piece));
+            // Where nobody waits for the maximum, weighing here would only keep its results longer.
+            let (now, later) =
+                if hidden { (vec![], weigh(p).to_vec()) } else { (weigh(p).to_vec(), vec![]) };
+            let roles = self.shared_exponentials([row_max, piece], (p, now), (max, top));
+            self.b.while_waiting(&zero);
             self.b.phase("softmax", Some(if hidden { comm } else { column }), roles);
-            return Softmax { before_values: Vec::new(), factors: Some(max) };
+            return Softmax { before_values: later, factors: Some(max) };
         }
         self.column_maxima(&[row_max], max);
         self.b.while_waiting(&zero);
@@ -90,7 +93,7 @@ impl Layer<'_> {
     fn shared_exponentials(
         &self,
         work: [Instr; 2],
-        (p, weigh): (Slice, [Instr; 2]),
+        (p, weigh): (Slice, Vec<Instr>),
         (max, top): (Slice, Slice),
     ) -> Vec<Role> {
         let (cell, column) = (&self.trees.groups, &self.trees.columns);
@@ -127,7 +130,7 @@ pub(super) fn roots_fit(cell: &Tree, column: &Tree, target: &Target) -> bool {
 /// the maximum along the column; `weigh` when all exponentials are here; then exp(row's maximum - column's)
 /// where the row's maximum was.
 fn interleave(
-    (work, weigh): (&[Instr; 2], &[Instr; 2]),
+    (work, weigh): (&[Instr; 2], &[Instr]),
     (sum, maximum): (&Part, &Part),
     (max, top): (Slice, Slice),
 ) -> Vec<Instr> {
