@@ -11,6 +11,7 @@
 //! two and those between become one segment. So running lines never changes what an engine says.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::ops::Range;
 
 use super::domain::{Domain, NONE, Step, StepKind};
@@ -104,7 +105,8 @@ pub fn run(
         }
     }
     let all = run_all(domain, starts, entering, engine);
-    LinesOutcome { outcome: all, lines_run: 1, lines: 1, joined: vec![0..domain.phase_slots()] }
+    let joined = iter::once(0..domain.phase_slots()).collect();
+    LinesOutcome { outcome: all, lines_run: 1, lines: 1, joined }
 }
 
 /// The engine on all tiles and phases.
