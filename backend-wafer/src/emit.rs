@@ -37,7 +37,7 @@ pub(crate) fn emit(
         context: partition.context as u32,
     };
     let regions = regions(&schedule);
-    Ok(Plan {
+    let mut plan = Plan {
         model,
         target: Target { wafers: schedule.routing.placement.wafers, ..target.clone() },
         weights,
@@ -48,7 +48,10 @@ pub(crate) fn emit(
         streams: schedule.routing.streams,
         outputs,
         claims: schedule.claims,
-    })
+    };
+    // Known only now: where the argmax stands and which regions the token starts in.
+    plan.claims.token_cycles += plan.feedback_cycles();
+    Ok(plan)
 }
 
 fn region_name(region: &Placed) -> String {

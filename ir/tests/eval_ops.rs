@@ -162,17 +162,28 @@ fn quantised_weights_are_scale_times_code() {
         let out = eval_graph(&graph, &[], STEP, None, &weights, EvalOptions::default()).unwrap();
         assert_eq!(out[0].dtype(), dtype);
         let read = out[1].to_f32();
-        for (row, found) in values.chunks(32).zip(read.chunks(32)) {
+        let blocks = out[0].bytes().chunks(dtype.block_bytes());
+        for ((row, found), block) in values.chunks(32).zip(read.chunks(32)).zip(blocks) {
             let extreme = row.iter().fold(0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-            let (scale, codes) = match dtype {
+            let (plain, codes) = match dtype {
                 DType::Q8 => (extreme.abs() / 127.0, -127.0..=127.0),
                 _ => (extreme / -8.0, -8.0..=7.0),
             };
             // The scale is stored as f16.
-            let scale = f32s(&[1], &[scale]).cast(DType::F16).unwrap().to_f32()[0];
-            for (v, f) in row.iter().zip(found) {
-                let code = (v / scale).round().clamp(*codes.start(), *codes.end());
-                assert_eq!(code * scale, *f, "{v}");
+            let plain = f32s(&[1], &[plain]).cast(DType::F16).unwrap().to_f32()[0];
+            let stored = Tensor::new(DType::F16, vec![1], block[..2].to_vec().into()).unwrap();
+            let scale = stored.to_f32()[0];
+            let value = |v: f32, scale: f32| {
+                (v / scale).round().clamp(*codes.start(), *codes.end()) * scale
+            };
+            for (&v, &f) in row.iter().zip(found) {
+                assert_eq!(value(v, scale), f, "{v}");
+            }
+            // Four bits search for the scale: by squared errors no worse than the plain one.
+            let error = |scale| row.iter().map(|&v| (value(v, scale) - v).powi(2)).sum::<f32>();
+            match dtype {
+                DType::Q8 => assert_eq!(scale, plain),
+                _ => assert!(error(scale) <= error(plain), "{scale} is worse than {plain}"),
             }
         }
     }

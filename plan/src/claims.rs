@@ -11,7 +11,7 @@ use crate::plan::{RegionId, TemplateId};
 pub struct Claims {
     /// Position (0-based) at which cycles are claimed.
     pub at_pos: u32,
-    /// Cycles from the token register to the argmax token, at `at_pos`, decode.
+    /// Cycles from one token in its registers to the next one there, at `at_pos`, decode.
     pub token_cycles: u64,
     /// Cycles between tokens in the prefill pipeline, at `at_pos`.
     pub prefill_interval_cycles: u64,

@@ -230,6 +230,32 @@ impl Plan {
         full
     }
 
+    /// Cycles from the argmax PE to the registers of the farthest PE that starts without input, 0 without an
+    /// argmax. Wafers hang on one switch, so any other wafer is one hop of the link away from the edge.
+    pub fn feedback_cycles(&self) -> u64 {
+        let Some(token) = self.outputs.token else { return 0 };
+        let Some(region) = self.regions.get(token.region.0 as usize) else { return 0 };
+        let width = self.target.width;
+        let from: Point = region.point(token.position);
+        let fed = self.regions.iter().enumerate();
+        let fed = fed.filter(|(i, _)| self.streams.iter().all(|s| s.to.0 as usize != *i));
+        let far = |lo: u32, n: u32, p: u32| u64::from(p.abs_diff(lo).max(p.abs_diff(lo + n - 1)));
+        let f = &self.target.fabric;
+        let distance = |r: Rect| {
+            let hops = |n: u64| n * u64::from(f.hop_cycles);
+            if r.x / width == from.x / width {
+                return hops(far(r.x, r.w, from.x) + far(r.y, r.h, from.y));
+            }
+            // East out of one wafer, west into the other.
+            let out = u64::from(width - 1 - from.x % width);
+            let into = u64::from(r.x % width + r.w - 1) + far(r.y, r.h, from.y);
+            hops(out + into) + u64::from(f.wafer_hop_cycles)
+        };
+        let distance = fed.map(|(_, r)| distance(r.rect)).max().unwrap_or(0);
+        // Two wavelets: token and position.
+        distance + 2 * u64::from(f.ramp_cycles) + 2 + u64::from(self.target.host.feedback_cycles)
+    }
+
     /// The layers of region `i`: from its own first to the next region's.
     pub fn layers_of(&self, i: usize) -> std::ops::Range<u32> {
         let Some(first) = self.regions.get(i).and_then(|r| r.layer) else { return 0..0 };

@@ -389,14 +389,22 @@ fn a_certificate_is_about_a_model() {
 
 #[test]
 fn the_bound_of_a_model_is_printed() {
-    let model = harness::root().join("tests/fixtures/hf/llama_bf16");
-    let found = sparkc(&["passes", "bound", model.to_str().unwrap(), "--json"]);
-    let object = found.json().unwrap();
-    for target in object["targets"].as_array().unwrap() {
-        assert_eq!(target["exact_same_bits"], true, "{object}");
-        let of = |key: &str| target["reassoc"][key].as_f64().unwrap();
-        assert!(of("found") <= of("bound") && of("bound") < 1e-3 && of("bound") > 0.0, "{object}");
+    let folder = harness::root().join("tests/fixtures/hf");
+    let (mut exact, mut weaker) = (0, 0);
+    for name in ["llama_bf16", "llama2"] {
+        let found = sparkc(&["passes", "bound", folder.join(name).to_str().unwrap(), "--json"]);
+        let object = found.json().unwrap();
+        for target in object["targets"].as_array().unwrap() {
+            assert_eq!(target["exact_same_bits"], true, "{object}");
+            let of = |key: &str| target["reassoc"][key].as_f64().unwrap();
+            assert!(of("found") <= of("bound") && of("bound") < 1e-3, "{object}");
+            // The bound is 0 where, and only where, every rewrite kept the bits.
+            let kept = target["reassoc"]["only_exact_rewrites"] == true;
+            assert_eq!(kept, of("bound") == 0.0, "{object}");
+            *(if kept { &mut exact } else { &mut weaker }) += 1;
+        }
     }
+    assert!(exact > 0 && weaker > 0, "{exact} targets exact, {weaker} not");
 }
 
 #[test]

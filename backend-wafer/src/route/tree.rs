@@ -7,9 +7,9 @@
 //! colors per line, whatever is reduced and how often: [`TreeColors`].
 //! With groups of S the critical path has S/2 + P/(2S) relays (WaferLLM, OSDI 2025, section 5; Luczynski et
 //! al., HPDC 2024). But a group far inside has time until the sums from outside pass it, so groups may grow towards the
-//! global root ([`choose`]).
+//! global root (`choose`).
 //! Everything is said position by position, which program and which routes; equal ones are collected
-//! ([`cover`]). Invariant: the parts of a program partition the line's positions.
+//! (`cover`). Invariant: the parts of a program partition the line's positions.
 
 mod choose;
 mod cover;

@@ -30,7 +30,7 @@ pub mod wavelets;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use plan::{Plan, Point, TokenOutput};
+use plan::{Plan, TokenOutput};
 
 use chain::ChainRun;
 use domain::Domain;
@@ -196,32 +196,6 @@ fn deadlock(fabric: &Fabric<'_>, domain: &Domain, outcome: &engine::Outcome) -> 
     SimError::Deadlock { waiting: outcome.waiting.len(), tiles: listed.collect() }
 }
 
-/// Cycles from the argmax PE to the registers of the farthest PE that starts without input. Wafers
-/// hang on one switch, so any other wafer is one hop of the link away from the edge.
-fn feedback(plan: &Plan) -> u64 {
-    let Some(token) = plan.outputs.token else { return 0 };
-    let Some(region) = plan.regions.get(token.region.0 as usize) else { return 0 };
-    let width = plan.target.width;
-    let from: Point = region.point(token.position);
-    let fed = plan.regions.iter().enumerate();
-    let fed = fed.filter(|(i, _)| plan.streams.iter().all(|s| s.to.0 as usize != *i));
-    let far = |lo: u32, n: u32, p: u32| u64::from(p.abs_diff(lo).max(p.abs_diff(lo + n - 1)));
-    let f = &plan.target.fabric;
-    let distance = |r: plan::Rect| {
-        let hops = |n: u64| n * u64::from(f.hop_cycles);
-        if r.x / width == from.x / width {
-            return hops(far(r.x, r.w, from.x) + far(r.y, r.h, from.y));
-        }
-        // East out of one wafer, west into the other.
-        let out = u64::from(width - 1 - from.x % width);
-        let into = u64::from(r.x % width + r.w - 1) + far(r.y, r.h, from.y);
-        hops(out + into) + u64::from(f.wafer_hop_cycles)
-    };
-    let distance = fed.map(|(_, r)| distance(r.rect)).max().unwrap_or(0);
-    // Two wavelets: token and position.
-    distance + 2 * u64::from(f.ramp_cycles) + 2 + u64::from(plan.target.host.feedback_cycles)
-}
-
 fn report(
     plan: &Plan,
     level: Level,
@@ -230,7 +204,7 @@ fn report(
     closed: &[Vec<PhaseTime>],
     run: Run,
 ) -> TimingReport {
-    let feedback_cycles = feedback(plan);
+    let feedback_cycles = plan.feedback_cycles();
     let token_cycles = run.result + feedback_cycles;
     let mut templates = Vec::new();
     let mut breakdown = Breakdown { distance: feedback_cycles, ..Breakdown::default() };
