@@ -217,6 +217,28 @@ fn the_wafer_reads_text() {
 }
 
 #[test]
+fn a_wafer_compiled_from_a_file_of_weights_finds_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = harness::default_model().join("model.safetensors");
+    // As a hub keeps it: the name is a link to a file whose name says nothing.
+    let kept = folder.path().join("kept");
+    fs::create_dir(&kept).unwrap();
+    fs::copy(&model, folder.path().join("0123abcd")).unwrap();
+    std::os::unix::fs::symlink("../0123abcd", kept.join("model.safetensors")).unwrap();
+    fs::copy(model.with_file_name("config.json"), kept.join("config.json")).unwrap();
+    let models = [model.to_str().unwrap(), "kept/model.safetensors"];
+    for (model, out) in models.into_iter().zip(["a", "b"]) {
+        let compiled =
+            run(PROGRAM, folder.path(), &["compile", model, "-o", out, "--emit", "wafer"]).unwrap();
+        assert_eq!(compiled.code, Some(0), "{compiled}");
+        let line = ["simulate", out, "--tokens", "1,2", "-n", "2", "--json"];
+        let said = run(PROGRAM, folder.path(), &line).unwrap();
+        assert_eq!(said.code, Some(0), "{said}");
+        assert_eq!(said.json().unwrap()["tokens"].as_array().unwrap().len(), 2);
+    }
+}
+
+#[test]
 fn embedded_weights_need_no_model() {
     let folder = tempfile::tempdir().unwrap();
     let fixture = harness::fixture::named("llama_tied").unwrap();

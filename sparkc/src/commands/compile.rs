@@ -287,7 +287,15 @@ fn finish(
 /// Links to where the model is, for `simulate` and `run`. A link and no text, because artefacts must
 /// not depend on paths: reading through it gives the same bytes wherever the model lies.
 fn link(staging: &Staging, name: &str, to: &Path) -> Result<()> {
-    let to = to.canonicalize().with_context(|| format!("cannot resolve `{}`", to.display()))?;
+    // A file keeps its name, which tells its kind, though it may be a link itself.
+    let (folder, file) = match (to.parent(), to.file_name()) {
+        (Some(folder), Some(file)) if to.is_file() => (folder, Some(file)),
+        _ => (to, None),
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder =
+        folder.canonicalize().with_context(|| format!("cannot resolve `{}`", to.display()))?;
+    let to = file.map_or(folder.clone(), |file| folder.join(file));
     symlink(to, staging.path(name)).with_context(|| staging.cannot(name))
 }
 

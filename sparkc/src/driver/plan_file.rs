@@ -98,11 +98,13 @@ impl PlanFile {
         Ok(Sources { weights, model: Some(model) })
     }
 
-    /// Something that stands beside the plan.
+    /// Something that stands beside the plan, by its own name where it is a link: kinds of models are told
+    /// by their names. One step only, since what a model hub keeps is a link to a file without a kind.
     fn beside(&self, name: &str) -> Option<PathBuf> {
         let path = self.path.with_file_name(name);
-        // A directory may be a link to one that was moved since.
-        path.exists().then_some(path)
+        let target = path.read_link().map(|to| path.with_file_name(to));
+        // It may be a link to what was moved since.
+        Some(target.unwrap_or(path)).filter(|p| p.exists())
     }
 }
 
